@@ -1,0 +1,111 @@
+// Package attesttest makes what tests of attest's users need, without a cloud.
+package attesttest
+
+import (
+	"context"
+	"net/netip"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
+)
+
+// Addr is the address of [Instance].
+var Addr = netip.MustParseAddr("10.20.0.11")
+
+// Instance is a running instance that was created when the test began.
+func Instance(t *testing.T) attest.Instance {
+	t.Helper()
+	id, err := attest.ParseInstanceID("1b9c7a3e-4f0d-4c63-9d0e-0e8f6f3c5a21")
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Now().Truncate(time.Second)
+	return attest.Instance{
+		ID: id, Name: "web-1", ProjectID: "7e562c1a85814230b973a83db9534b02", UserID: "821a2eaac0724c069aa6a44bd7b91935",
+		Metadata: map[string]string{"role": "web"}, Status: "ACTIVE",
+		Created: now, Launched: now,
+		Addresses: []attest.Address{{Network: "private", Addr: Addr}},
+	}
+}
+
+// Role is a role that any instance may have, three times within five minutes.
+func Role(t *testing.T, name string) attest.Role {
+	t.Helper()
+	r, err := attest.NewRole(name, attest.Window{Limit: 3, Period: 5 * time.Minute, Since: attest.SinceCreated}, attest.Rules{AllowAnyInstance: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// Identity is what Attest makes of an instance in a role that asks from its
+// first address.
+func Identity(t *testing.T, in attest.Instance, role string) attest.Identity {
+	t.Helper()
+	name, err := attest.ParseRoleName(role)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := attest.Attestor{
+		Policy:    attest.NewPolicy(Role(t, role)),
+		Instances: Cloud{in.ID: in},
+		Attempts:  &Attempts{},
+	}
+	id, _, err := a.Attest(t.Context(), attest.Request{Instance: in.ID, Role: name, Evidence: attest.FromAddress(in.Addresses[0].Addr)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
+// Cloud knows these instances and no others.
+type Cloud map[attest.InstanceID]attest.Instance
+
+// Instance implements [attest.Instances].
+func (c Cloud) Instance(_ context.Context, id attest.InstanceID, _ netip.Addr) (attest.Instance, error) {
+	in, ok := c[id]
+	if !ok {
+		return attest.Instance{}, attest.ErrNoInstance
+	}
+	return in, nil
+}
+
+// Attempts counts for ever. With Err set it fails.
+type Attempts struct {
+	Err error
+
+	mu     sync.Mutex
+	counts map[string]int64
+	writes int
+}
+
+// Count implements [attest.Attempts].
+func (a *Attempts) Count(_ context.Context, key string) (int64, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.counts[key], a.Err
+}
+
+// Increment implements [attest.Attempts].
+func (a *Attempts) Increment(_ context.Context, key string, _ time.Time) (int64, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.Err != nil {
+		return 0, a.Err
+	}
+	if a.counts == nil {
+		a.counts = map[string]int64{}
+	}
+	a.counts[key]++
+	a.writes++
+	return a.counts[key], nil
+}
+
+// Writes is how often a count was written.
+func (a *Attempts) Writes() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.writes
+}

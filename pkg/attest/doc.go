@@ -1,0 +1,35 @@
+// Package attest decides whether what a caller shows proves that it is a given
+// instance, and whether that instance may have a given role.
+//
+// The only way to an [Identity] is [Attestor.Attest], and only an Identity can
+// be signed: a new door cannot forget the check. The zero values of [Evidence],
+// [Role], [Policy] and [Identity] deny.
+//
+// # Order
+//
+// Cheap before dear, local before remote, and nothing is spent on a stranger:
+//
+//  1. the role exists
+//  2. the instance is looked up in the cloud
+//  3. proof: the caller speaks from one of the instance's own addresses, and
+//     the window that opened with the instance's start is still open
+//  4. the status is that of a running instance
+//  5. an attempt is spent. It comes after the proof, so that a stranger cannot
+//     use up the attempts of an instance whose ID he has read in a log
+//  6. the role's rules hold
+//
+// # Verdict and failure
+//
+// "No" and "broken" are different errors. A [*Denied] is a verdict about the
+// caller. A [*NotYet] is neither: the instance is changing, and to ask again
+// soon is right. Every other error is a failure of ours or of the cloud, in
+// which nothing was decided.
+//
+// # What the address proves
+//
+// A caller that completes a TCP handshake from an address that Neutron assigned
+// to the instance is behind that instance's port, as long as Neutron's
+// anti-spoofing holds: identity by network is identity up to whoever owns the
+// network, not against them. accessIPv4 and accessIPv6 are set by users and are
+// never in [Instance.Addresses].
+package attest

@@ -1,0 +1,106 @@
+package attest
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"regexp"
+	"time"
+)
+
+// ErrInvalidRoleName says that a string cannot be the name of a role.
+var ErrInvalidRoleName = errors.New("a role name is 1 to 64 of A-Z a-z 0-9 . _ - and not a mere . or double dot")
+
+var roleName = regexp.MustCompile(`\A[A-Za-z0-9._-]{1,64}\z`)
+
+// RoleName is the name of a role as a request or the configuration spells it.
+// The zero value is invalid.
+type RoleName struct{ name string }
+
+// ParseRoleName takes names that stay one segment of a URL: a role's default
+// audience is the name resolved against the issuer (RFC 3986, section 5.2.4,
+// would swallow `.` and `..`).
+func ParseRoleName(s string) (RoleName, error) {
+	if !roleName.MatchString(s) || s == "." || s == ".." {
+		return RoleName{}, ErrInvalidRoleName
+	}
+	return RoleName{s}, nil
+}
+
+// String is the name, empty for the zero value.
+func (n RoleName) String() string { return n.name }
+
+// Since is the moment of an instance's life that opens its window.
+type Since string
+
+// The moments.
+const (
+	// SinceCreated is when Nova accepted the request for the instance. It never
+	// moves.
+	SinceCreated Since = "created"
+	// SinceLaunched is when the instance was last put on a hypervisor. It moves
+	// with rebuild, unshelve, rescue and resize, which an owner can ask for.
+	SinceLaunched Since = "launched"
+)
+
+// Window bounds when, and how often, an instance may ask.
+type Window struct {
+	// Limit is how many requests of one instance for one role are judged within
+	// the window. Default: 3.
+	Limit int `yaml:"limit"`
+	// Period is how long the window stays open, as a Go duration. Default: 5m.
+	Period time.Duration `yaml:"period"`
+	// Since is what opens the window: created or launched. Default: created.
+	Since Since `yaml:"since"`
+}
+
+// Validate reports every problem, each beginning with its key.
+func (w Window) Validate() error {
+	var problems []error
+	if w.Limit < 1 || w.Limit > math.MaxInt32 {
+		problems = append(problems, fmt.Errorf("limit: %d is not in 1 to %d", w.Limit, math.MaxInt32))
+	}
+	switch {
+	case w.Period < 0:
+		problems = append(problems, fmt.Errorf("period: %v is negative", w.Period))
+	case w.Period == 0:
+		problems = append(problems, errors.New("period: 0 (no window) is not possible with the address proof: an address that has moved to another instance would go on proving"))
+	}
+	if w.Since != SinceCreated && w.Since != SinceLaunched {
+		problems = append(problems, fmt.Errorf("since: %q is neither created nor launched", w.Since))
+	}
+	return errors.Join(problems...)
+}
+
+// Role is a compiled role. The zero value denies.
+type Role struct {
+	name   RoleName
+	window Window
+	rules  compiled
+}
+
+// NewRole compiles a role. The error joins one error for each problem, each
+// beginning with the key at fault where there is one.
+func NewRole(name string, window Window, rules Rules) (Role, error) {
+	n, nameErr := ParseRoleName(name)
+	c, rulesErr := rules.compile()
+	if err := errors.Join(nameErr, window.Validate(), rulesErr); err != nil {
+		return Role{}, err
+	}
+	return Role{n, window, c}, nil
+}
+
+// Policy is the set of roles. The zero value knows none and so denies.
+type Policy struct{ roles map[RoleName]Role }
+
+// NewPolicy collects roles by their names; of two with one name the last counts.
+func NewPolicy(roles ...Role) Policy {
+	p := Policy{roles: make(map[RoleName]Role, len(roles))}
+	for _, r := range roles {
+		p.roles[r.name] = r
+	}
+	return p
+}
+
+// Has reports whether the policy knows the role.
+func (p Policy) Has(name RoleName) bool { _, ok := p.roles[name]; return ok }
