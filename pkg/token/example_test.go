@@ -1,0 +1,113 @@
+package token_test
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest/attesttest"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/token"
+)
+
+func Example() {
+	if err := example(); err != nil {
+		fmt.Println(err)
+	}
+	// Output:
+	// discovery at https://id.example.com/.well-known/openid-configuration
+	// a token until 2026-11-23 12:10:00 +0000 UTC
+}
+
+func example() error {
+	dir, err := os.MkdirTemp("", "")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	file := filepath.Join(dir, "key.pem")
+	if err := writeKey(file); err != nil {
+		return err
+	}
+
+	config := token.Config{
+		SigningKeyFile: []string{file},
+		TokenIssuer:    "https://id.example.com",
+		TokenExpiry:    10 * time.Minute,
+	}
+	if err := config.Validate(); err != nil {
+		return err
+	}
+	keys, err := token.LoadKeys(config.SigningKeyFile)
+	if err != nil {
+		return err
+	}
+	issuer, err := token.NewIssuer(config, keys, nil)
+	if err != nil {
+		return err
+	}
+	issuer.Now = func() time.Time { return time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC) }
+	fmt.Println("discovery at", issuer.Name()+token.DiscoveryPath)
+
+	// Only what passed the check can be signed.
+	identity, err := recognise()
+	if err != nil {
+		return err
+	}
+	signed, err := issuer.Issue(context.Background(), identity)
+	if err != nil {
+		return err
+	}
+	fmt.Println("a token until", signed.Expires)
+	return nil
+}
+
+// writeKey does what openssl genpkey does.
+func writeKey(file string) error {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return err
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600)
+}
+
+// recognise lets an instance of a cloud with one instance ask for a role.
+func recognise() (attest.Identity, error) {
+	id, err := attest.ParseInstanceID("1b9c7a3e-4f0d-4c63-9d0e-0e8f6f3c5a21")
+	if err != nil {
+		return attest.Identity{}, err
+	}
+	window := attest.Window{Limit: 3, Period: 5 * time.Minute, Since: attest.SinceCreated}
+	web, err := attest.NewRole("web", window, attest.Rules{AllowAnyInstance: true})
+	if err != nil {
+		return attest.Identity{}, err
+	}
+	name, err := attest.ParseRoleName("web")
+	if err != nil {
+		return attest.Identity{}, err
+	}
+	attestor := &attest.Attestor{
+		Policy: attest.NewPolicy(web),
+		Instances: attesttest.Cloud{id: {
+			ID: id, Status: "ACTIVE", Created: time.Now(),
+			Addresses: []attest.Address{{Network: "private", Addr: attesttest.Addr}},
+		}},
+		Attempts: &attesttest.Attempts{},
+	}
+	identity, _, err := attestor.Attest(context.Background(), attest.Request{
+		Instance: id, Role: name, Evidence: attest.FromAddress(netip.MustParseAddr("10.20.0.11")),
+	})
+	return identity, err
+}

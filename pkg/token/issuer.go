@@ -1,0 +1,280 @@
+package token
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/go-jose/go-jose/v4"
+	"github.com/golang-jwt/jwt/v5"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
+)
+
+// MaxAge is how long a verifier may keep the key set and the discovery
+// document.
+const MaxAge = 5 * time.Minute
+
+// The paths below the issuer's own (OpenID Connect Discovery 1.0, section 4;
+// RFC 8615).
+const (
+	DiscoveryPath = "/.well-known/openid-configuration"
+	JWKSPath      = "/.well-known/jwks.json"
+)
+
+const (
+	minExpiry = 10 * time.Second
+	maxExpiry = 24 * time.Hour
+)
+
+// Config says what tokens look like and what signs them.
+type Config struct {
+	// SigningKeyFile names the private keys, in PEM: the first signs, all are
+	// published. RSA of at least 2048 bits, or EC on P-256 or P-384, as PKCS#1,
+	// SEC1 or PKCS#8. Required.
+	SigningKeyFile []string `yaml:"signingKeyFile"`
+	// TokenIssuer is the `iss` claim and the URL under which verifiers find the
+	// discovery document. Required.
+	TokenIssuer string `yaml:"tokenIssuer"`
+	// TokenExpiry is how long a token lives. No token is revoked, so this is
+	// also how long a lost one is good. Default: 10m.
+	TokenExpiry time.Duration `yaml:"tokenExpiry"`
+}
+
+// Validate reports every problem, each beginning with its key. It reads no file.
+func (c Config) Validate() error {
+	var problems []error
+	if len(c.SigningKeyFile) == 0 {
+		problems = append(problems, errors.New("signingKeyFile: is required"))
+	}
+	if c.TokenIssuer == "" {
+		problems = append(problems, errors.New("tokenIssuer: is required"))
+	} else if _, err := parseIssuer(c.TokenIssuer); err != nil {
+		problems = append(problems, fmt.Errorf("tokenIssuer: %w", err))
+	}
+	if err := ValidateExpiry(c.TokenExpiry); err != nil {
+		problems = append(problems, fmt.Errorf("tokenExpiry: %w", err))
+	}
+	return errors.Join(problems...)
+}
+
+// ValidateExpiry checks how long a token is to live.
+func ValidateExpiry(d time.Duration) error {
+	if d < minExpiry || d > maxExpiry {
+		return fmt.Errorf("%v is not in %v to %v", d, minExpiry, maxExpiry)
+	}
+	return nil
+}
+
+// Token is a signed token.
+type Token struct {
+	Compact string // JWS compact serialization (RFC 7515, section 7.1)
+	ID      string // the jti claim
+	Expires time.Time
+}
+
+// Document is a rendered answer, good until the keys change.
+type Document struct {
+	Body []byte
+	ETag string // in quotes, as RFC 9110, section 8.8.3, has it
+}
+
+// Issuer signs identities. It is made by [NewIssuer].
+type Issuer struct {
+	url       *url.URL
+	name      string
+	keys      Keys
+	expiry    time.Duration
+	byRole    map[attest.RoleName]time.Duration
+	discovery Document
+	jwks      Document
+
+	// Now is the clock. Optional, nil means time.Now.
+	Now func() time.Time
+}
+
+// NewIssuer makes an issuer. byRole has the life of the tokens of those roles
+// that differ from the configuration's.
+func NewIssuer(c Config, keys Keys, byRole map[attest.RoleName]time.Duration) (*Issuer, error) {
+	u, err := parseIssuer(c.TokenIssuer)
+	if err != nil {
+		return nil, fmt.Errorf("token issuer: %w", err)
+	}
+	if len(keys.keys) == 0 {
+		return nil, errors.New("token issuer: there is no signing key")
+	}
+	for _, life := range append(slices.Collect(maps.Values(byRole)), c.TokenExpiry) {
+		if err := ValidateExpiry(life); err != nil {
+			return nil, fmt.Errorf("token issuer: token expiry: %w", err)
+		}
+	}
+	i := &Issuer{url: u, name: c.TokenIssuer, keys: keys, expiry: c.TokenExpiry, byRole: byRole}
+	if i.jwks, err = render(i.keySet()); err != nil {
+		return nil, err
+	}
+	if i.discovery, err = render(i.metadata()); err != nil {
+		return nil, err
+	}
+	return i, nil
+}
+
+var issuerPath = regexp.MustCompile(`\A(?:/[A-Za-z0-9._~-]+)*/?\z`)
+
+// parseIssuer takes a URL that a verifier can append a path to, and compare
+// byte for byte.
+func parseIssuer(s string) (*url.URL, error) {
+	u, err := url.Parse(s)
+	switch {
+	case err != nil:
+		return nil, err
+	case (u.Scheme != "https" && u.Scheme != "http") || u.Hostname() == "" || u.Opaque != "":
+		return nil, fmt.Errorf("%q is not a URL such as https://id.example.com", s)
+	case u.User != nil || u.RawQuery != "" || u.ForceQuery || strings.Contains(s, "#"):
+		return nil, fmt.Errorf("%q has a user, a query or a fragment, which OpenID Connect forbids", s)
+	case !issuerPath.MatchString(u.EscapedPath()) || strings.Contains(u.Path+"/", "/../") || strings.Contains(u.Path+"/", "/./"):
+		return nil, fmt.Errorf("%q has a path that may be spelt in several ways; it is made of A-Z a-z 0-9 . _ ~ - and single slashes", s)
+	}
+	return u, nil
+}
+
+// IssuerWarning says which verifiers an issuer's URL would not suit, "" for none.
+func IssuerWarning(s string) string {
+	u, err := url.Parse(s)
+	switch {
+	case err != nil:
+		return ""
+	case u.Scheme != "https":
+		return fmt.Sprintf("%s is not https: whoever sits between can give verifiers keys of their own, and most refuse it", s)
+	case strings.HasSuffix(s, "/"):
+		return fmt.Sprintf("%s ends in a slash: verifiers compare byte for byte, and some cut it off", s)
+	}
+	return ""
+}
+
+// Path is the path of the issuer's URL, without a slash at its end: "" for none.
+func (i *Issuer) Path() string { return strings.TrimSuffix(i.url.Path, "/") }
+
+// Name is the iss claim.
+func (i *Issuer) Name() string { return i.name }
+
+// Discovery is the provider's metadata (OpenID Connect Discovery 1.0, section 3).
+func (i *Issuer) Discovery() Document { return i.discovery }
+
+// JWKS is the key set (RFC 7517, section 5).
+func (i *Issuer) JWKS() Document { return i.jwks }
+
+// errNothingProven says that a zero identity was handed in.
+var errNothingProven = errors.New("an identity that nothing has proven is not signed")
+
+// userValue is what a value that users choose must look like to be in a token:
+// verifiers split claims at separators and put them into paths and templates.
+var userValue = regexp.MustCompile(`\A[A-Za-z0-9][A-Za-z0-9_.-]{0,62}\z`)
+
+// Issue signs an identity. An error is a failure of ours, never a verdict.
+func (i *Issuer) Issue(_ context.Context, id attest.Identity) (Token, error) {
+	if id.IsZero() {
+		return Token{}, errNothingProven
+	}
+	in, now := id.Instance(), i.now().Truncate(time.Second)
+	expiry, ok := i.byRole[id.Role()]
+	if !ok {
+		expiry = i.expiry
+	}
+	t := Token{ID: rand.Text(), Expires: now.Add(expiry).Truncate(time.Second).UTC()}
+	claims := jwt.MapClaims{
+		"iss": i.name,
+		"sub": in.ID.String(),
+		"aud": []string{i.roleAudience(id.Role())},
+		"jti": t.ID,
+		"iat": now.Unix(),
+		"nbf": now.Unix(),
+		"exp": t.Expires.Unix(),
+
+		"instance_id": in.ID.String(),
+		"project_id":  in.ProjectID,
+		"role":        id.Role().String(),
+		"amr":         id.Proofs(),
+	}
+	if userValue.MatchString(in.Name) {
+		claims["instance_name"] = in.Name
+	}
+	key := i.keys.keys[0]
+	unsigned := jwt.NewWithClaims(key.method, claims)
+	unsigned.Header["kid"] = key.public.KeyID
+	compact, err := unsigned.SignedString(key.private)
+	if err != nil {
+		return Token{}, fmt.Errorf("sign with key %s: %w", key.public.KeyID, err)
+	}
+	t.Compact = compact
+	return t, nil
+}
+
+// claimNames are all claims that Issue may write.
+func claimNames() []string {
+	return []string{"iss", "sub", "aud", "jti", "iat", "nbf", "exp", "instance_id", "instance_name", "project_id", "role", "amr"}
+}
+
+// roleAudience is "roles/<role>" resolved against the issuer (RFC 3986, section
+// 5.2): below https://host/a it is https://host/roles/web, as the original has it.
+func (i *Issuer) roleAudience(role attest.RoleName) string {
+	return i.url.ResolveReference(&url.URL{Path: "roles/" + role.String()}).String()
+}
+
+func (i *Issuer) keySet() jose.JSONWebKeySet {
+	var set jose.JSONWebKeySet
+	for _, k := range i.keys.keys {
+		set.Keys = append(set.Keys, k.public)
+	}
+	return set
+}
+
+type metadata struct {
+	Issuer        string   `json:"issuer"`
+	JWKSURI       string   `json:"jwks_uri"`
+	ResponseTypes []string `json:"response_types_supported"`
+	SubjectTypes  []string `json:"subject_types_supported"`
+	Algorithms    []string `json:"id_token_signing_alg_values_supported"`
+	Claims        []string `json:"claims_supported"`
+}
+
+func (i *Issuer) metadata() metadata {
+	m := metadata{
+		Issuer:        i.name,
+		JWKSURI:       strings.TrimSuffix(i.name, "/") + JWKSPath,
+		ResponseTypes: []string{"id_token"},
+		SubjectTypes:  []string{"public"},
+		Claims:        claimNames(),
+	}
+	for _, k := range i.keys.keys {
+		if alg := k.method.Alg(); !slices.Contains(m.Algorithms, alg) {
+			m.Algorithms = append(m.Algorithms, alg)
+		}
+	}
+	return m
+}
+
+func render(v any) (Document, error) {
+	body, err := json.Marshal(v)
+	if err != nil {
+		return Document{}, err
+	}
+	sum := sha256.Sum256(body)
+	return Document{Body: body, ETag: `"` + base64.RawURLEncoding.EncodeToString(sum[:16]) + `"`}, nil
+}
+
+func (i *Issuer) now() time.Time {
+	if i.Now != nil {
+		return i.Now()
+	}
+	return time.Now()
+}
