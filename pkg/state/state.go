@@ -1,0 +1,42 @@
+// Package state keeps what outlives a request: counts that expire, and small
+// values that replicas agree on.
+//
+// Two stores are here: memory, and one file with bbolt, whose answers survive a
+// crash. It knows nothing of what it keeps. A failure of the store is an error, and
+// never a count: whoever asks must refuse.
+package state
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// ErrFull says that the store holds as much as it may and none of it has
+// expired. Nothing is ever given up to make room: a forgotten count would give
+// attempts back.
+var ErrFull = errors.New("the store is full")
+
+// Store is what a backend offers. All methods may be called concurrently, and
+// statetest.Run says what they promise.
+type Store interface {
+	// Count is the count of key; 0 if there is none or it has expired.
+	Count(ctx context.Context, key string) (int64, error)
+	// Increment adds one to the count of key and gives the sum, which no other
+	// call is given. The count is forgotten at expires; the latest expires of
+	// all calls for key counts. An expires that has passed is an error.
+	Increment(ctx context.Context, key string, expires time.Time) (int64, error)
+	// Get is the value of key, nil if there is none.
+	Get(ctx context.Context, key string) ([]byte, error)
+	// Update replaces the value of key by what change makes of it, nil meaning
+	// that there is none, with nothing coming between. It may call change more
+	// than once; an error of change is given back and nothing is replaced.
+	Update(ctx context.Context, key string, change func(old []byte) ([]byte, error)) error
+	// Close gives up what the store holds open. Calls after it fail.
+	Close() error
+}
+
+var (
+	errClosed  = errors.New("the store is closed")
+	errExpired = errors.New("a count cannot begin after it has expired")
+)

@@ -1,0 +1,256 @@
+// Package statetest says, as tests, what every state.Store promises.
+package statetest
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/state"
+)
+
+// Clock is a time that a test moves. The zero value is not usable; see NewClock.
+type Clock struct {
+	mu  sync.Mutex
+	now time.Time
+}
+
+// NewClock starts at a whole second of now.
+func NewClock() *Clock { return &Clock{now: time.Now().Truncate(time.Second)} }
+
+// Now is the clock's time.
+func (c *Clock) Now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.now
+}
+
+// Advance moves the clock.
+func (c *Clock) Advance(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.now = c.now.Add(d)
+}
+
+// Run tests an implementation. open gives an empty store that goes by clock.
+func Run(t *testing.T, open func(t *testing.T, clock *Clock) state.Store) {
+	const callers, calls = 64, 50
+
+	start := func(t *testing.T) (state.Store, *Clock) {
+		t.Helper()
+		clock := NewClock()
+		s := open(t, clock)
+		t.Cleanup(func() { _ = s.Close() })
+		return s, clock
+	}
+
+	t.Run("a key that was never incremented counts zero", func(t *testing.T) {
+		s, _ := start(t)
+		wantCount(t, s, "k", 0)
+	})
+
+	t.Run("keys are counted apart", func(t *testing.T) {
+		s, clock := start(t)
+		later := clock.Now().Add(time.Minute)
+		increment(t, s, "a", later, 1)
+		increment(t, s, "a", later, 2)
+		increment(t, s, "b", later, 1)
+		wantCount(t, s, "a", 2)
+		wantCount(t, s, "b", 1)
+	})
+
+	t.Run("a count ends when it expires, not before", func(t *testing.T) {
+		s, clock := start(t)
+		increment(t, s, "k", clock.Now().Add(10*time.Second), 1)
+		clock.Advance(9 * time.Second)
+		wantCount(t, s, "k", 1)
+		increment(t, s, "k", clock.Now().Add(time.Second), 2)
+		clock.Advance(time.Second)
+		wantCount(t, s, "k", 0)
+		increment(t, s, "k", clock.Now().Add(time.Second), 1)
+	})
+
+	t.Run("the latest expiry counts", func(t *testing.T) {
+		s, clock := start(t)
+		increment(t, s, "k", clock.Now().Add(10*time.Second), 1)
+		increment(t, s, "k", clock.Now().Add(5*time.Second), 2)
+		clock.Advance(9 * time.Second)
+		wantCount(t, s, "k", 2)
+		increment(t, s, "k", clock.Now().Add(10*time.Second), 3)
+		clock.Advance(9 * time.Second)
+		wantCount(t, s, "k", 3)
+	})
+
+	t.Run("a count cannot begin in the past", func(t *testing.T) {
+		s, clock := start(t)
+		if n, err := s.Increment(t.Context(), "k", clock.Now()); err == nil {
+			t.Errorf("Increment that expires now = %d, want an error", n)
+		}
+		wantCount(t, s, "k", 0)
+	})
+
+	t.Run("no number is given twice", func(t *testing.T) {
+		s, clock := start(t)
+		later := clock.Now().Add(time.Hour)
+		got := make([][]int64, callers)
+		var wg sync.WaitGroup
+		for i := range callers {
+			wg.Go(func() {
+				for range calls {
+					n, err := s.Increment(t.Context(), "k", later)
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					got[i] = append(got[i], n)
+				}
+			})
+		}
+		wg.Wait()
+		all := slices.Concat(got...)
+		slices.Sort(all)
+		want := make([]int64, callers*calls)
+		for i := range want {
+			want[i] = int64(i + 1)
+		}
+		if diff := cmp.Diff(want, all); diff != "" {
+			t.Errorf("the numbers given (-want +got):\n%s", diff)
+		}
+	})
+
+	t.Run("expired counts make room", func(t *testing.T) {
+		s, clock := start(t)
+		for i := range 1000 {
+			increment(t, s, fmt.Sprint("old", i), clock.Now().Add(time.Second), 1)
+		}
+		clock.Advance(time.Minute)
+		for i := range 1000 {
+			increment(t, s, fmt.Sprint("new", i), clock.Now().Add(time.Second), 1)
+		}
+		wantCount(t, s, "old1", 0)
+		wantCount(t, s, "new1", 1)
+	})
+
+	t.Run("a value is what Update made it", func(t *testing.T) {
+		s, _ := start(t)
+		wantValue(t, s, nil)
+		update(t, s, func(old []byte) []byte {
+			if old != nil {
+				t.Errorf("the first old value = %q, want nil", old)
+			}
+			return []byte("one")
+		})
+		wantValue(t, s, []byte("one"))
+		update(t, s, func(old []byte) []byte { return append(old, " two"...) })
+		wantValue(t, s, []byte("one two"))
+		update(t, s, func([]byte) []byte { return nil })
+		wantValue(t, s, nil)
+	})
+
+	t.Run("an error of change changes nothing", func(t *testing.T) {
+		s, _ := start(t)
+		update(t, s, func([]byte) []byte { return []byte("kept") })
+		refuse := errors.New("refused")
+		err := s.Update(t.Context(), "k", func([]byte) ([]byte, error) { return []byte("lost"), refuse })
+		if !errors.Is(err, refuse) {
+			t.Errorf("Update = %v, want the error of change", err)
+		}
+		wantValue(t, s, []byte("kept"))
+	})
+
+	t.Run("a value that was given is the caller's own", func(t *testing.T) {
+		s, _ := start(t)
+		given := []byte("value")
+		update(t, s, func([]byte) []byte { return given })
+		given[0] = 'X'
+		got, err := s.Get(t.Context(), "k")
+		if err != nil {
+			t.Fatal(err)
+		}
+		got[1] = 'X'
+		wantValue(t, s, []byte("value"))
+	})
+
+	t.Run("concurrent updates lose none", func(t *testing.T) {
+		s, _ := start(t)
+		var wg sync.WaitGroup
+		for range callers {
+			wg.Go(func() {
+				err := s.Update(t.Context(), "k", func(old []byte) ([]byte, error) {
+					n, _ := strconv.Atoi(string(old))
+					return []byte(strconv.Itoa(n + 1)), nil
+				})
+				if err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		wantValue(t, s, []byte(strconv.Itoa(callers)))
+	})
+
+	t.Run("counts and values of one name are different things", func(t *testing.T) {
+		s, clock := start(t)
+		increment(t, s, "k", clock.Now().Add(time.Minute), 1)
+		wantValue(t, s, nil)
+		update(t, s, func([]byte) []byte { return []byte("7") })
+		increment(t, s, "k", clock.Now().Add(time.Minute), 2)
+	})
+
+	t.Run("a closed store fails", func(t *testing.T) {
+		s, clock := start(t)
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Count(t.Context(), "k"); err == nil {
+			t.Error("Count of a closed store gave no error")
+		}
+		if _, err := s.Increment(t.Context(), "k", clock.Now().Add(time.Minute)); err == nil {
+			t.Error("Increment of a closed store gave no error")
+		}
+		if _, err := s.Get(t.Context(), "k"); err == nil {
+			t.Error("Get of a closed store gave no error")
+		}
+		if err := s.Update(t.Context(), "k", func(b []byte) ([]byte, error) { return b, nil }); err == nil {
+			t.Error("Update of a closed store gave no error")
+		}
+	})
+}
+
+func wantCount(t *testing.T, s state.Store, key string, want int64) {
+	t.Helper()
+	if n, err := s.Count(t.Context(), key); err != nil || n != want {
+		t.Errorf("Count(%s) = %d, %v, want %d", key, n, err, want)
+	}
+}
+
+func increment(t *testing.T, s state.Store, key string, expires time.Time, want int64) {
+	t.Helper()
+	if n, err := s.Increment(t.Context(), key, expires); err != nil || n != want {
+		t.Errorf("Increment(%s) = %d, %v, want %d", key, n, err, want)
+	}
+}
+
+func update(t *testing.T, s state.Store, change func([]byte) []byte) {
+	t.Helper()
+	if err := s.Update(t.Context(), "k", func(old []byte) ([]byte, error) { return change(old), nil }); err != nil {
+		t.Errorf("Update = %v", err)
+	}
+}
+
+func wantValue(t *testing.T, s state.Store, want []byte) {
+	t.Helper()
+	got, err := s.Get(t.Context(), "k")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("the value (-want +got):\n%s", diff)
+	}
+}
