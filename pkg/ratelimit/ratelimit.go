@@ -1,0 +1,120 @@
+// Package ratelimit keeps a token bucket for each of many keys, in a map that
+// does not grow beyond its bound.
+package ratelimit
+
+import (
+	"container/list"
+	"errors"
+	"fmt"
+	"math"
+	"net/netip"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+)
+
+// Rate is how much one key may ask for.
+type Rate struct {
+	// Rate is how many requests a second are let through in the long run.
+	Rate float64 `yaml:"rate"`
+	// Burst is how many may come at once.
+	Burst int `yaml:"burst"`
+}
+
+// Validate reports every problem, each beginning with its key.
+func (r Rate) Validate() error {
+	var problems []error
+	if !(r.Rate > 0) || math.IsInf(r.Rate, 0) {
+		problems = append(problems, fmt.Errorf("rate: %v is not a positive number of requests a second", r.Rate))
+	}
+	if r.Burst < 1 || r.Burst > 1<<20 {
+		problems = append(problems, fmt.Errorf("burst: %d is not in 1 to %d", r.Burst, 1<<20))
+	}
+	return errors.Join(problems...)
+}
+
+// Limiter has a bucket for each key. When it holds as many as it may, the one
+// that was not asked for the longest time is given up: a caller who uses that
+// to get a full bucket back must own more keys than the limiter has room for.
+type Limiter[K comparable] struct {
+	rate Rate
+	size int
+
+	mu     sync.Mutex
+	byKey  map[K]*list.Element
+	recent *list.List // of bucket, the one asked last in front
+}
+
+type bucket[K comparable] struct {
+	key   K
+	limit *rate.Limiter
+}
+
+// New makes a limiter of at most size keys, some 250 bytes each.
+func New[K comparable](r Rate, size int) *Limiter[K] {
+	return &Limiter[K]{rate: r, size: size, byKey: map[K]*list.Element{}, recent: list.New()}
+}
+
+// Allow takes one request from the bucket of key, unless it is empty: then it
+// gives the time until it is worth to ask again.
+func (l *Limiter[K]) Allow(key K, now time.Time) (wait time.Duration, ok bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	e, known := l.byKey[key]
+	if known {
+		l.recent.MoveToFront(e)
+	} else {
+		for l.recent.Len() >= l.size {
+			back := l.recent.Back()
+			delete(l.byKey, back.Value.(bucket[K]).key)
+			l.recent.Remove(back)
+		}
+		e = l.recent.PushFront(bucket[K]{key, rate.NewLimiter(rate.Limit(l.rate.Rate), l.rate.Burst)})
+		l.byKey[key] = e
+	}
+	limit := e.Value.(bucket[K]).limit
+	if limit.AllowN(now, 1) {
+		return 0, true
+	}
+	missing := 1 - limit.TokensAt(now)
+	return time.Duration(missing / l.rate.Rate * float64(time.Second)), false
+}
+
+// Len is how many keys have a bucket.
+func (l *Limiter[K]) Len() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.recent.Len()
+}
+
+// subnetShare is how many times a single address's rate all of its IPv6 /64 may
+// have. In OpenStack a /64 is a whole subnet (RFC 4291, section 2.5.1).
+const subnetShare = 64
+
+// Addresses limits by client address: IPv4 and IPv6 by the address, and IPv6
+// also by /64, out of which a single guest can speak from any address.
+type Addresses struct {
+	single *Limiter[netip.Addr]
+	subnet *Limiter[netip.Prefix]
+}
+
+// NewAddresses makes a limiter of at most size addresses and as many subnets.
+func NewAddresses(r Rate, size int) *Addresses {
+	wide := Rate{Rate: subnetShare * r.Rate, Burst: subnetShare * r.Burst}
+	return &Addresses{New[netip.Addr](r, size), New[netip.Prefix](wide, size)}
+}
+
+// Allow is [Limiter.Allow] for an address, which must be unmapped and without a
+// zone.
+func (a *Addresses) Allow(addr netip.Addr, now time.Time) (time.Duration, bool) {
+	if wait, ok := a.single.Allow(addr, now); !ok {
+		return wait, false
+	}
+	if !addr.Is6() {
+		return 0, true
+	}
+	// 64 bits of a valid IPv6 address are always a prefix.
+	subnet, _ := addr.Prefix(64)
+	return a.subnet.Allow(subnet, now)
+}
