@@ -1,0 +1,256 @@
+// Package simulator is a small Keystone and Nova that speak HTTP on one loopback listener: enough of an OpenStack cloud
+// to sign in, to validate tokens and to read servers. It is for demonstrations and for tests of a client, and it can be
+// told to misbehave ([Cloud.Fail]).
+//
+// What it promises: for the requests it knows, the statuses, headers and JSON shapes are those recorded from OpenStack
+// Zed (Keystone 22, Nova 26, microversions 2.1 to 2.93) with the default policy, together with the policy of a
+// least-rights account: a role instance_reader that may list the servers of all projects (see [Policy]).
+//
+// What it does not: it keeps no secret safe, stores nothing, knows no system or domain scope, and shows no server in
+// the process of deletion. Real Nova caches validated tokens for minutes; this one forgets a revoked token at once.
+// A query parameter that it does not implement is refused, so that no test believes in a filter that filters nothing.
+package simulator
+
+import (
+	"bytes"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+// The names of the two services, as [Cloud.Fail], [Cloud.Count] and [Request] spell them.
+const (
+	keystone = "keystone"
+	nova     = "nova"
+)
+
+const (
+	identityPrefix = "/identity" // Keystone's root on the listener
+	computePrefix  = "/compute"  // Nova's root on the listener
+	maxBody        = 64 << 10    // bytes read of a request's body
+	longestRequest = 5 * time.Minute
+)
+
+// Cloud is a running cloud. All methods may be called at any time by any goroutine.
+type Cloud struct {
+	server   *http.Server
+	address  string // host:port of the listener
+	closing  chan struct{}
+	closed   sync.Once
+	closeErr error
+	served   chan struct{}  // closed when the listener's goroutine has ended
+	conns    sync.WaitGroup // one for every open connection
+	journal  *journal
+
+	mu         sync.RWMutex
+	now        func() time.Time
+	tokenLife  time.Duration
+	accounts   map[string]Account // by user ID
+	tokens     map[string]token   // by the token itself
+	tokenOrder []string           // oldest first, at most maxTokens
+	servers    map[string]Server  // by ID in lower case
+	policy     Policy
+	max        microversion
+	faults     map[string]*activeFault // by service
+}
+
+// Start listens on a free port of 127.0.0.1 and serves until [Cloud.Close]. The cloud has no account and no server yet.
+func Start() (*Cloud, error) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, fmt.Errorf("simulated cloud: %w", err)
+	}
+	c := &Cloud{
+		address:   listener.Addr().String(),
+		closing:   make(chan struct{}),
+		served:    make(chan struct{}),
+		journal:   newJournal(),
+		now:       time.Now,
+		tokenLife: time.Hour,
+		accounts:  make(map[string]Account),
+		tokens:    make(map[string]token),
+		servers:   make(map[string]Server),
+		policy:    Policy{GetAllTenants: true, AllowAllFilters: true},
+		max:       newestMicroversion(),
+		faults:    make(map[string]*activeFault),
+	}
+	c.server = &http.Server{
+		Handler:           c.Handler(),
+		ReadHeaderTimeout: 10 * time.Second,
+		// The read timeout runs on while the handler works, and cancels the request's context when it ends: a fault
+		// that holds a request back needs a long one.
+		ReadTimeout:    longestRequest,
+		WriteTimeout:   longestRequest,
+		IdleTimeout:    2 * time.Minute,
+		MaxHeaderBytes: 32 << 10,
+		// A client that leaves in the middle is a purpose of this package, not news.
+		ErrorLog:  slog.NewLogLogger(slog.DiscardHandler, slog.LevelError),
+		ConnState: c.countConnection,
+	}
+	go func() {
+		defer close(c.served)
+		// Serve reports only that it was closed, or a broken listener, which every client sees for itself.
+		_ = c.server.Serve(listener)
+	}()
+	return c, nil
+}
+
+func (c *Cloud) countConnection(_ net.Conn, state http.ConnState) {
+	switch state {
+	case http.StateNew:
+		c.conns.Add(1)
+	case http.StateClosed, http.StateHijacked:
+		c.conns.Done()
+	}
+}
+
+// Close stops the server, cuts every connection, held-back requests included, and waits for all goroutines. Later calls
+// return what the first did.
+func (c *Cloud) Close() error {
+	c.closed.Do(func() {
+		close(c.closing)
+		if err := c.server.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+			c.closeErr = fmt.Errorf("close simulated cloud: %w", err)
+		}
+		<-c.served
+		c.conns.Wait()
+	})
+	return c.closeErr
+}
+
+// AuthURL is what a client is configured with, "http://127.0.0.1:PORT/identity/v3". The same without "/v3" is answered
+// with the list of versions.
+func (c *Cloud) AuthURL() string {
+	return "http://" + c.address + identityPrefix + "/v3"
+}
+
+// Handler is what Start serves, for a test that wants to serve it by itself, say with TLS: all URLs in the answers are
+// made from the scheme and host of the request. [Cloud.Close] ends requests held back by a [Fault] there too.
+func (c *Cloud) Handler() http.Handler {
+	return http.HandlerFunc(c.serve)
+}
+
+func (c *Cloud) serve(w http.ResponseWriter, r *http.Request) {
+	service, path := route(r.URL.Path)
+	if service == "" {
+		http.NotFound(w, r)
+		return
+	}
+	// The fault is chosen before the request is counted: a test that has seen the count knows what the request meets.
+	fault := c.fault(service, path)
+	w = c.journal.begin(w, r, service, path)
+	// The body is read before anything is held back: net/http notices that a client has gone only once it was.
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	if err != nil {
+		http.Error(w, "request body cannot be read", http.StatusBadRequest)
+		return
+	}
+	r.Body = io.NopCloser(bytes.NewReader(body))
+	if fault != nil && c.interfere(w, r, fault, service, path) {
+		return
+	}
+	if service == keystone {
+		c.serveKeystone(w, r, path)
+		return
+	}
+	c.serveNova(w, r, path)
+}
+
+// route tells the service of a path on the listener, and the path as that service sees it.
+func route(path string) (service, rest string) {
+	service = keystone
+	rest, ok := strings.CutPrefix(path, identityPrefix)
+	if !ok {
+		service = nova
+		rest, ok = strings.CutPrefix(path, computePrefix)
+	}
+	if !ok || rest != "" && rest[0] != '/' {
+		return "", path
+	}
+	return service, rest
+}
+
+// SetNow gives the clock that decides when tokens are issued and expire; nil means [time.Now].
+func (c *Cloud) SetNow(now func() time.Time) {
+	if now == nil {
+		now = time.Now
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.now = now
+}
+
+// time reads the clock outside the lock, because the clock is the caller's code.
+func (c *Cloud) time() time.Time {
+	c.mu.RLock()
+	now := c.now
+	c.mu.RUnlock()
+	return now()
+}
+
+// rootURL is the scheme and host under which the client sees this listener, as in "http://127.0.0.1:8000".
+func rootURL(r *http.Request) string {
+	if r.TLS != nil {
+		return "https://" + r.Host
+	}
+	return "http://" + r.Host
+}
+
+// object is a JSON object of an answer.
+type object = map[string]any
+
+// reply answers with JSON. Headers other than the length are the caller's; a content type already set stays.
+func reply(w http.ResponseWriter, status int, body any) {
+	data, err := json.Marshal(body)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	replyBytes(w, status, "application/json", data)
+}
+
+func replyBytes(w http.ResponseWriter, status int, contentType string, data []byte) {
+	header := w.Header()
+	if header.Get("Content-Type") == "" {
+		header.Set("Content-Type", contentType)
+	}
+	if status != http.StatusNoContent && status != http.StatusNotModified {
+		header.Set("Content-Length", strconv.Itoa(len(data)))
+	}
+	w.WriteHeader(status)
+	// The client may be gone, or the status may have no body; neither leaves anything to do.
+	_, _ = w.Write(data)
+}
+
+// randomHex gives an ID as Keystone makes them: 32 hexadecimal digits.
+func randomHex() string {
+	var b [16]byte
+	rand.Read(b[:]) // never fails, see crypto/rand
+	return hex.EncodeToString(b[:])
+}
+
+// derivedHex gives an ID of the same form that is always the same for the same words.
+func derivedHex(words ...string) string {
+	sum := sha256.Sum256([]byte(strings.Join(words, "\x00")))
+	return hex.EncodeToString(sum[:16])
+}
+
+// dashed writes 32 hexadecimal digits as a UUID.
+func dashed(id string) string {
+	return id[:8] + "-" + id[8:12] + "-" + id[12:16] + "-" + id[16:20] + "-" + id[20:]
+}
+
+func newRequestID() string {
+	return "req-" + dashed(randomHex())
+}
