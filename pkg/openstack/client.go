@@ -1,0 +1,480 @@
+package openstack
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/gophercloud/gophercloud/v2"
+	"github.com/gophercloud/gophercloud/v2/openstack"
+	"github.com/gophercloud/gophercloud/v2/openstack/identity/v3/tokens"
+	"github.com/gophercloud/gophercloud/v2/openstack/utils"
+	"golang.org/x/sync/singleflight"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
+)
+
+const (
+	// newestMinor of microversion 2 is the newest that was tried; the shape of
+	// what comes after it is unknown.
+	newestMinor = 93
+
+	// Pauses between logins. Wrong credentials get the longer one: a service
+	// account must not be locked out by the requests of strangers
+	// (keystone.conf [security_compliance] lockout_failure_attempts).
+	pauseUnreachable = time.Second
+	pauseRefused     = 10 * time.Second
+
+	policyAllTenants = "os_compute_api:servers:detail:get_all_tenants"
+	policyAllFilters = "os_compute_api:servers:allow_all_filters"
+)
+
+// SetupError is a failure that waiting will not mend: the credentials, the
+// catalog or the rights of the account are not what the configuration needs.
+type SetupError struct{ Err error }
+
+func (e *SetupError) Error() string { return e.Err.Error() }
+
+// Unwrap gives the cause.
+func (e *SetupError) Unwrap() error { return e.Err }
+
+func setup(format string, args ...any) *SetupError {
+	return &SetupError{fmt.Errorf(format, args...)}
+}
+
+// Options are what a Client is given beside its configuration. All are optional.
+type Options struct {
+	Log       *slog.Logger
+	Observe   Observer
+	UserAgent string
+	// Now is the clock of the caches; nil means time.Now.
+	Now func() time.Time
+}
+
+// Client asks one cloud. It logs in when it is first needed, and again when
+// Nova says so.
+type Client struct {
+	cfg       Config
+	creds     credentials
+	log       *slog.Logger
+	userAgent string
+	now       func() time.Time
+	transport *transport
+
+	mu       sync.Mutex
+	session  *session
+	pause    pause // before the next login
+	connects singleflight.Group
+
+	lookups *lookups
+
+	seenMu sync.Mutex
+	seen   *ttlCache[attest.InstanceID, struct{}]
+
+	life context.Context // ends with Close
+	end  context.CancelFunc
+}
+
+// pause is a time before which a failed call is not tried again.
+type pause struct {
+	until time.Time
+	err   error
+}
+
+func (p pause) at(now time.Time) error {
+	if p.err != nil && now.Before(p.until) {
+		return p.err
+	}
+	return nil
+}
+
+// session is a login with what was found out about the cloud.
+type session struct {
+	compute *gophercloud.ServiceClient
+	info    Info
+}
+
+// list reports whether instances are found by a list over all projects.
+func (s *session) list() bool { return s.info.Lookup == LookupList }
+
+// Info is what a login found out.
+type Info struct {
+	Account      string `json:"account"`  // who is logged in, where, and what says so
+	Endpoint     string `json:"endpoint"` // of Nova
+	Microversion string `json:"microversion"`
+	Lookup       string `json:"lookup"` // show or list
+	Scope        string `json:"scope"`  // whose instances the account sees, in words
+	Narrow       bool   `json:"narrow"` // it sees one project alone, as far as can be told
+}
+
+// New reads the credentials; it makes no call.
+func New(cfg Config, opts Options) (*Client, error) {
+	creds, err := cfg.credentials()
+	if err != nil {
+		return nil, err
+	}
+	if opts.Now == nil {
+		opts.Now = time.Now
+	}
+	if opts.Log == nil {
+		opts.Log = slog.New(slog.DiscardHandler)
+	}
+	c := &Client{
+		cfg: cfg, creds: creds, log: opts.Log, userAgent: opts.UserAgent, now: opts.Now,
+		transport: newTransport(cfg, creds, opts.Observe),
+	}
+	c.life, c.end = context.WithCancel(context.Background())
+	c.lookups = newLookups(c.fetch, cfg, opts.Now)
+	c.seen = newTTLCache[attest.InstanceID, struct{}](seenFor, seenSize)
+	return c, nil
+}
+
+// Close ends the calls that are in flight and waits for them.
+func (c *Client) Close() {
+	c.end()
+	c.lookups.close()
+	// A login outlives those who began it.
+	_, _, _ = c.connects.Do("", func() (any, error) { return nil, errClosed })
+	c.transport.base.CloseIdleConnections()
+}
+
+// InFlight is how many lookups are asking, or wait to ask, the cloud.
+func (c *Client) InFlight() int { return c.lookups.inFlight() }
+
+// Instance implements [attest.Instances].
+func (c *Client) Instance(ctx context.Context, id attest.InstanceID, caller netip.Addr) (attest.Instance, error) {
+	in, err := c.lookups.get(ctx, id, caller)
+	// The record is kept, and shared with all who ask.
+	in.Metadata, in.Addresses = maps.Clone(in.Metadata), slices.Clone(in.Addresses)
+	return in, err
+}
+
+// Connect logs in unless that is done, and finds out what the account may do. A
+// [*SetupError] will not go away by waiting.
+func (c *Client) Connect(ctx context.Context) (Info, error) {
+	s, err := c.connect(ctx)
+	if err != nil {
+		return Info{}, err
+	}
+	return s.info, nil
+}
+
+// Check reports whether Keystone and Nova answer now, by a lookup of an
+// instance that does not exist.
+func (c *Client) Check(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, c.cfg.Timeout)
+	defer cancel()
+	id, err := attest.ParseInstanceID(probeID())
+	if err != nil {
+		return err
+	}
+	if _, err := c.fetch(ctx, id); !errors.Is(err, attest.ErrNoInstance) {
+		return err
+	}
+	return nil
+}
+
+// connect gives the session, making it if there is none. Concurrent callers
+// share one try, which none of them can end by leaving.
+func (c *Client) connect(ctx context.Context) (*session, error) {
+	if s, err := c.connected(); s != nil || err != nil {
+		return s, err
+	}
+	done := c.connects.DoChan("", func() (any, error) {
+		// Whoever was here before may have ended in between.
+		if s, err := c.connected(); s != nil || err != nil {
+			return s, err
+		}
+		ctx, cancel := context.WithTimeout(c.life, c.connectTimeout())
+		defer cancel()
+		s, err := c.login(ctx)
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if err != nil {
+			c.pause = c.pauseAfter(err)
+			return nil, err
+		}
+		c.session, c.pause = s, pause{}
+		c.log.Info("logged in", "account", s.info.Account, "nova", s.info.Endpoint, "microversion", s.info.Microversion,
+			"lookup", s.info.Lookup, "scope", s.info.Scope)
+		return s, nil
+	})
+	select {
+	case r := <-done:
+		if r.Err != nil {
+			return nil, r.Err
+		}
+		return r.Val.(*session), nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// connected gives the session if there is one, else the error of the last try as
+// long as it is too early for another.
+func (c *Client) connected() (*session, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.session != nil {
+		return c.session, nil
+	}
+	return nil, c.pause.at(c.now())
+}
+
+// connectTimeout leaves room for the four calls of a first login.
+func (c *Client) connectTimeout() time.Duration { return 4 * c.cfg.Timeout }
+
+func (c *Client) pauseAfter(err error) pause {
+	wait := pauseUnreachable
+	var s *SetupError
+	if errors.As(err, &s) {
+		wait = pauseRefused
+	}
+	return pause{c.now().Add(wait), err}
+}
+
+// login signs in at Keystone, finds Nova, and probes what the account may do.
+func (c *Client) login(ctx context.Context) (*session, error) {
+	provider, err := openstack.NewClient(c.creds.auth.IdentityEndpoint)
+	if err != nil {
+		return nil, setup("auth_url %q: %w", c.creds.auth.IdentityEndpoint, err)
+	}
+	provider.HTTPClient = newHTTPClient(c.cfg, c.transport)
+	if c.userAgent != "" {
+		provider.UserAgent.Prepend(c.userAgent)
+	}
+	if err := openstack.Authenticate(asKeystone(ctx), provider, c.creds.auth); err != nil {
+		return nil, c.refusal("keystone", err)
+	}
+	c.guardLogins(provider)
+
+	compute, err := openstack.NewComputeV2(provider, c.creds.endpoint)
+	if err != nil {
+		if errors.As(err, new(*gophercloud.ErrEndpointNotFound)) {
+			return nil, setup("keystone's catalog has no %s endpoint of type compute%s", c.creds.endpoint.Availability, inRegion(c.creds.endpoint.Region))
+		}
+		return nil, c.explain(err)
+	}
+	minor, err := c.microversion(ctx, compute)
+	if err != nil {
+		return nil, err
+	}
+	compute.Microversion = fmt.Sprintf("2.%d", minor)
+	s := &session{compute: compute}
+	s.info = Info{Account: c.creds.describe(), Endpoint: compute.Endpoint, Microversion: compute.Microversion}
+	return s, c.probe(ctx, s)
+}
+
+// guardLogins keeps a cloud that refuses our token from being answered with a
+// login for each refusal, and a caller who leaves from ending the login that
+// others wait for.
+func (c *Client) guardLogins(provider *gophercloud.ProviderClient) {
+	login := provider.ReauthFunc
+	var mu sync.Mutex
+	last, failed := c.now(), pause{}
+	provider.ReauthFunc = func(context.Context) error {
+		mu.Lock()
+		defer mu.Unlock()
+		now := c.now()
+		if err := failed.at(now); err != nil {
+			return err
+		}
+		if now.Sub(last) < pauseUnreachable {
+			return errors.New("nova refuses a token that keystone issued within the last second")
+		}
+		ctx, cancel := context.WithTimeout(c.life, c.cfg.Timeout)
+		defer cancel()
+		if err := login(asKeystone(ctx)); err != nil {
+			err = c.refusal("keystone", err)
+			failed = c.pauseAfter(err)
+			return err
+		}
+		last, failed = c.now(), pause{}
+		return nil
+	}
+}
+
+// microversion picks the newest microversion that both sides know
+// (api-guide/source/microversions.rst).
+func (c *Client) microversion(ctx context.Context, compute *gophercloud.ServiceClient) (int, error) {
+	base, err := utils.BaseVersionedEndpoint(compute.Endpoint)
+	if err != nil {
+		return 0, setup("nova's endpoint %q: %w", compute.Endpoint, err)
+	}
+	var doc struct {
+		Version *struct {
+			Version    string `json:"version"`
+			MinVersion string `json:"min_version"`
+		} `json:"version"`
+	}
+	if _, err := compute.Get(ctx, gophercloud.NormalizeURL(base), &doc, nil); err != nil {
+		return 0, c.refusal("nova", err)
+	}
+	if doc.Version == nil {
+		return 0, setup("%s is not nova's v2.1 API: it answers without a version", base)
+	}
+	oldest, err := minorOf2(doc.Version.MinVersion)
+	if err != nil {
+		return 0, setup("%s: min_version: %w", base, err)
+	}
+	newest, err := minorOf2(doc.Version.Version)
+	if err != nil {
+		return 0, setup("%s: version: %w", base, err)
+	}
+	if oldest > newestMinor {
+		return 0, setup("nova wants microversion 2.%d at least, and 2.%d is the newest known here", oldest, newestMinor)
+	}
+	return min(newest, newestMinor), nil
+}
+
+func minorOf2(version string) (int, error) {
+	major, minor, err := utils.ParseMicroversion(version)
+	if err == nil && (major != 2 || minor < 1) {
+		err = fmt.Errorf("%q is not one of 2.1 and later", clip(version))
+	}
+	return minor, err
+}
+
+// probe chooses the way of the lookup and makes sure that the account has the
+// right to it.
+func (c *Client) probe(ctx context.Context, s *session) error {
+	project, roles := describeToken(s.compute.ProviderClient)
+	own := "of project " + project + " alone"
+	admin := slices.Contains(roles, "admin")
+	if c.cfg.Lookup == LookupShow || (c.cfg.Lookup == LookupAuto && admin) {
+		s.use(LookupShow, own, true)
+		if admin {
+			s.use(LookupShow, "of all projects (admin)", false)
+		}
+		return nil
+	}
+
+	found, err := s.listServers(ctx, probeID())
+	switch {
+	case gophercloud.ResponseCodeIs(err, http.StatusForbidden):
+		if c.cfg.Lookup == LookupList {
+			return setup("the account may not list the instances of all projects: its role needs nova's policies %s and %s (see example/openstack)", policyAllTenants, policyAllFilters)
+		}
+		s.use(LookupShow, own+fmt.Sprintf("; all others will be unknown (the right to list all projects, policy %s, is missing)", policyAllTenants), true)
+		return nil
+	case err != nil:
+		return c.refusal("nova", err)
+	case len(found) > 0:
+		return setup("nova ignores the uuid filter for this account, which would make every lookup a list of the whole cloud: its role needs nova's policy %s (see example/openstack)", policyAllFilters)
+	}
+	s.use(LookupList, "of all projects (list)", false)
+	return nil
+}
+
+func (s *session) use(lookup, scope string, narrow bool) {
+	s.info.Lookup, s.info.Scope, s.info.Narrow = lookup, scope, narrow
+}
+
+// probeID is an ID that no server has.
+func probeID() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // never fails (crypto/rand)
+	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
+}
+
+// describeToken reads the project and roles that Keystone wrote into our token.
+func describeToken(provider *gophercloud.ProviderClient) (project string, roles []string) {
+	project = "(none)"
+	result, ok := provider.GetAuthResult().(tokens.CreateResult)
+	if !ok {
+		return project, nil
+	}
+	if p, err := result.ExtractProject(); err == nil && p != nil {
+		project = p.Name
+	}
+	if list, err := result.ExtractRoles(); err == nil {
+		for _, r := range list {
+			roles = append(roles, r.Name)
+		}
+	}
+	return project, roles
+}
+
+func inRegion(region string) string {
+	if region == "" {
+		return ""
+	}
+	return " in region " + region
+}
+
+// refusal tells a failure that will not pass from one that may.
+func (c *Client) refusal(service string, err error) error {
+	var tlsErr *tls.CertificateVerificationError
+	switch {
+	case gophercloud.ResponseCodeIs(err, http.StatusUnauthorized):
+		return setup("%s refuses the login of %s: wrong user, password, domain or project, or one of them is disabled", service, c.creds.describe())
+	case gophercloud.ResponseCodeIs(err, http.StatusBadRequest), gophercloud.ResponseCodeIs(err, http.StatusForbidden), gophercloud.ResponseCodeIs(err, http.StatusNotAcceptable):
+		return setup("%s refuses: %w", service, c.explain(err))
+	case service == "keystone" && unknownCredential(err):
+		return setup("keystone knows no %s: it was deleted, or is another cloud's", c.creds.describe())
+	case errors.As(err, &tlsErr):
+		return setup("%s's certificate is not trusted (a private CA goes into OS_CACERT or cacert of clouds.yaml): %w", service, err)
+	}
+	return c.explain(err)
+}
+
+// unknownCredential reports whether err is Keystone's own 404, which it answers
+// to an application credential that it does not have, and not a balancer's.
+func unknownCredential(err error) bool {
+	var fault struct {
+		Error *struct {
+			Code int `json:"code"`
+		} `json:"error"`
+	}
+	return notFound(err, &fault) && fault.Error != nil && fault.Error.Code == http.StatusNotFound
+}
+
+// notFound reports whether err is a 404 whose body is JSON, and decodes it.
+func notFound(err error, fault any) bool {
+	var code gophercloud.ErrUnexpectedResponseCode
+	return errors.As(err, &code) && code.Actual == http.StatusNotFound && json.Unmarshal(code.Body, fault) == nil
+}
+
+// explain shortens gophercloud's errors, which carry whole bodies, to what an
+// operator can use.
+func (c *Client) explain(err error) error {
+	var code gophercloud.ErrUnexpectedResponseCode
+	var reauth *gophercloud.ErrUnableToReauthenticate
+	var again *gophercloud.ErrErrorAfterReauthentication
+	var ue *url.Error
+	switch {
+	case errors.As(err, &reauth):
+		return fmt.Errorf("login anew: %w", reauth.ErrReauth)
+	case errors.As(err, &again):
+		return fmt.Errorf("after a login anew: %w", c.explain(again.ErrOriginal))
+	case errors.As(err, &code):
+		return &statusError{code.Method, code.URL, code.Actual, clip(string(code.Body))}
+	case errors.As(err, &ue) && ue.Timeout():
+		return fmt.Errorf("%s %s: no answer in time", ue.Op, ue.URL)
+	case errors.Is(err, context.DeadlineExceeded):
+		return fmt.Errorf("no answer within %v", c.cfg.Timeout)
+	}
+	return err
+}
+
+// statusError is an answer that was not expected.
+type statusError struct {
+	method, url string
+	status      int
+	body        string
+}
+
+func (e *statusError) Error() string {
+	return fmt.Sprintf("%s %s: status %d: %q", e.method, e.url, e.status, e.body)
+}

@@ -1,0 +1,62 @@
+package openstack
+
+import (
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Config says which cloud to ask, and how.
+type Config struct {
+	// Cloud is the name of a cloud in clouds.yaml. Optional: without it OS_CLOUD
+	// names one, and without that the OS_* variables are the credentials.
+	Cloud string `yaml:"cloud"`
+	// CloudsFile is the path of clouds.yaml; a secure.yaml beside it is read,
+	// too. Optional: without it OS_CLIENT_CONFIG_FILE, ./clouds.yaml,
+	// ~/.config/openstack/clouds.yaml and /etc/openstack/clouds.yaml are tried.
+	CloudsFile string `yaml:"cloudsFile"`
+	// Region is the region whose Nova is asked. Optional: without it the
+	// cloud's, then OS_REGION_NAME.
+	Region string `yaml:"region"`
+	// Interface is which endpoint of the catalog is used: public, internal or
+	// admin. Optional: without it the cloud's or that of OS_INTERFACE, then
+	// public.
+	Interface string `yaml:"interface"`
+	// Lookup is how an instance is found: show (GET /servers/ID: an admin, or a
+	// project's own reader, who sees that project alone), list (the least
+	// rights over all projects; see example/openstack) or auto. Default: auto.
+	Lookup string `yaml:"lookup"`
+	// Timeout bounds a whole lookup, a login on the way included. Default: 3s.
+	Timeout time.Duration `yaml:"timeout"`
+	// MaxConcurrent bounds the calls that are in flight at one time. Default: 64.
+	MaxConcurrent int `yaml:"maxConcurrent"`
+}
+
+// The ways to look an instance up.
+const (
+	LookupAuto = "auto"
+	LookupShow = "show"
+	LookupList = "list"
+)
+
+// Validate reports every problem, each beginning with its key.
+func (c Config) Validate() error {
+	var problems []error
+	switch c.Interface {
+	case "", "public", "internal", "admin":
+	default:
+		problems = append(problems, fmt.Errorf("interface: %q is none of public, internal, admin", c.Interface))
+	}
+	switch c.Lookup {
+	case LookupAuto, LookupShow, LookupList:
+	default:
+		problems = append(problems, fmt.Errorf("lookup: %q is none of auto, show, list", c.Lookup))
+	}
+	if c.Timeout < 100*time.Millisecond || c.Timeout > 30*time.Second {
+		problems = append(problems, fmt.Errorf("timeout: %v is not in 100ms to 30s", c.Timeout))
+	}
+	if c.MaxConcurrent < 1 || c.MaxConcurrent > 4096 {
+		problems = append(problems, fmt.Errorf("maxConcurrent: %d is not in 1 to 4096", c.MaxConcurrent))
+	}
+	return errors.Join(problems...)
+}

@@ -1,0 +1,420 @@
+package openstack
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
+)
+
+// nova is a cloud that answers each call after a time, and counts.
+type nova struct {
+	takes  time.Duration
+	deaf   bool // does not end when it is told to
+	answer func(attest.InstanceID) (attest.Instance, error)
+
+	mu                       sync.Mutex
+	calls, now, most, gaveUp int
+}
+
+func (n *nova) ask(ctx context.Context, id attest.InstanceID) (attest.Instance, error) {
+	n.mu.Lock()
+	n.calls++
+	n.now++
+	n.most = max(n.most, n.now)
+	n.mu.Unlock()
+	defer func() {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		n.now--
+	}()
+	if n.deaf {
+		ctx = context.WithoutCancel(ctx)
+	}
+	select {
+	case <-time.After(n.takes):
+	case <-ctx.Done():
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		n.gaveUp++
+		return attest.Instance{}, ctx.Err()
+	}
+	if n.answer != nil {
+		return n.answer(id)
+	}
+	return attest.Instance{ID: id, Created: time.Now()}, nil
+}
+
+func (n *nova) counts() (calls, most, gaveUp int) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.calls, n.most, n.gaveUp
+}
+
+func (n *nova) expect(t *testing.T, calls, gaveUp int) {
+	t.Helper()
+	if c, _, g := n.counts(); c != calls || g != gaveUp {
+		t.Errorf("there were %d calls, of which %d were given up, want %d and %d", c, g, calls, gaveUp)
+	}
+}
+
+func server(t *testing.T, n int) attest.InstanceID {
+	t.Helper()
+	id, err := attest.ParseInstanceID(fmt.Sprintf("00000000-0000-4000-8000-%012d", n))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
+func caller(n int) netip.Addr { return netip.AddrFrom4([4]byte{198, 18, byte(n >> 8), byte(n)}) }
+
+// inBubble runs a test in fake time with lookups that are closed at its end.
+func inBubble(t *testing.T, n *nova, concurrent int, test func(t *testing.T, l *lookups)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		l := newLookups(n.ask, Config{Timeout: 3 * time.Second, MaxConcurrent: concurrent}, time.Now)
+		defer func() {
+			l.close()
+			if l.inFlight() != 0 || len(l.flights) != 0 || len(l.callers) != 0 {
+				t.Errorf("after all, %d are in flight, of %d instances, for %d callers", l.inFlight(), len(l.flights), len(l.callers))
+			}
+		}()
+		test(t, l)
+	})
+}
+
+// pass lets time go by in a bubble.
+func pass(d time.Duration) { <-time.After(d) }
+
+// patient asks and gives the error; impatient leaves after a time.
+func patient(t *testing.T, l *lookups, id attest.InstanceID, who int) error {
+	t.Helper()
+	in, err := l.get(t.Context(), id, caller(who))
+	if err == nil && in.ID != id {
+		t.Errorf("asked for %s, was given %s", id, in.ID)
+	}
+	return err
+}
+
+func impatient(t *testing.T, l *lookups, id attest.InstanceID, who int, leaves time.Duration) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), leaves)
+	defer cancel()
+	if _, err := l.get(ctx, id, caller(who)); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("who left got %v", err)
+	}
+}
+
+func TestManyQuestionsAboutOneInstanceAreOneCall(t *testing.T) {
+	n := &nova{takes: time.Second}
+	inBubble(t, n, 64, func(t *testing.T, l *lookups) {
+		var asking sync.WaitGroup
+		for i := range 100 {
+			asking.Go(func() {
+				if err := patient(t, l, server(t, 1), i); err != nil {
+					t.Errorf("caller %d: %v", i, err)
+				}
+			})
+		}
+		synctest.Wait()
+		if got := l.inFlight(); got != 1 {
+			t.Errorf("%d are in flight, want 1", got)
+		}
+		asking.Wait()
+		n.expect(t, 1, 0)
+	})
+}
+
+func TestCallerWhoHangsUpFailsNobodyElse(t *testing.T) {
+	n := &nova{takes: time.Second}
+	inBubble(t, n, 64, func(t *testing.T, l *lookups) {
+		var asking sync.WaitGroup
+		asking.Go(func() { impatient(t, l, server(t, 1), 0, 500*time.Millisecond) }) // began it
+		synctest.Wait()
+		for i := range 99 {
+			asking.Go(func() {
+				if i%3 == 0 {
+					impatient(t, l, server(t, 1), i, time.Duration(i)*time.Millisecond)
+				} else if err := patient(t, l, server(t, 1), i); err != nil {
+					t.Errorf("caller %d: %v", i, err)
+				}
+			})
+		}
+		asking.Wait()
+		n.expect(t, 1, 0)
+	})
+}
+
+func TestCallThatNobodyWaitsForIsGivenUp(t *testing.T) {
+	n := &nova{takes: time.Second}
+	inBubble(t, n, 64, func(t *testing.T, l *lookups) {
+		var asking sync.WaitGroup
+		for i := range 10 {
+			asking.Go(func() { impatient(t, l, server(t, 1), i, 500*time.Millisecond) })
+		}
+		asking.Wait()
+		// At the same moment, before the call has noticed.
+		if err := patient(t, l, server(t, 1), 0); err != nil {
+			t.Errorf("a newcomer got %v", err)
+		}
+		n.expect(t, 2, 1)
+	})
+}
+
+// The newcomer's call is its own, also while the one before refuses to end.
+func TestNewcomerGetsAFreshCall(t *testing.T) {
+	n := &nova{takes: time.Second, deaf: true}
+	inBubble(t, n, 64, func(t *testing.T, l *lookups) {
+		impatient(t, l, server(t, 1), 0, 900*time.Millisecond)
+		began := time.Now()
+		in, err := l.get(t.Context(), server(t, 1), caller(0))
+		if err != nil || in.Created.Before(began.Add(time.Second)) {
+			t.Errorf("the newcomer was given what was known at %v, %v; it came at %v", in.Created, err, began)
+		}
+		n.expect(t, 2, 0)
+	})
+}
+
+// A record may be two seconds old: a flight that is older takes nobody up.
+func TestOldFlightTakesNobodyUp(t *testing.T) {
+	n := &nova{takes: 2500 * time.Millisecond}
+	inBubble(t, n, 64, func(t *testing.T, l *lookups) {
+		var asking sync.WaitGroup
+		for i, after := range []time.Duration{0, 1999 * time.Millisecond, 2 * time.Second} {
+			asking.Go(func() {
+				pass(after)
+				if err := patient(t, l, server(t, 1), i); err != nil {
+					t.Errorf("caller %d: %v", i, err)
+				}
+			})
+		}
+		asking.Wait()
+		n.expect(t, 2, 0)
+		// What the second flight found is good for what remains of its two seconds: none.
+		if err := patient(t, l, server(t, 1), 0); err != nil {
+			t.Error(err)
+		}
+		n.expect(t, 3, 0)
+	})
+}
+
+func TestOneAddressHasFourLookups(t *testing.T) {
+	n := &nova{takes: time.Second}
+	inBubble(t, n, 64, func(t *testing.T, l *lookups) {
+		var asking sync.WaitGroup
+		find := func(id, who int) {
+			asking.Go(func() {
+				if err := patient(t, l, server(t, id), who); err != nil {
+					t.Errorf("instance %d, caller %d: %v", id, who, err)
+				}
+			})
+		}
+		for id := range 4 {
+			find(id, 1)
+		}
+		synctest.Wait()
+		for id := range 100 {
+			if err := patient(t, l, server(t, 10+id), 1); !errors.Is(err, attest.ErrTooManyLookups) {
+				t.Errorf("lookup %d of one address = %v, want ErrTooManyLookups", 5+id, err)
+			}
+		}
+		n.expect(t, 4, 0)
+		find(9, 2) // another address
+		synctest.Wait()
+		find(9, 1) // joins the other's
+		find(0, 1) // joins its own
+		asking.Wait()
+		n.expect(t, 5, 0)
+		for id := range 4 {
+			find(20+id, 1) // once they are done
+		}
+		asking.Wait()
+		n.expect(t, 9, 0)
+	})
+}
+
+// An address that asks and hangs up at once has no more calls than one that waits.
+func TestHangingUpDoesNotMakeRoom(t *testing.T) {
+	n := &nova{takes: time.Second, deaf: true}
+	inBubble(t, n, 64, func(t *testing.T, l *lookups) {
+		refused := 0
+		for id := range 100 {
+			ctx, hangUp := context.WithCancel(t.Context())
+			answered := make(chan error, 1)
+			go func() {
+				_, err := l.get(ctx, server(t, id), caller(1))
+				answered <- err
+			}()
+			synctest.Wait()
+			hangUp()
+			if errors.Is(<-answered, attest.ErrTooManyLookups) {
+				refused++
+			}
+		}
+		if calls, _, _ := n.counts(); calls != 4 || refused != 96 {
+			t.Errorf("there were %d calls and %d refusals, want 4 and 96", calls, refused)
+		}
+	})
+}
+
+func TestCallsInFlightAreBounded(t *testing.T) {
+	t.Run("who has to wait is served in the end", func(t *testing.T) {
+		n := &nova{takes: 900 * time.Millisecond}
+		inBubble(t, n, 5, func(t *testing.T, l *lookups) {
+			var asking sync.WaitGroup
+			for i := range 15 {
+				asking.Go(func() {
+					if err := patient(t, l, server(t, i), i); err != nil {
+						t.Errorf("caller %d: %v", i, err)
+					}
+				})
+			}
+			asking.Wait()
+			if calls, most, _ := n.counts(); most != 5 || calls != 15 {
+				t.Errorf("there were %d calls, at most %d at a time, want all, 5 at a time", calls, most)
+			}
+		})
+	})
+	t.Run("who has to wait for too long is told", func(t *testing.T) {
+		n := &nova{takes: time.Hour, deaf: true}
+		inBubble(t, n, 5, func(t *testing.T, l *lookups) {
+			began := time.Now()
+			var asking sync.WaitGroup
+			var told atomic.Int64
+			for i := range 50 {
+				asking.Go(func() {
+					err := patient(t, l, server(t, i), i)
+					if err == nil || errors.Is(err, attest.ErrNoInstance) || errors.Is(err, attest.ErrTooManyLookups) {
+						t.Errorf("caller %d got %v, want a failure", i, err)
+					} else if strings.Contains(err.Error(), "all 5 calls to nova that may be in flight are") {
+						told.Add(1)
+					}
+				})
+			}
+			asking.Wait()
+			if took := time.Since(began); took > 3*time.Second+lateness {
+				t.Errorf("it took %v, want 3s", took)
+			}
+			if calls, _, _ := n.counts(); calls != 5 || told.Load() != 45 {
+				t.Errorf("there were %d calls, and %d callers were told that there is no room, want 5 and 45", calls, told.Load())
+			}
+		})
+	})
+}
+
+func TestLookupEndsAtItsTimeout(t *testing.T) {
+	for _, deaf := range []bool{false, true} {
+		n := &nova{takes: 10 * time.Second, deaf: deaf}
+		inBubble(t, n, 64, func(t *testing.T, l *lookups) {
+			began := time.Now()
+			err := patient(t, l, server(t, 1), 1)
+			if err == nil || errors.Is(err, attest.ErrNoInstance) {
+				t.Errorf("a call that does not end gave %v", err)
+			}
+			if took := time.Since(began); took > 3*time.Second+lateness {
+				t.Errorf("it took %v, want 3s; the call hears of it: %t", took, !deaf)
+			}
+		})
+	}
+}
+
+func TestWhatIsKept(t *testing.T) {
+	var answer error
+	n := &nova{takes: 500 * time.Millisecond}
+	n.answer = func(id attest.InstanceID) (attest.Instance, error) { return attest.Instance{ID: id}, answer }
+	inBubble(t, n, 64, func(t *testing.T, l *lookups) {
+		calls := 0
+		// step asks after a time, and expects an error and as many more calls.
+		step := func(after time.Duration, want error, more int) {
+			t.Helper()
+			pass(after)
+			if err := patient(t, l, server(t, 1), 1); !errors.Is(err, want) {
+				t.Errorf("got %v, want %v", err, want)
+			}
+			calls += more
+			n.expect(t, calls, 0)
+		}
+		broken := errors.New("broken")
+		step(0, nil, 1)
+		step(1499*time.Millisecond, nil, 0) // 1.999 s from the call's start
+		answer = attest.ErrNoInstance
+		step(time.Millisecond, attest.ErrNoInstance, 1)
+		step(499*time.Millisecond, attest.ErrNoInstance, 0)
+		answer = broken
+		step(time.Millisecond, broken, 1)
+		step(0, broken, 1)
+		answer = nil
+		step(0, nil, 1)
+		answer = broken
+		step(0, nil, 0)
+		step(1500*time.Millisecond, broken, 1)
+	})
+}
+
+// A verdict takes the place of the one before, whichever it is.
+func TestLaterVerdictReplacesTheEarlier(t *testing.T) {
+	answer := attest.ErrNoInstance
+	n := &nova{}
+	n.answer = func(id attest.InstanceID) (attest.Instance, error) { return attest.Instance{ID: id}, answer }
+	inBubble(t, n, 64, func(t *testing.T, l *lookups) {
+		id := server(t, 1)
+		if err := patient(t, l, id, 1); !errors.Is(err, attest.ErrNoInstance) {
+			t.Fatal(err)
+		}
+		pass(unknownFor)
+		answer = nil
+		if err := patient(t, l, id, 1); err != nil {
+			t.Fatal(err)
+		}
+		if _, kept := l.unknown.get(id, time.Now().Add(-unknownFor)); kept {
+			t.Error("an instance that was found is still kept as unknown")
+		}
+		pass(freshFor)
+		answer = attest.ErrNoInstance
+		if err := patient(t, l, id, 1); !errors.Is(err, attest.ErrNoInstance) {
+			t.Fatal(err)
+		}
+		if _, kept := l.found.get(id, time.Now().Add(-freshFor)); kept {
+			t.Error("an instance that is gone is still kept as found")
+		}
+	})
+}
+
+// Flights that others took the place of are ended, too.
+func TestCloseEndsAllFlights(t *testing.T) {
+	n := &nova{takes: time.Hour}
+	synctest.Test(t, func(t *testing.T) {
+		l := newLookups(n.ask, Config{Timeout: time.Minute, MaxConcurrent: 64}, time.Now)
+		var asking sync.WaitGroup
+		for i := range 10 {
+			asking.Go(func() {
+				if err := patient(t, l, server(t, i/2), i); err == nil {
+					t.Error("a call that was ended gave a record")
+				}
+			})
+			if i%2 == 0 {
+				pass(freshFor) // the next is a flight of its own
+			}
+		}
+		synctest.Wait()
+		began := time.Now()
+		l.close()
+		if took := time.Since(began); took != 0 {
+			t.Errorf("close took %v", took)
+		}
+		asking.Wait()
+		if _, err := l.get(t.Context(), server(t, 99), caller(1)); !errors.Is(err, errClosed) {
+			t.Errorf("after close, get = %v", err)
+		}
+		n.expect(t, 10, 10)
+	})
+}

@@ -1,0 +1,121 @@
+package openstack
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
+)
+
+// record is a server in Nova's answer (api-ref/source/servers.inc). Pointers
+// and raw values tell what is absent from what is empty: when a cell is down
+// Nova answers 200 with a record that lacks most keys
+// (api-guide/source/down_cells.rst), and a rule must not hold for lack of a
+// value.
+type record struct {
+	ID        *string                     `json:"id"`
+	Name      *string                     `json:"name"`
+	Status    *string                     `json:"status"`
+	TenantID  *string                     `json:"tenant_id"`
+	UserID    *string                     `json:"user_id"`
+	Metadata  *map[string]string          `json:"metadata"`
+	Created   *time.Time                  `json:"created"`
+	TaskState json.RawMessage             `json:"OS-EXT-STS:task_state"`
+	Launched  json.RawMessage             `json:"OS-SRV-USG:launched_at"`
+	Addresses *map[string][]recordAddress `json:"addresses"`
+}
+
+type recordAddress struct {
+	Addr *string `json:"addr"`
+	Type *string `json:"OS-EXT-IPS:type"`
+}
+
+// launchedLayout is how Nova writes launched_at: UTC, without saying so.
+const launchedLayout = "2006-01-02T15:04:05.999999"
+
+// instance turns a record into what can be judged. Every error means that the
+// answer cannot be used.
+func (r record) instance() (attest.Instance, error) {
+	var none attest.Instance
+	if r.ID == nil {
+		return none, partial("id")
+	}
+	id, err := attest.ParseInstanceID(*r.ID)
+	if err != nil {
+		return none, fmt.Errorf("the record's id %q: %w", clip(*r.ID), err)
+	}
+	if empty(r.Status) || *r.Status == "UNKNOWN" {
+		return none, partial("status")
+	}
+	for key, absent := range map[string]bool{
+		"name":                   r.Name == nil,
+		"tenant_id":              empty(r.TenantID),
+		"user_id":                empty(r.UserID) || *r.UserID == "UNKNOWN",
+		"metadata":               r.Metadata == nil,
+		"created":                r.Created == nil || r.Created.IsZero(),
+		"OS-EXT-STS:task_state":  r.TaskState == nil,
+		"OS-SRV-USG:launched_at": r.Launched == nil,
+		"addresses":              r.Addresses == nil,
+	} {
+		if absent {
+			return none, partial(key)
+		}
+	}
+	in := attest.Instance{
+		ID: id, Name: *r.Name, ProjectID: *r.TenantID, UserID: *r.UserID,
+		Metadata: *r.Metadata, Status: *r.Status, Created: *r.Created,
+	}
+	if err := nullable(r.TaskState, &in.TaskState); err != nil {
+		return none, fmt.Errorf("the record's task_state: %w", err)
+	}
+	var launched string
+	if err := nullable(r.Launched, &launched); err != nil {
+		return none, fmt.Errorf("the record's launched_at: %w", err)
+	}
+	if launched != "" {
+		if in.Launched, err = time.Parse(launchedLayout, launched); err != nil {
+			return none, fmt.Errorf("the record's launched_at: %w", err)
+		}
+	}
+	for network, list := range *r.Addresses {
+		for _, a := range list {
+			if a.Addr == nil || a.Type == nil {
+				return none, partial("addresses")
+			}
+			if *a.Type != "fixed" && *a.Type != "floating" {
+				return none, fmt.Errorf("the record has an address of type %q", clip(*a.Type))
+			}
+			addr, err := netip.ParseAddr(*a.Addr)
+			if err != nil {
+				return none, fmt.Errorf("the record's address: %w", err)
+			}
+			in.Addresses = append(in.Addresses, attest.Address{Network: network, Addr: attest.Canonical(addr)})
+		}
+	}
+	return in, nil
+}
+
+func partial(key string) error {
+	return fmt.Errorf("nova's record is partial (no %s): a cell may be down", key)
+}
+
+func empty(s *string) bool { return s == nil || *s == "" }
+
+// nullable decodes a string, leaving it empty for null.
+func nullable(raw json.RawMessage, into *string) error {
+	if bytes.Equal(raw, []byte("null")) {
+		return nil
+	}
+	return json.Unmarshal(raw, into)
+}
+
+// clip keeps what the cloud sent from filling a log.
+func clip(s string) string {
+	if len(s) > 200 {
+		return s[:200] + "..."
+	}
+	return s
+}

@@ -1,0 +1,434 @@
+package openstack_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/openstack"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/simulator"
+)
+
+const (
+	web     = "64dfbbdf-552c-4ae7-9dab-666eade6030f" // of project workloads
+	foreign = "286c18d7-66a1-4fce-8c37-0587dbcf0f8d" // of another
+	unknown = "11111111-2222-3333-4444-555555555555"
+
+	password = "correct-horse"
+	secret   = "battery-staple" // of the application credential
+)
+
+var created = time.Date(2026, 11, 22, 7, 25, 1, 0, time.UTC)
+
+// webInstance is what the cloud knows of web, in our words.
+func webInstance(t *testing.T) attest.Instance {
+	t.Helper()
+	return attest.Instance{
+		ID: instanceID(t, web), Name: "web-1", ProjectID: "workloads-id", UserID: "user-id",
+		Metadata: map[string]string{"role": "web"}, Status: "ACTIVE",
+		Created: created, Launched: created.Add(4 * time.Second),
+		Addresses: []attest.Address{
+			{Network: "private", Addr: netip.MustParseAddr("10.20.0.11")},
+			{Network: "private", Addr: netip.MustParseAddr("172.24.4.145")},
+		},
+	}
+}
+
+// startCloud gives a cloud with an admin, the account of least rights, a reader
+// of project workloads, an admin of another domain, and two servers.
+func startCloud(t *testing.T) *simulator.Cloud {
+	t.Helper()
+	cloud, err := simulator.Start()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := cloud.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	for _, a := range []simulator.Account{
+		{Name: "admin", ID: "admin-id", ProjectName: "admin", Roles: []string{"admin"}},
+		{
+			Name: "authenticator", ID: "authenticator-id", ProjectID: "service-id", ProjectName: "service",
+			Roles:                   []string{"instance_reader", "reader"},
+			ApplicationCredentialID: "credential-id", ApplicationCredentialName: "key", ApplicationCredentialSecret: secret,
+		},
+		{Name: "reader", ProjectID: "workloads-id", ProjectName: "workloads", Roles: []string{"reader"}},
+		{
+			Name: "abroad", DomainID: "abroad-id", DomainName: "Abroad", ProjectName: "abroad",
+			ProjectDomainID: "abroad-id", ProjectDomainName: "Abroad", Roles: []string{"admin"},
+		},
+	} {
+		a.Password = password
+		cloud.AddAccount(a)
+	}
+	cloud.SetServer(webServer())
+	cloud.SetServer(simulator.Server{
+		ID: foreign, Name: "other-1", ProjectID: "other-id", UserID: "other-user", Flavor: "m1.nano",
+		Created: created.Add(-time.Hour), Launched: created,
+	})
+	return cloud
+}
+
+func webServer() simulator.Server {
+	return simulator.Server{
+		ID: web, Name: "web-1", ProjectID: "workloads-id", UserID: "user-id", Flavor: "m1.nano",
+		Metadata: map[string]string{"role": "web"}, Created: created, Launched: created.Add(4 * time.Second),
+		Addresses: []simulator.Address{
+			{Network: "private", Addr: "10.20.0.11"},
+			{Network: "private", Addr: "172.24.4.145", Type: "floating"},
+		},
+	}
+}
+
+// numbered is one of many servers, and its ID.
+func numbered(t *testing.T, cloud *simulator.Cloud, n int) attest.InstanceID {
+	t.Helper()
+	s := webServer()
+	s.ID = fmt.Sprintf("00000000-0000-4000-8000-%012d", n)
+	cloud.SetServer(s)
+	return instanceID(t, s.ID)
+}
+
+// cleanEnvironment hides what the machine knows of clouds.
+func cleanEnvironment(t *testing.T) {
+	t.Helper()
+	for _, line := range os.Environ() {
+		if name, _, _ := strings.Cut(line, "="); strings.HasPrefix(name, "OS_") || name == "XDG_CONFIG_HOME" {
+			t.Setenv(name, "") // so that it comes back
+			if err := os.Unsetenv(name); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	t.Setenv("HOME", t.TempDir())
+	t.Chdir(t.TempDir())
+}
+
+// as is the environment of a login by password.
+func as(user, project, authURL string) map[string]string {
+	return map[string]string{"OS_AUTH_URL": authURL, "OS_USERNAME": user, "OS_PASSWORD": password, "OS_PROJECT_NAME": project}
+}
+
+func setenv(t *testing.T, env map[string]string) {
+	t.Helper()
+	for name, value := range env {
+		t.Setenv(name, value)
+	}
+}
+
+func config() openstack.Config {
+	return openstack.Config{Lookup: openstack.LookupAuto, Timeout: 5 * time.Second, MaxConcurrent: 64}
+}
+
+// newClient gives a client with the credentials of env, closed at the end.
+func newClient(t *testing.T, env map[string]string, cfg openstack.Config, opts openstack.Options) *openstack.Client {
+	t.Helper()
+	cleanEnvironment(t)
+	setenv(t, env)
+	c, err := openstack.New(cfg, opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	return c
+}
+
+// newAdmin gives a client that is logged in as admin and shows.
+func newAdmin(t *testing.T, cloud *simulator.Cloud, opts openstack.Options) *openstack.Client {
+	t.Helper()
+	c := newClient(t, as("admin", "admin", cloud.AuthURL()), config(), opts)
+	connect(t, c)
+	return c
+}
+
+// newLister gives a client that is logged in with the least rights and lists.
+func newLister(t *testing.T, cloud *simulator.Cloud, opts openstack.Options) *openstack.Client {
+	t.Helper()
+	c := newClient(t, as("authenticator", "service", cloud.AuthURL()), config(), opts)
+	if info := connect(t, c); info.Lookup != openstack.LookupList {
+		t.Fatalf("the account with the least rights is to list, not %+v", info)
+	}
+	return c
+}
+
+func connect(t *testing.T, c *openstack.Client) openstack.Info {
+	t.Helper()
+	info, err := c.Connect(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return info
+}
+
+func instanceID(t testing.TB, s string) attest.InstanceID {
+	t.Helper()
+	id, err := attest.ParseInstanceID(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
+// somebody is an address to ask from.
+var somebody = netip.MustParseAddr("192.0.2.1")
+
+// neighbour is one of many addresses.
+func neighbour(n int) netip.Addr { return netip.AddrFrom4([4]byte{198, 18, byte(n >> 8), byte(n)}) }
+
+func ask(t *testing.T, c *openstack.Client, id string) (attest.Instance, error) {
+	t.Helper()
+	return c.Instance(t.Context(), instanceID(t, id), somebody)
+}
+
+func mustFind(t *testing.T, c *openstack.Client, id string) {
+	t.Helper()
+	if in, err := ask(t, c, id); err != nil || in.ID.String() != id {
+		t.Fatalf("Instance(%s) = %s, %v", id, in.ID, err)
+	}
+}
+
+func sameInstance(a, b attest.Instance) string {
+	return cmp.Diff(a, b, cmpopts.EquateComparable(attest.InstanceID{}, netip.Addr{}),
+		cmpopts.SortSlices(func(a, b attest.Address) bool { return a.Addr.Less(b.Addr) }))
+}
+
+// checkBroken fails the test unless err is a failure, neither a verdict nor a
+// throttle, and keeps the secrets.
+func checkBroken(t *testing.T, err error) {
+	t.Helper()
+	if err == nil || errors.Is(err, attest.ErrNoInstance) || errors.Is(err, attest.ErrTooManyLookups) {
+		t.Errorf("the error is %v, want a failure", err)
+	}
+	checkDiscreet(t, err)
+}
+
+// checkDiscreet fails the test if err tells a secret.
+func checkDiscreet(t *testing.T, err error) {
+	t.Helper()
+	for _, s := range []string{password, secret, "gAAAAA"} {
+		if err != nil && strings.Contains(err.Error(), s) {
+			t.Errorf("the error tells %q: %v", s, err)
+		}
+	}
+}
+
+func isSetup(err error) bool {
+	var setup *openstack.SetupError
+	return errors.As(err, &setup)
+}
+
+const (
+	logins  = "/v3/auth/tokens"
+	servers = "/v2.1/servers/"
+)
+
+func countLogins(cloud *simulator.Cloud) int  { return cloud.Count("keystone", http.MethodPost, logins) }
+func countLookups(cloud *simulator.Cloud) int { return cloud.Count("nova", http.MethodGet, servers) }
+
+// eventually waits for what another goroutine is about to do.
+func eventually(t *testing.T, what string, done func() bool) {
+	t.Helper()
+	deadline, again := time.NewTimer(10*time.Second), time.NewTicker(time.Millisecond)
+	defer deadline.Stop()
+	defer again.Stop()
+	for !done() {
+		select {
+		case <-again.C:
+		case <-deadline.C:
+			t.Fatalf("waited for 10 s: %s", what)
+		}
+	}
+}
+
+// clock stands still unless it is moved.
+type clock struct {
+	mu  sync.Mutex
+	now time.Time
+}
+
+func newClock() *clock { return &clock{now: created} }
+
+func (c *clock) Now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.now
+}
+
+func (c *clock) advance(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.now = c.now.Add(d)
+}
+
+// front stands before a cloud and keeps the logins that pass. Its catalog has
+// an endpoint of Nova for each of two regions and two interfaces, and none of
+// interface admin, so that a test sees which was taken.
+type front struct {
+	*httptest.Server
+	cloud http.Handler
+
+	mu      sync.Mutex
+	instead func(w http.ResponseWriter, r *http.Request) bool
+	logins  []string // bodies
+}
+
+// answerInstead has requests answered by answer where it reports true.
+func (f *front) answerInstead(answer func(w http.ResponseWriter, r *http.Request) bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.instead = answer
+}
+
+func newFront(t *testing.T, cloud *simulator.Cloud) *front {
+	t.Helper()
+	f := prepareFront(t, cloud)
+	f.Start()
+	return f
+}
+
+// newTLSFront also gives the path of its authority's certificate.
+func newTLSFront(t *testing.T, cloud *simulator.Cloud) (f *front, ca string) {
+	t.Helper()
+	f = prepareFront(t, cloud)
+	f.StartTLS()
+	ca = filepath.Join(t.TempDir(), "ca.pem")
+	block := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: f.Certificate().Raw})
+	if err := os.WriteFile(ca, block, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return f, ca
+}
+
+func prepareFront(t *testing.T, cloud *simulator.Cloud) *front {
+	t.Helper()
+	f := &front{cloud: cloud.Handler()}
+	f.Server = httptest.NewUnstartedServer(http.HandlerFunc(f.serve))
+	f.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
+	t.Cleanup(f.Close)
+	return f
+}
+
+func (f *front) authURL() string { return f.URL + "/identity/v3" }
+
+func (f *front) serve(w http.ResponseWriter, r *http.Request) {
+	f.mu.Lock()
+	instead := f.instead
+	f.mu.Unlock()
+	if instead != nil && instead(w, r) {
+		return
+	}
+	if r.Method == http.MethodPost && strings.HasSuffix(r.URL.Path, logins) {
+		f.login(w, r)
+		return
+	}
+	if parts := strings.SplitN(r.URL.Path, "/", 4); len(parts) == 4 && strings.HasPrefix(parts[1], "Region") {
+		r = r.Clone(r.Context())
+		r.URL.Path = "/" + parts[3]
+	}
+	f.cloud.ServeHTTP(w, r)
+}
+
+func (f *front) login(w http.ResponseWriter, r *http.Request) {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	f.mu.Lock()
+	f.logins = append(f.logins, string(body))
+	f.mu.Unlock()
+	r.Body = io.NopCloser(bytes.NewReader(body))
+	answer := httptest.NewRecorder()
+	f.cloud.ServeHTTP(answer, r)
+
+	var token map[string]map[string]any
+	if answer.Code == http.StatusCreated && json.Unmarshal(answer.Body.Bytes(), &token) == nil {
+		token["token"]["catalog"] = f.catalog()
+		answer.Body.Reset()
+		_ = json.NewEncoder(answer.Body).Encode(token)
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("X-Subject-Token", answer.Header().Get("X-Subject-Token"))
+	w.WriteHeader(answer.Code)
+	_, _ = w.Write(answer.Body.Bytes())
+}
+
+func (f *front) catalog() any {
+	type object = map[string]any
+	var endpoints []object
+	for _, region := range []string{"RegionOne", "RegionTwo"} {
+		for _, face := range []string{"internal", "public"} {
+			url := fmt.Sprintf("%s/%s/%s/compute/v2.1", f.URL, region, face)
+			endpoints = append(endpoints, object{"interface": face, "region": region, "region_id": region, "url": url})
+		}
+	}
+	return []object{{"type": "compute", "name": "nova", "endpoints": endpoints}}
+}
+
+// endpoint is a URL of the catalog without what it has in common with others.
+func (f *front) endpoint(url string) string {
+	return strings.TrimSuffix(strings.TrimPrefix(url, f.URL+"/"), "/compute/v2.1/")
+}
+
+// lastLogin is the last login that arrived.
+func (f *front) lastLogin() string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.logins) == 0 {
+		return "{}"
+	}
+	return f.logins[len(f.logins)-1]
+}
+
+func parseJSON(t *testing.T, s string) any {
+	t.Helper()
+	var v any
+	if err := json.Unmarshal([]byte(s), &v); err != nil {
+		t.Fatalf("%v in %s", err, s)
+	}
+	return v
+}
+
+// calls collects what an Observer is told.
+type calls struct {
+	mu  sync.Mutex
+	all []string
+}
+
+func (c *calls) observe(service, outcome string, took time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.all = append(c.all, service+" "+outcome)
+	if took < 0 {
+		c.all = append(c.all, "a call that took "+took.String())
+	}
+}
+
+// take gives what was collected, and forgets it.
+func (c *calls) take() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	all := slices.Clone(c.all)
+	c.all = nil
+	return all
+}

@@ -1,0 +1,453 @@
+package openstack_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/openstack"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/simulator"
+)
+
+// askMany asks for each instance from an address of its own, all at once.
+func askMany(t *testing.T, c *openstack.Client, ids []attest.InstanceID) []error {
+	t.Helper()
+	errs := make([]error, len(ids))
+	var asking sync.WaitGroup
+	for i, id := range ids {
+		asking.Go(func() { _, errs[i] = c.Instance(t.Context(), id, neighbour(i)) })
+	}
+	asking.Wait()
+	return errs
+}
+
+func manyServers(t *testing.T, cloud *simulator.Cloud, n int) []attest.InstanceID {
+	t.Helper()
+	ids := make([]attest.InstanceID, n)
+	for i := range ids {
+		ids[i] = numbered(t, cloud, i)
+	}
+	return ids
+}
+
+func TestExpiredTokenIsRenewedOnce(t *testing.T) {
+	for name, client := range map[string]func(*testing.T, *simulator.Cloud, openstack.Options) *openstack.Client{"show": newAdmin, "list": newLister} {
+		t.Run(name, func(t *testing.T) {
+			cloud, clock := startCloud(t), newClock()
+			cloud.SetNow(clock.Now)
+			cloud.SetTokenLife(time.Hour)
+			ids := manyServers(t, cloud, 100)
+			c := client(t, cloud, openstack.Options{Now: clock.Now})
+			for life := 1; life <= 3; life++ {
+				for i, err := range askMany(t, c, ids) {
+					if err != nil {
+						t.Errorf("life %d, request %d: %v", life, i, err)
+					}
+				}
+				if n := countLogins(cloud); n != life {
+					t.Errorf("in the token's life %d there were %d logins", life, n)
+				}
+				clock.advance(time.Hour)
+			}
+			// What the answer says is the same after a renewal on the way.
+			if _, err := ask(t, c, unknown); !errors.Is(err, attest.ErrNoInstance) {
+				t.Errorf("Instance of an unknown one with an expired token = %v, want ErrNoInstance", err)
+			}
+			clock.advance(time.Hour)
+			if err := c.Check(t.Context()); err != nil {
+				t.Errorf("Check with an expired token = %v", err)
+			}
+		})
+	}
+}
+
+func TestNovaThatRefusesEveryTokenIsNoReasonToLogInEachTime(t *testing.T) {
+	cloud, clock := startCloud(t), newClock()
+	ids := manyServers(t, cloud, 10)
+	c := newAdmin(t, cloud, openstack.Options{Now: clock.Now})
+	cloud.Fail("nova", simulator.Fault{Unauthorized: true})
+	const rounds, step = 20, 250 * time.Millisecond
+	for range rounds {
+		for _, err := range askMany(t, c, ids) {
+			checkBroken(t, err)
+			if isSetup(err) {
+				t.Errorf("a login that Keystone granted is called wrong: %v", err)
+			}
+		}
+		clock.advance(step)
+	}
+	if n, atMost := countLogins(cloud), 1+int(rounds*step/time.Second); n < 2 || n > atMost {
+		t.Errorf("%d requests in %v made %d logins, want 2 to %d", rounds*len(ids), rounds*step, n, atMost)
+	}
+	cloud.Fail("nova", simulator.Fault{})
+	for _, err := range askMany(t, c, ids) {
+		if err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestPasswordThatIsNoLongerRightIsTriedEveryTenSeconds(t *testing.T) {
+	cloud, clock := startCloud(t), newClock()
+	c := newAdmin(t, cloud, openstack.Options{Now: clock.Now})
+	changed := simulator.Account{Name: "admin", ID: "admin-id", ProjectName: "admin", Roles: []string{"admin"}, Password: "another one"}
+	cloud.AddAccount(changed)
+	cloud.RevokeTokens()
+	clock.advance(time.Second)
+	const minute, step = time.Minute, 250 * time.Millisecond
+	before := countLogins(cloud)
+	for range minute / step {
+		_, err := ask(t, c, web)
+		checkBroken(t, err)
+		if !isSetup(err) || !strings.Contains(err.Error(), "keystone refuses the login of admin") {
+			t.Fatalf("Instance = %v, want a SetupError that tells of the login", err)
+		}
+		clock.advance(step)
+	}
+	if n := countLogins(cloud) - before; n != 6 {
+		t.Errorf("there were %d logins in a minute, want 6", n)
+	}
+	changed.Password = password
+	cloud.AddAccount(changed)
+	clock.advance(10 * time.Second)
+	mustFind(t, c, web)
+}
+
+func TestWrongPasswordFromTheStartIsTriedEveryTenSeconds(t *testing.T) {
+	cloud, clock := startCloud(t), newClock()
+	env := as("admin", "admin", cloud.AuthURL())
+	env["OS_PASSWORD"] = "another one"
+	c := newClient(t, env, config(), openstack.Options{Now: clock.Now})
+	for range 240 {
+		if _, err := ask(t, c, web); !isSetup(err) {
+			t.Fatalf("Instance = %v, want a SetupError", err)
+		}
+		clock.advance(250 * time.Millisecond)
+	}
+	if n := countLogins(cloud); n != 6 {
+		t.Errorf("there were %d logins in a minute, want 6", n)
+	}
+}
+
+func TestKeystoneThatIsAwayAtTheStart(t *testing.T) {
+	for name, fault := range map[string]simulator.Fault{
+		"drops connections":              {Drop: true},
+		"does not answer":                {Hang: true},
+		"answers 503":                    {Status: 503},
+		"is a balancer's page":           {Status: 404, ContentType: "text/html", Body: []byte("<h1>Not Found</h1>")},
+		"answers HTML":                   {Status: 201, ContentType: "text/html", Body: []byte("<h1>It works!</h1>")},
+		"answers without an end":         {Endless: true},
+		"answers with a token too large": {Status: 201, Body: []byte(`{"token":"` + strings.Repeat("x", 1<<20) + `"}`)},
+	} {
+		t.Run("it "+name, func(t *testing.T) {
+			cloud, clock := startCloud(t), newClock()
+			cloud.Fail("keystone", fault)
+			cfg := config()
+			cfg.Timeout = 500 * time.Millisecond
+			c := newClient(t, as("admin", "admin", cloud.AuthURL()), cfg, openstack.Options{Now: clock.Now})
+			_, err := c.Connect(t.Context())
+			checkBroken(t, err)
+			if isSetup(err) {
+				t.Errorf("Connect = %v: waiting could mend it", err)
+			}
+			// It is not asked more than once a second.
+			tried := countLogins(cloud)
+			for range 20 {
+				_, err := ask(t, c, web)
+				checkBroken(t, err)
+				if err := c.Check(t.Context()); err == nil {
+					t.Error("Check found nothing wrong")
+				}
+			}
+			if n := countLogins(cloud) - tried; n != 0 {
+				t.Errorf("there were %d more logins within a second", n)
+			}
+			cloud.Fail("keystone", simulator.Fault{})
+			clock.advance(time.Second)
+			mustFind(t, c, web)
+			if err := c.Check(t.Context()); err != nil {
+				t.Errorf("Check = %v", err)
+			}
+		})
+	}
+}
+
+func TestNovaThatIsAwayAtTheStart(t *testing.T) {
+	cloud, clock := startCloud(t), newClock()
+	cloud.Fail("nova", simulator.Fault{Status: 503})
+	c := newClient(t, as("authenticator", "service", cloud.AuthURL()), config(), openstack.Options{Now: clock.Now})
+	_, err := c.Connect(t.Context())
+	checkBroken(t, err)
+	if isSetup(err) {
+		t.Errorf("Connect = %v: waiting could mend it", err)
+	}
+	cloud.Fail("nova", simulator.Fault{})
+	clock.advance(time.Second)
+	mustFind(t, c, web)
+}
+
+// A renewal that fails for Keystone's sake is tried again a second later.
+func TestKeystoneThatIsAwayAtARenewal(t *testing.T) {
+	cloud, clock := startCloud(t), newClock()
+	c := newAdmin(t, cloud, openstack.Options{Now: clock.Now})
+	cloud.RevokeTokens()
+	cloud.Fail("keystone", simulator.Fault{Status: 503})
+	clock.advance(time.Second)
+	for range 20 {
+		_, err := ask(t, c, web)
+		checkBroken(t, err)
+	}
+	if n := countLogins(cloud); n != 2 {
+		t.Errorf("there were %d logins, want the first and one for the renewal", n)
+	}
+	cloud.Fail("keystone", simulator.Fault{})
+	clock.advance(time.Second)
+	mustFind(t, c, web)
+}
+
+func TestCallerWhoLeavesALoginFailsNobody(t *testing.T) {
+	for _, renewal := range []bool{false, true} {
+		t.Run(map[bool]string{false: "the first", true: "a renewal"}[renewal], func(t *testing.T) {
+			cloud, clock := startCloud(t), newClock()
+			c := newClient(t, as("admin", "admin", cloud.AuthURL()), config(), openstack.Options{Now: clock.Now})
+			if renewal {
+				connect(t, c)
+				cloud.RevokeTokens()
+				clock.advance(time.Second)
+			}
+			before := countLogins(cloud)
+			held := make(chan struct{})
+			cloud.Fail("keystone", simulator.Fault{Delay: held})
+
+			leaving, leave := context.WithCancel(t.Context())
+			left, stayed := make(chan error, 1), make(chan error, 1)
+			go func() {
+				_, err := c.Instance(leaving, instanceID(t, web), somebody)
+				left <- err
+			}()
+			eventually(t, "the login", func() bool { return countLogins(cloud) == before+1 })
+			go func() {
+				_, err := c.Instance(t.Context(), instanceID(t, foreign), somebody)
+				stayed <- err
+			}()
+			eventually(t, "the other caller", func() bool { return c.InFlight() == 2 })
+			leave()
+			if err := <-left; !errors.Is(err, context.Canceled) {
+				t.Errorf("who left got %v", err)
+			}
+			close(held)
+			if err := <-stayed; err != nil {
+				t.Errorf("who stayed got %v", err)
+			}
+			if n := countLogins(cloud) - before; n != 1 {
+				t.Errorf("there were %d logins, want 1", n)
+			}
+		})
+	}
+}
+
+func TestOneCallAnswersAHundredCallers(t *testing.T) {
+	cloud := startCloud(t)
+	c := newAdmin(t, cloud, openstack.Options{})
+	before := countLookups(cloud)
+	held := make(chan struct{})
+	cloud.Fail("nova", simulator.Fault{Delay: held, Only: servers})
+	first, leave := context.WithCancel(t.Context())
+	left := make(chan error)
+	go func() {
+		_, err := c.Instance(first, instanceID(t, web), somebody)
+		left <- err
+	}()
+	eventually(t, "the call", func() bool { return countLookups(cloud) == before+1 })
+	var asking sync.WaitGroup
+	for i := range 100 {
+		asking.Go(func() {
+			if _, err := c.Instance(t.Context(), instanceID(t, web), neighbour(i)); err != nil {
+				t.Errorf("caller %d got %v", i, err)
+			}
+		})
+	}
+	// The one who began it may leave before or after the others came.
+	leave()
+	if err := <-left; !errors.Is(err, context.Canceled) {
+		t.Errorf("who left got %v", err)
+	}
+	close(held)
+	asking.Wait()
+	if n := countLookups(cloud) - before; n > 2 {
+		t.Errorf("Nova was called %d times for one instance", n)
+	}
+}
+
+// Each lookup that is given up is given up at Nova, too.
+func TestCallIsCancelledWhenItsLastCallerLeaves(t *testing.T) {
+	f := newFront(t, startCloud(t))
+	arrived, gone := make(chan struct{}, 1), make(chan struct{})
+	c := newClient(t, as("admin", "admin", f.authURL()), config(), openstack.Options{})
+	connect(t, c)
+	f.answerInstead(func(_ http.ResponseWriter, r *http.Request) bool {
+		if !strings.Contains(r.URL.Path, servers) {
+			return false
+		}
+		arrived <- struct{}{}
+		<-r.Context().Done()
+		close(gone)
+		return true
+	})
+	ctx, leave := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() {
+		_, err := c.Instance(ctx, instanceID(t, web), somebody)
+		done <- err
+	}()
+	<-arrived
+	f.answerInstead(nil)
+	leave()
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Errorf("Instance = %v, want context.Canceled", err)
+	}
+	select {
+	case <-gone:
+	case <-time.After(4 * time.Second): // less than the timeout
+		t.Error("Nova still works for a caller who left")
+	}
+	mustFind(t, c, web)
+}
+
+func TestFloodOfOneAddress(t *testing.T) {
+	cloud := startCloud(t)
+	ids := manyServers(t, cloud, 6)
+	c := newAdmin(t, cloud, openstack.Options{})
+	before := countLookups(cloud)
+	held := make(chan struct{})
+	cloud.Fail("nova", simulator.Fault{Delay: held, Only: servers})
+	var asking sync.WaitGroup
+	find := func(n int, caller int) {
+		asking.Go(func() {
+			if _, err := c.Instance(t.Context(), ids[n], neighbour(caller)); err != nil {
+				t.Errorf("instance %d, caller %d: %v", n, caller, err)
+			}
+		})
+	}
+	for n := range 4 {
+		find(n, 1)
+	}
+	eventually(t, "four calls", func() bool { return countLookups(cloud) == before+4 })
+	if _, err := c.Instance(t.Context(), ids[4], neighbour(1)); !errors.Is(err, attest.ErrTooManyLookups) {
+		t.Errorf("the fifth lookup of one address = %v, want ErrTooManyLookups", err)
+	}
+	find(5, 2)
+	eventually(t, "another's call", func() bool { return countLookups(cloud) == before+5 })
+	find(5, 1) // is under way, and costs nothing
+	close(held)
+	asking.Wait()
+	if n := countLookups(cloud) - before; n != 5 {
+		t.Errorf("Nova was called %d times, want 5", n)
+	}
+	if _, err := c.Instance(t.Context(), ids[4], neighbour(1)); err != nil {
+		t.Errorf("once the others are done, Instance = %v", err)
+	}
+}
+
+func TestCloseEndsEverything(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		connect bool
+		service string
+		arrived func(cloud *simulator.Cloud) bool
+	}{
+		{"while a login is under way", false, "keystone", func(cloud *simulator.Cloud) bool { return countLogins(cloud) == 1 }},
+		{"while lookups are under way, and others wait", true, "nova", func(cloud *simulator.Cloud) bool { return countLookups(cloud) == 2 }},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			cloud := startCloud(t)
+			ids := manyServers(t, cloud, 20)
+			before := runtime.NumGoroutine()
+			cfg := config()
+			cfg.Timeout, cfg.MaxConcurrent = time.Minute, 2
+			c := newClient(t, as("admin", "admin", cloud.AuthURL()), cfg, openstack.Options{})
+			if test.connect {
+				connect(t, c)
+			}
+			cloud.Fail(test.service, simulator.Fault{Hang: true})
+			answered := make(chan []error)
+			go func() { answered <- askMany(t, c, ids) }()
+			eventually(t, "the lookups", func() bool { return c.InFlight() == len(ids) && test.arrived(cloud) })
+
+			began := time.Now()
+			c.Close()
+			if took := time.Since(began); took > 10*time.Second {
+				t.Errorf("Close took %v", took)
+			}
+			if ours := running(); ours != "" {
+				t.Errorf("after Close this still runs:\n%s", ours)
+			}
+			for _, err := range <-answered {
+				checkBroken(t, err)
+			}
+			if n := c.InFlight(); n != 0 {
+				t.Errorf("after Close, %d lookups are in flight", n)
+			}
+			_, err := ask(t, c, foreign)
+			checkBroken(t, err)
+			_, err = c.Connect(t.Context())
+			if !test.connect {
+				checkBroken(t, err)
+			}
+			c.Close() // again does no harm
+			// The connections, and the simulator's ends of them.
+			eventually(t, fmt.Sprintf("for the %d goroutines of before", before), func() bool { return runtime.NumGoroutine() <= before })
+		})
+	}
+}
+
+func TestCloseWaitsForALoginThatNobodyWaitsForAnyMore(t *testing.T) {
+	cloud := startCloud(t)
+	asked, release := make(chan struct{}), make(chan struct{})
+	var ended atomic.Bool
+	observe := func(string, string, time.Duration) {
+		close(asked)
+		<-release
+		ended.Store(true)
+	}
+	cloud.Fail("keystone", simulator.Fault{Status: 503})
+	c := newClient(t, as("admin", "admin", cloud.AuthURL()), config(), openstack.Options{Observe: observe})
+	ctx, leave := context.WithCancel(t.Context())
+	left := make(chan error)
+	go func() {
+		_, err := c.Connect(ctx)
+		left <- err
+	}()
+	<-asked
+	leave()
+	if err := <-left; !errors.Is(err, context.Canceled) {
+		t.Errorf("who left got %v", err)
+	}
+	time.AfterFunc(50*time.Millisecond, func() { close(release) })
+	c.Close()
+	if !ended.Load() {
+		t.Error("Close did not wait for the login")
+	}
+}
+
+// running gives the stacks of the client's own goroutines.
+func running() string {
+	stacks := make([]byte, 1<<20)
+	stacks = stacks[:runtime.Stack(stacks, true)]
+	var ours []string
+	for stack := range strings.SplitSeq(string(stacks), "\n\n") {
+		begun := strings.Contains(stack, "pkg/openstack.(*lookups).fly(") || strings.Contains(stack, "pkg/openstack.(*Client).login(")
+		if begun {
+			ours = append(ours, stack)
+		}
+	}
+	return strings.Join(ours, "\n\n")
+}
