@@ -1,0 +1,237 @@
+package server_test
+
+import (
+	"net/http"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/coreos/go-oidc/v3/oidc"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/openstack"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/server"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/simulator"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/state"
+)
+
+const (
+	instanceAt = "127.0.0.2" // where the instance speaks from
+	attackerAt = "127.0.0.3" // another machine
+)
+
+const cloudsFile = `clouds:
+  test:
+    auth:
+      auth_url: %s
+      username: authenticator
+      password: secret
+      project_name: service
+      user_domain_name: Default
+      project_domain_name: Default
+`
+
+// region is a whole installation: a cloud, our client of it, and the server.
+type region struct {
+	*door
+	cloud  *simulator.Cloud
+	server simulator.Server
+	url    string
+
+	mu    sync.Mutex
+	ahead time.Duration
+}
+
+// pass makes what the client keeps grow old.
+func (r *region) pass(d time.Duration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.ahead += d
+}
+
+func (r *region) now() time.Time {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return time.Now().Add(r.ahead)
+}
+
+func newRegion(t *testing.T) *region {
+	t.Helper()
+	cloud, err := simulator.Start()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := cloud.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	cloud.AddAccount(simulator.Account{Name: "authenticator", Password: "secret", ProjectName: "service", Roles: []string{"reader", "instance_reader"}})
+	now := time.Now()
+	r := &region{cloud: cloud, server: simulator.Server{
+		ID: webID, Name: "web-1", ProjectID: project, UserID: user, Metadata: map[string]string{"role": "web"}, Flavor: "m1.small",
+		Created: now, Launched: now, Addresses: []simulator.Address{{Network: "private", Addr: instanceAt}},
+	}}
+	cloud.SetServer(r.server)
+
+	clouds := filepath.Join(t.TempDir(), "clouds.yaml")
+	if err := os.WriteFile(clouds, []byte(strings.Replace(cloudsFile, "%s", cloud.AuthURL(), 1)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	client, err := openstack.New(openstack.Config{Cloud: "test", CloudsFile: clouds, Lookup: openstack.LookupAuto, Timeout: 3 * time.Second, MaxConcurrent: 16}, openstack.Options{Now: r.now})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(client.Close)
+
+	s := newScene(t)
+	store := state.NewMemory(state.MemorySize, nil)
+	t.Cleanup(func() { _ = store.Close() })
+	s.cloud, s.attempts = client, store
+	l, err := server.Listen("127.0.0.1:0", s.tls, noProxy, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.url = "http://" + l.Addr().String() + "/region-1"
+	s.issuer = r.url
+	r.door = s.open(t)
+	run(t, r.logger, server.Endpoint{Name: "instances", Listener: l, Handler: r.door})
+	return r
+}
+
+// from asks as a machine.
+func (r *region) from(t *testing.T, address string) answer {
+	t.Helper()
+	return send(t, clientFrom(t, address), http.MethodPost, r.url+"/auth", formType, strings.NewReader(webForm))
+}
+
+func (r *region) refuses(t *testing.T, a answer, reason attest.Reason) {
+	t.Helper()
+	a.wants(t, http.StatusForbidden, "access_denied", "")
+	if got := r.audit.only(t, a)["reason"]; got != string(reason) {
+		t.Errorf("refused for %v, want %s", got, reason)
+	}
+}
+
+// A verifier that we did not write starts from the issuer's URL alone.
+func TestATokenIsVerifiedByOthers(t *testing.T) {
+	r := newRegion(t)
+	compact := r.from(t, instanceAt).granted(t)
+	ctx := oidc.ClientContext(t.Context(), clientFrom(t, "127.0.0.1"))
+	provider, err := oidc.NewProvider(ctx, r.url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	audience := strings.TrimSuffix(r.url, "region-1") + "roles/web"
+	verified, err := provider.Verifier(&oidc.Config{ClientID: audience}).Verify(ctx, compact)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if verified.Subject != webID {
+		t.Errorf("the subject is %s", verified.Subject)
+	}
+}
+
+// The attempts are the instance's own: whoever knows its ID, and that is
+// everyone, cannot use them up.
+func TestAStrangerCannotUseUpAttempts(t *testing.T) {
+	r := newRegion(t)
+	for range 10 {
+		r.refuses(t, r.from(t, attackerAt), attest.AddressMismatch)
+	}
+	for range 3 {
+		r.from(t, instanceAt).granted(t)
+	}
+	r.refuses(t, r.from(t, instanceAt), attest.AttemptsExhausted)
+	r.pass(time.Minute)
+	r.refuses(t, r.from(t, instanceAt), attest.AttemptsExhausted)
+}
+
+// accessIPv4 and accessIPv6 are what a user says of an instance.
+func TestAddressesThatUsersSetDoNotCount(t *testing.T) {
+	r := newRegion(t)
+	r.server.AccessIPv4, r.server.AccessIPv6 = attackerAt, "::1"
+	r.server.Metadata["accessIPv4"] = attackerAt
+	r.server.Name = attackerAt
+	r.cloud.SetServer(r.server)
+	r.refuses(t, r.from(t, attackerAt), attest.AddressMismatch)
+	r.from(t, instanceAt).granted(t)
+}
+
+func TestAFloatingAddressCounts(t *testing.T) {
+	r := newRegion(t)
+	r.server.Addresses = []simulator.Address{{Network: "private", Addr: vm}, {Network: "private", Addr: instanceAt, Type: "floating"}}
+	r.cloud.SetServer(r.server)
+	r.from(t, instanceAt).granted(t)
+}
+
+// What fails at Nova or Keystone spends nothing, and ends with the failure.
+func TestAFailureOfTheCloudSpendsNoAttempt(t *testing.T) {
+	for _, row := range []struct {
+		name, service string
+		fault         simulator.Fault
+	}{
+		{"Nova answers 500", "nova", simulator.Fault{Status: http.StatusInternalServerError, Only: "/v2.1/servers"}},
+		{"Nova cuts the connection", "nova", simulator.Fault{Drop: true, Only: "/v2.1/servers"}},
+		{"Nova answers with something else", "nova", simulator.Fault{Body: []byte(`{"servers":[{"id":"` + webID + `"}],"server":{"id":"` + webID + `"}}`), Only: "/v2.1/servers"}},
+		{"a balancer answers 404", "nova", simulator.Fault{Status: http.StatusNotFound, Body: []byte("no such path"), ContentType: "text/plain", Only: "/v2.1/servers"}},
+		{"Keystone answers 503", "keystone", simulator.Fault{Status: http.StatusServiceUnavailable}},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			r := newRegion(t)
+			r.cloud.Fail(row.service, row.fault)
+			for range 5 {
+				got := r.from(t, instanceAt)
+				got.wants(t, http.StatusServiceUnavailable, "temporarily_unavailable", "")
+				if reason := r.audit.only(t, got)["reason"]; reason != string(attest.CloudUnavailable) {
+					t.Errorf("the reason is %v", reason)
+				}
+			}
+			r.cloud.Fail(row.service, simulator.Fault{})
+			r.pass(time.Minute)
+			for range 3 {
+				r.from(t, instanceAt).granted(t)
+			}
+			r.refuses(t, r.from(t, instanceAt), attest.AttemptsExhausted)
+		})
+	}
+}
+
+// An address that moves to another instance takes its proof with it.
+func TestADeletedInstance(t *testing.T) {
+	r := newRegion(t)
+	r.from(t, instanceAt).granted(t)
+	r.cloud.DeleteServer(webID)
+	r.pass(2 * time.Hour) // a list without it may be a cell that is down, for an hour
+	r.refuses(t, r.from(t, instanceAt), attest.InstanceUnknown)
+}
+
+// Whoever hangs up while Nova is slow leaves nothing behind.
+func TestHangingUpWhileNovaIsSlow(t *testing.T) {
+	r := newRegion(t)
+	r.from(t, attackerAt) // logs in
+	r.pass(time.Minute)
+	r.cloud.Fail("nova", simulator.Fault{Hang: true})
+	before := r.cloud.Count("nova", http.MethodGet, "/v2.1/servers")
+	conn := dialFrom(t, instanceAt, strings.TrimSuffix(strings.TrimPrefix(r.url, "http://"), "/region-1"))
+	write(t, conn, rawAuth(""))
+	for deadline := time.Now().Add(10 * time.Second); r.cloud.Count("nova", http.MethodGet, "/v2.1/servers") == before; {
+		if time.Now().After(deadline) {
+			t.Fatal("Nova was not asked")
+		}
+		runtime.Gosched()
+	}
+	conn.Close()
+	r.audit.await(t, 2)
+	if line := r.audit.parsed(t)[1]; line["reason"] != string(attest.ClientGone) {
+		t.Errorf("the audit line is %v", line)
+	}
+	r.cloud.Fail("nova", simulator.Fault{})
+	for range 3 {
+		r.from(t, instanceAt).granted(t)
+	}
+}

@@ -1,0 +1,124 @@
+package server
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"strconv"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/ratelimit"
+)
+
+// TLSConfig names the certificate of a listener.
+type TLSConfig struct {
+	// CertFile is the certificate with its chain, in PEM. It and the key are
+	// read again when they change. Optional: without it plain HTTP is spoken.
+	CertFile string `yaml:"certFile"`
+	// KeyFile is the certificate's private key, in PEM. It goes with certFile.
+	KeyFile string `yaml:"keyFile"`
+}
+
+// Validate reports every problem, each beginning with its key.
+func (c TLSConfig) Validate() error {
+	if (c.CertFile == "") != (c.KeyFile == "") {
+		return errors.New("certFile: goes with keyFile; one of them is missing")
+	}
+	return nil
+}
+
+// The ways in which a load balancer names the client.
+const (
+	ViaHeader   = "header"
+	ViaProtocol = "protocol"
+)
+
+// ProxyConfig says who may name the client in place of being it.
+type ProxyConfig struct {
+	// Trusted are the addresses of load balancers, as CIDRs. Optional: without
+	// it the peer of a connection is the client, and no header changes that.
+	Trusted []netip.Prefix `yaml:"trusted"`
+	// Via is how they name it: header (X-Forwarded-For) or protocol (PROXY v1 or
+	// v2, required from them; the header is then ignored). Default: header.
+	Via string `yaml:"via"`
+}
+
+// Validate reports every problem, each beginning with its key.
+func (c ProxyConfig) Validate() error {
+	var problems []error
+	for i, p := range c.Trusted {
+		if p.Bits() == 0 {
+			problems = append(problems, fmt.Errorf("trusted[%d]: %v trusts everyone to name an address, an instance's among them", i, p))
+		}
+	}
+	if c.Via != ViaHeader && c.Via != ViaProtocol {
+		problems = append(problems, fmt.Errorf("via: %q is neither header nor protocol", c.Via))
+	}
+	return errors.Join(problems...)
+}
+
+// ThrottleConfig bounds requests before anything is asked of the cloud.
+type ThrottleConfig struct {
+	// PerAddress bounds a client address; an IPv6 /64 may have 64 times that.
+	// Default: rate 5, burst 20.
+	PerAddress ratelimit.Rate `yaml:"perAddress"`
+}
+
+// MetricsConfig says where the operator's read-only pages are.
+type MetricsConfig struct {
+	// Listen is the address of GET /metrics, /healthz and /readyz; "" for none.
+	// Default: 127.0.0.1:18776.
+	Listen string `yaml:"listen"`
+}
+
+// AdminConfig says where the process can be talked to.
+type AdminConfig struct {
+	// Socket is the path of a Unix socket of mode 0600. Optional: without it
+	// admin.sock in $RUNTIME_DIRECTORY (systemd), else none.
+	Socket string `yaml:"socket"`
+}
+
+// AuditConfig says where the line of each decision goes.
+type AuditConfig struct {
+	// Output is stdout, stderr or the path of a file, which is appended to.
+	// Default: stdout.
+	Output string `yaml:"output"`
+	// Required refuses a token whose line could not be written. Default: false.
+	Required bool `yaml:"required"`
+}
+
+// Validate reports every problem, each beginning with its key.
+func (c AuditConfig) Validate() error {
+	if c.Output == "" {
+		return errors.New("output: is empty; stdout, stderr or the path of a file is wanted")
+	}
+	return nil
+}
+
+// ValidateListen checks an address such as 0.0.0.0:18775 or [::]:18775.
+func ValidateListen(address string) error {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return fmt.Errorf("%q is not an address such as 0.0.0.0:18775", address)
+	}
+	if host != "" {
+		if _, err := netip.ParseAddr(host); err != nil && host != "localhost" {
+			return fmt.Errorf("%q: %q is not an IP address", address, host)
+		}
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil {
+		return fmt.Errorf("%q: %q is not a port", address, port)
+	} else if n == 0 {
+		return nil // any free port: for tests
+	}
+	return nil
+}
+
+// ValidateSocket checks the path of a Unix socket (unix(7): 107 bytes).
+func ValidateSocket(path string) error {
+	if path != "" && (!filepath.IsAbs(path) || len(path) > 107) {
+		return fmt.Errorf("%q is not an absolute path of at most 107 bytes", path)
+	}
+	return nil
+}

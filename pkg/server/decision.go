@@ -1,0 +1,118 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/token"
+)
+
+// doorAddress is the name of POST /auth in audit lines and metrics.
+const doorAddress = "address"
+
+// Outcomes are what decisions are counted by.
+const (
+	outcomeGranted   = "granted"
+	outcomeDenied    = "denied"
+	outcomeNotYet    = "not_yet"
+	outcomeThrottled = "throttled"
+	outcomeInvalid   = "invalid"
+	outcomeFailed    = "failed"
+)
+
+// decision is everything about one request that its answer, its audit line and
+// the metrics are made of.
+type decision struct {
+	requestID string
+	clientID  string // the request ID that the client sent, cleaned
+	began     time.Time
+	evidence  attest.Evidence
+	peer      string
+	request   authRequest
+
+	outcome    string
+	reason     attest.Reason
+	detail     string
+	status     int
+	retryAfter time.Duration
+
+	identity attest.Identity
+	instance attest.Instance
+	token    token.Token
+}
+
+// conclude is the one place that turns an error into an outcome and an HTTP
+// status.
+func (d *decision) conclude(err error) {
+	var denied *attest.Denied
+	var notYet *attest.NotYet
+	var failure *attest.Failure
+	var bad *badRequest
+	var often *throttled
+	d.detail = err.Error()
+	switch {
+	case errors.As(err, &denied):
+		d.set(outcomeDenied, denied.Reason, http.StatusForbidden, 0)
+		d.detail = denied.Detail
+	case errors.As(err, &notYet):
+		d.set(outcomeNotYet, notYet.Reason, http.StatusServiceUnavailable, notYet.After)
+		d.detail = notYet.Detail
+	case errors.As(err, &bad):
+		d.set(outcomeInvalid, attest.RequestInvalid, bad.status, 0)
+	case errors.As(err, &often):
+		d.set(outcomeThrottled, attest.ThrottledAddress, http.StatusTooManyRequests, often.wait)
+	case errors.As(err, &failure) && failure.Reason == attest.ThrottledLookups:
+		d.set(outcomeThrottled, failure.Reason, http.StatusTooManyRequests, time.Second)
+	case errors.As(err, &failure):
+		d.set(outcomeFailed, failure.Reason, http.StatusServiceUnavailable, time.Second)
+		d.detail = failure.Err.Error()
+	default:
+		d.set(outcomeFailed, attest.SigningUnavailable, http.StatusServiceUnavailable, time.Second)
+	}
+}
+
+func (d *decision) set(outcome string, reason attest.Reason, status int, retryAfter time.Duration) {
+	d.outcome, d.reason, d.status, d.retryAfter = outcome, reason, status, retryAfter
+}
+
+// decide judges one request of the address door.
+func (s *Server) decide(ctx context.Context, d *decision, w http.ResponseWriter, r *http.Request) {
+	if err := s.judge(ctx, d, w, r); err != nil {
+		d.conclude(err)
+		if ctx.Err() != nil && d.outcome == outcomeFailed {
+			d.reason, d.detail = attest.ClientGone, "the client hung up"
+		}
+		return
+	}
+	d.set(outcomeGranted, attest.Granted, http.StatusOK, 0)
+}
+
+func (s *Server) judge(ctx context.Context, d *decision, w http.ResponseWriter, r *http.Request) error {
+	var err error
+	if d.request, err = parseAuth(w, r); err != nil {
+		return err
+	}
+	// Not d.began: who holds a body back could turn the bucket's clock back with
+	// it, and so have it filled anew.
+	if wait, ok := s.throttle.Allow(d.evidence.Addr(), s.now()); !ok {
+		return &throttled{wait}
+	}
+	d.identity, d.instance, err = s.attestor.Attest(ctx, attest.Request{
+		Instance: d.request.instance, Role: d.request.role, Evidence: d.evidence,
+	})
+	if err != nil {
+		return err
+	}
+	if d.token, err = s.issuer.Issue(ctx, d.identity); err != nil {
+		return &attest.Failure{Reason: attest.SigningUnavailable, Err: err}
+	}
+	return nil
+}
+
+type throttled struct{ wait time.Duration }
+
+func (t *throttled) Error() string { return fmt.Sprintf("asks too often; again in %v", t.wait) }

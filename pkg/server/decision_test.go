@@ -1,0 +1,500 @@
+package server_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest/attesttest"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/ratelimit"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/server"
+)
+
+func TestGranted(t *testing.T) {
+	d := newScene(t).open(t)
+	before := time.Now().Truncate(time.Second)
+	got := d.ask(t, home, webForm)
+	compact := got.granted(t)
+	var body map[string]any
+	if err := json.Unmarshal([]byte(got.body), &body); err != nil {
+		t.Fatal(err)
+	}
+	if len(body) != 3 {
+		t.Errorf("the body is %s", got.body)
+	}
+	if in := body["expires_in"].(float64); in < 590 || in > 600 {
+		t.Errorf("expires_in is %v", in)
+	}
+	at, err := time.Parse("2006-01-02T15:04:05Z", body["expires_at"].(string))
+	if err != nil || at.Before(before.Add(10*time.Minute)) || at.After(time.Now().Add(10*time.Minute)) {
+		t.Errorf("expires_at is %v (%v)", body["expires_at"], err)
+	}
+
+	line := d.audit.only(t, got)
+	if line["jti"] == nil || line["jti"] != claim(t, compact, "jti") {
+		t.Errorf("the audit line has jti %v, the token %v", line["jti"], claim(t, compact, "jti"))
+	}
+	delete(line, "time")
+	delete(line, "seconds")
+	delete(line, "jti")
+	want := map[string]any{
+		"level": "INFO", "msg": "decision", "door": "address", "outcome": "granted", "reason": "granted",
+		"request_id": got.header.Get("X-Request-Id"), "client": home, "peer": home + ":4711",
+		"instance_id": webID, "instance_name": "web-1", "project_id": project, "role": "web", "config": "c0ffee",
+		"attempt": 1.0, "expires_at": body["expires_at"],
+	}
+	if diff := cmp.Diff(want, line); diff != "" {
+		t.Errorf("the audit line (-want +got):\n%s", diff)
+	}
+	if n := d.decisions(t, "web", "granted", attest.Granted); n != "1" {
+		t.Errorf("%s decisions are counted", n)
+	}
+}
+
+func claim(t testing.TB, compact, name string) any {
+	t.Helper()
+	var claims map[string]any
+	if err := json.Unmarshal(decodeSegment(t, strings.Split(compact, ".")[1]), &claims); err != nil {
+		t.Fatal(err)
+	}
+	return claims[name]
+}
+
+// denials spoil what would be granted. Each is the nearest miss of its kind.
+var denials = []struct {
+	name   string
+	reason attest.Reason
+	spoil  func(*scene)
+	form   string // empty: webForm
+	from   string // empty: home
+}{
+	{name: "a role that is not configured", reason: attest.RoleUnknown, form: "instance_id=" + webID + "&role=web2"},
+	{name: "a role in capitals", reason: attest.RoleUnknown, form: "instance_id=" + webID + "&role=WEB"},
+	{name: "an instance that does not exist", reason: attest.InstanceUnknown, form: "instance_id=" + noID + "&role=web"},
+	{name: "a neighbour's address", reason: attest.AddressMismatch, from: "127.0.0.2"},
+	{name: "an instance without an address", reason: attest.AddressMismatch, spoil: func(s *scene) { s.instance.Addresses = nil }},
+	{name: "a second too late", reason: attest.WindowClosed, spoil: func(s *scene) { s.instance.Created = time.Now().Add(-5*time.Minute - time.Second) }},
+	{name: "an instance that is shut off", reason: attest.StatusDenied, spoil: func(s *scene) { s.instance.Status = "SHUTOFF" }},
+	{name: "an instance that is being deleted", reason: attest.StatusDenied, spoil: func(s *scene) { s.instance.TaskState = "deleting" }},
+	{name: "attempts that are used up", reason: attest.AttemptsExhausted, spoil: func(s *scene) { s.attempts = usedUp{} }},
+	{name: "another project", reason: attest.RuleProjectID, spoil: func(s *scene) { s.instance.ProjectID = project + "0" }},
+	{name: "another user", reason: attest.RuleUserID, spoil: func(s *scene) { s.rules.UserID = []string{user[1:]} }},
+	{name: "another value in the metadata", reason: attest.RuleMetadata, spoil: func(s *scene) { s.rules.Metadata = map[string][]string{"role": {"we"}} }},
+	{name: "a key that is not in the metadata", reason: attest.RuleMetadata, spoil: func(s *scene) { s.rules.Metadata = map[string][]string{"tier": {"*"}} }},
+}
+
+// usedUp has no attempt left for anyone.
+type usedUp struct{}
+
+func (usedUp) Count(context.Context, string) (int64, error) { return 1 << 20, nil }
+func (usedUp) Increment(context.Context, string, time.Time) (int64, error) {
+	return 0, errors.New("an exhausted counter is not written")
+}
+
+// Whoever is refused learns nothing of why: all denials are alike to the byte.
+func TestDenialsAreAlike(t *testing.T) {
+	var first http.Header
+	for _, row := range denials {
+		t.Run(row.name, func(t *testing.T) {
+			s := newScene(t)
+			if row.spoil != nil {
+				row.spoil(s)
+			}
+			d := s.open(t)
+			got := d.ask(t, or(row.from, home), or(row.form, webForm))
+			got.wants(t, http.StatusForbidden, "access_denied", "")
+			got.header.Del("X-Request-Id")
+			if first == nil {
+				first = got.header
+			}
+			if diff := cmp.Diff(first, got.header); diff != "" {
+				t.Errorf("the headers tell this denial from others:\n%s", diff)
+			}
+			if strings.Contains(d.log.String(), `"level":"ERROR"`) {
+				t.Errorf("a verdict is logged as an error:\n%s", d.log)
+			}
+			role := "web"
+			if row.reason == attest.RoleUnknown {
+				role = "unknown"
+			}
+			if n := d.decisions(t, role, "denied", row.reason); n != "1" {
+				t.Errorf("%s decisions are counted:\n%s", n, d.metrics(t))
+			}
+		})
+	}
+}
+
+func TestTheAuditLineHasTheReason(t *testing.T) {
+	for _, row := range denials {
+		t.Run(row.name, func(t *testing.T) {
+			s := newScene(t)
+			if row.spoil != nil {
+				row.spoil(s)
+			}
+			d := s.open(t)
+			line := d.audit.only(t, d.ask(t, or(row.from, home), or(row.form, webForm)))
+			if line["outcome"] != "denied" || line["reason"] != string(row.reason) || line["detail"] == "" || line["detail"] == nil {
+				t.Errorf("the audit line is %v", line)
+			}
+			for _, key := range []string{"jti", "attempt", "expires_at"} {
+				if v, ok := line[key]; ok {
+					t.Errorf("the audit line of a denial has %s %v", key, v)
+				}
+			}
+		})
+	}
+}
+
+func or(s, otherwise string) string {
+	if s == "" {
+		return otherwise
+	}
+	return s
+}
+
+// Neither a token nor its signature, with which its claims could be made into
+// one again, is anywhere but in the answer.
+func TestTokensAreNotLogged(t *testing.T) {
+	d := newScene(t).open(t)
+	address := d.serve(t)
+	for _, f := range []string{webForm, webForm + "&format=token", webForm} {
+		got := send(t, clientFrom(t, home), http.MethodPost, "http://"+address+"/auth", formType, strings.NewReader(f))
+		compact := got.body
+		if !strings.Contains(f, "format") {
+			compact = got.granted(t)
+		}
+		parts := strings.Split(compact, ".")
+		if len(parts) != 3 {
+			t.Fatalf("%q is no token", compact)
+		}
+		for place, text := range map[string]string{"audit log": d.audit.String(), "log": d.log.String(), "metrics": d.metrics(t)} {
+			for _, secret := range []string{compact, parts[1], parts[2]} {
+				if strings.Contains(text, secret) {
+					t.Errorf("the %s has %q", place, secret)
+				}
+			}
+		}
+		if jti, _ := claim(t, compact, "jti").(string); jti == "" || !strings.Contains(d.audit.String(), jti) {
+			t.Errorf("the audit log has no jti %q", jti)
+		}
+	}
+}
+
+func TestAnInstanceThatIsNotReady(t *testing.T) {
+	for name, spoil := range map[string]func(*scene){
+		"it is being built":    func(s *scene) { s.instance.Status, s.instance.TaskState = "BUILD", "spawning" },
+		"it reboots":           func(s *scene) { s.instance.Status, s.instance.TaskState = "REBOOT", "rebooting" },
+		"it was never started": func(s *scene) { s.window.Since, s.instance.Launched = attest.SinceLaunched, time.Time{} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newScene(t)
+			spoil(s)
+			d := s.open(t)
+			got := d.ask(t, home, webForm)
+			got.wants(t, http.StatusServiceUnavailable, "temporarily_unavailable", "")
+			if after, _ := strconv.Atoi(got.header.Get("Retry-After")); after < 5 || after > 7 {
+				t.Errorf("Retry-After is %d", after)
+			}
+			if line := d.audit.only(t, got); line["outcome"] != "not_yet" || line["reason"] != "instance_changing" {
+				t.Errorf("the audit line is %v", line)
+			}
+			if n := d.attempts.Writes(); n != 0 {
+				t.Errorf("%d attempts were spent", n)
+			}
+		})
+	}
+	t.Run("a stranger is not told", func(t *testing.T) {
+		s := newScene(t)
+		s.instance.Status = "BUILD"
+		s.open(t).ask(t, other, webForm).wants(t, http.StatusForbidden, "access_denied", "")
+	})
+}
+
+var errSecret = errors.New("dial tcp 10.0.0.5:8774: connection refused")
+
+func TestFailures(t *testing.T) {
+	for _, row := range []struct {
+		name   string
+		reason attest.Reason
+		spoil  func(*scene)
+	}{
+		{"the cloud is away", attest.CloudUnavailable, func(s *scene) {
+			s.cloud = cloudFunc(func(context.Context) (attest.Instance, error) { return attest.Instance{}, errSecret })
+		}},
+		{"the cloud answers with another instance", attest.CloudUnavailable, func(s *scene) {
+			in := s.instance
+			in.ID, _ = attest.ParseInstanceID(noID)
+			s.cloud = cloudFunc(func(context.Context) (attest.Instance, error) { return in, nil })
+		}},
+		{"the cloud answers with nothing", attest.CloudUnavailable, func(s *scene) {
+			s.cloud = cloudFunc(func(context.Context) (attest.Instance, error) { return attest.Instance{}, nil })
+		}},
+		{"the cloud's clock is ahead", attest.CloudUnavailable, func(s *scene) { s.instance.Created = time.Now().Add(time.Hour) }},
+		{"the state is away", attest.StateUnavailable, func(s *scene) { s.attempts = &attesttest.Attempts{Err: errSecret} }},
+		{"the audit log cannot be written", attest.AuditUnavailable, func(s *scene) { s.audit = failing{} }},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			s := newScene(t)
+			row.spoil(s)
+			d := s.open(t)
+			got := d.ask(t, home, webForm)
+			got.wants(t, http.StatusServiceUnavailable, "temporarily_unavailable", "")
+			if n := d.decisions(t, "web", "failed", row.reason); n != "1" {
+				t.Errorf("%s decisions are counted", n)
+			}
+			// What has an audit line is said there and not again.
+			if lines := d.log.of(t, got); (len(lines) > 0) != (row.reason == attest.AuditUnavailable) {
+				t.Errorf("the log has %v", lines)
+			}
+			if row.reason != attest.AuditUnavailable {
+				if line := d.audit.only(t, got); line["outcome"] != "failed" || line["reason"] != string(row.reason) {
+					t.Errorf("the audit line is %v", line)
+				}
+			}
+			if row.reason == attest.CloudUnavailable && d.attempts.Writes() != 0 {
+				t.Error("an attempt was spent")
+			}
+		})
+	}
+}
+
+type failing struct{}
+
+func (failing) Write([]byte) (int, error) { return 0, io.ErrShortWrite }
+
+// What no other test can bring about.
+func TestErrorsOfAnyKindRefuse(t *testing.T) {
+	for _, row := range []struct {
+		name   string
+		err    error
+		status int
+		want   string
+	}{
+		{"the key does not sign", &attest.Failure{Reason: attest.SigningUnavailable, Err: errSecret}, 503, "failed: signing_unavailable"},
+		{"an error of no known kind", errSecret, 503, "failed: signing_unavailable"},
+		{"a verdict within an error", fmt.Errorf("x: %w", &attest.Denied{Reason: attest.StatusDenied}), 403, "denied: status_denied"},
+	} {
+		if status, outcome, reason := server.Conclude(row.err); status != row.status || outcome+": "+string(reason) != row.want {
+			t.Errorf("%s: %d %s: %s", row.name, status, outcome, reason)
+		}
+	}
+}
+
+func TestTooManyLookupsOfOneAddress(t *testing.T) {
+	s := newScene(t)
+	s.cloud = cloudFunc(func(context.Context) (attest.Instance, error) { return attest.Instance{}, attest.ErrTooManyLookups })
+	d := s.open(t)
+	d.ask(t, home, webForm).wants(t, http.StatusTooManyRequests, "slow_down", "")
+	if n := d.metric(t, `nova_authenticator_throttled_total{by="lookups"}`); n != "1" {
+		t.Errorf("throttled_total is %s", n)
+	}
+	if s := d.audit.String(); s != "" {
+		t.Errorf("nothing was decided, and there is an audit line: %s", s)
+	}
+}
+
+// clock is one that stands still.
+type clock struct{ at time.Time }
+
+func (c *clock) now() time.Time { return c.at }
+
+func throttledScene(t testing.TB, rate ratelimit.Rate) (*scene, *clock) {
+	s, c := newScene(t), &clock{time.Now()}
+	s.throttle, s.now, s.window.Limit = rate, c.now, 1000
+	return s, c
+}
+
+func TestThrottle(t *testing.T) {
+	s, c := throttledScene(t, ratelimit.Rate{Rate: 0.1, Burst: 3})
+	d := s.open(t)
+	for range 3 {
+		d.ask(t, home, webForm).granted(t)
+	}
+	for range 5 {
+		got := d.ask(t, home, webForm)
+		got.wants(t, http.StatusTooManyRequests, "slow_down", "")
+		if after, _ := strconv.Atoi(got.header.Get("Retry-After")); after < 10 || after > 14 {
+			t.Errorf("Retry-After is %d, and the next request is due in 10 s", after)
+		}
+	}
+	if n := d.asked.Load(); n != 3 {
+		t.Errorf("the cloud was asked %d times for 3 requests that were let through", n)
+	}
+	if n := strings.Count(d.audit.String(), "\n"); n != 3 {
+		t.Errorf("there are %d audit lines: whoever floods must not fill the disk", n)
+	}
+	if n := d.metric(t, `nova_authenticator_throttled_total{by="address"}`); n != "5" {
+		t.Errorf("throttled_total is %s", n)
+	}
+	if n := d.decisions(t, "web", "throttled", attest.ThrottledAddress); n != "5" {
+		t.Errorf("%s decisions are counted as throttled", n)
+	}
+	d.ask(t, other, webForm).wants(t, http.StatusForbidden, "access_denied", "")
+	c.at = c.at.Add(10 * time.Second)
+	d.ask(t, home, webForm).granted(t)
+	d.ask(t, home, webForm).wants(t, http.StatusTooManyRequests, "slow_down", "")
+}
+
+// Behind a load balancer each client has a bucket of its own, which no header
+// of theirs changes.
+func TestThrottleBehindALoadBalancer(t *testing.T) {
+	s, _ := throttledScene(t, ratelimit.Rate{Rate: 1, Burst: 1})
+	s.proxy = byHeader
+	d := s.open(t)
+	ask := func(forwarded string) int {
+		r := d.request(proxy1, webForm)
+		r.Header.Set("X-Forwarded-For", forwarded)
+		return d.do(t, r).status
+	}
+	for _, step := range []struct {
+		forwarded string
+		want      int
+	}{
+		{other, http.StatusForbidden},
+		{other, http.StatusTooManyRequests},
+		{"192.0.2.77, " + other, http.StatusTooManyRequests},
+		{"192.0.2.78, " + other, http.StatusTooManyRequests},
+		{vm, http.StatusForbidden},
+	} {
+		if got := ask(step.forwarded); got != step.want {
+			t.Errorf("X-Forwarded-For: %s is answered %d, want %d", step.forwarded, got, step.want)
+		}
+	}
+}
+
+// One guest can speak from any address of its subnet.
+func TestThrottleOfAnIPv6Subnet(t *testing.T) {
+	s, _ := throttledScene(t, ratelimit.Rate{Rate: 1, Burst: 2})
+	d := s.open(t)
+	var through int
+	for i := range 1000 {
+		if d.ask(t, fmt.Sprintf("2001:db8::%x", i+1), webForm).status != http.StatusTooManyRequests {
+			through++
+		}
+	}
+	if through != 2*64 {
+		t.Errorf("%d requests of one subnet were let through, want 128", through)
+	}
+	if got := d.ask(t, "2001:db8:0:1::1", webForm); got.status != http.StatusForbidden {
+		t.Errorf("the next subnet is answered %d", got.status)
+	}
+}
+
+// A bucket knows one moment, its last. A request that began long ago and whose
+// body comes only now must not turn it back: all the time since would be paid
+// out again.
+func TestASlowBodyDoesNotFillTheBucket(t *testing.T) {
+	s, c := throttledScene(t, ratelimit.Rate{Rate: 1, Burst: 3})
+	d := s.open(t)
+	began := c.at
+	finish := began.Add(9 * time.Second)
+	c.at = finish
+	for range 2 {
+		d.ask(t, home, webForm).granted(t)
+	}
+	c.at = began
+	slow := d.request(home, "")
+	slow.Body = io.NopCloser(io.MultiReader(readFunc(func() { c.at = finish }), strings.NewReader(webForm)))
+	d.do(t, slow).granted(t)
+	for range 3 {
+		d.ask(t, home, webForm).wants(t, http.StatusTooManyRequests, "slow_down", "")
+	}
+}
+
+// readFunc is called when it is read, and empty.
+type readFunc func()
+
+func (f readFunc) Read([]byte) (int, error) { f(); return 0, io.EOF }
+
+func TestMalformedRequestsAreNotThrottled(t *testing.T) {
+	s, _ := throttledScene(t, ratelimit.Rate{Rate: 1, Burst: 1})
+	d := s.open(t)
+	for range 5 {
+		d.ask(t, home, "role=web").wants(t, http.StatusBadRequest, "invalid_request", badID)
+	}
+	d.ask(t, home, webForm).granted(t)
+}
+
+func TestAClientThatHangsUp(t *testing.T) {
+	s := newScene(t)
+	asked := make(chan struct{})
+	s.cloud = cloudFunc(func(ctx context.Context) (attest.Instance, error) {
+		close(asked)
+		<-ctx.Done()
+		return attest.Instance{}, ctx.Err()
+	})
+	d := s.open(t)
+	conn := dialFrom(t, home, d.serve(t))
+	write(t, conn, rawAuth(""))
+	<-asked
+	conn.Close()
+	d.audit.await(t, 1)
+	line := d.audit.parsed(t)[0]
+	if line["outcome"] != "failed" || line["reason"] != "client_gone" {
+		t.Errorf("the audit line is %v", line)
+	}
+	if n := d.attempts.Writes(); n != 0 {
+		t.Errorf("%d attempts were spent", n)
+	}
+	if strings.Contains(d.log.String(), `"level":"ERROR"`) {
+		t.Errorf("a client can write errors into the log:\n%s", d.log)
+	}
+}
+
+func TestAPanicIsAnAnswer(t *testing.T) {
+	s := newScene(t)
+	s.cloud = cloudFunc(func(context.Context) (attest.Instance, error) { panic("broken in 10.0.0.5") })
+	d := s.open(t)
+	address := d.serve(t)
+	client := clientFrom(t, home)
+	for range 2 { // the connection and the process survive it
+		got := send(t, client, http.MethodPost, "http://"+address+"/auth", formType, strings.NewReader(webForm))
+		got.wants(t, http.StatusInternalServerError, "server_error", "")
+		lines := d.log.of(t, got)
+		if len(lines) == 0 || lines[0]["level"] != "ERROR" || lines[0]["error"] != "broken in 10.0.0.5" {
+			t.Errorf("the log has %v", lines)
+		}
+	}
+	if !strings.Contains(d.log.String(), "goroutine ") {
+		t.Error("the log does not say where it happened")
+	}
+}
+
+// Strangers must not be able to make series.
+func TestUnknownRolesMakeNoSeries(t *testing.T) {
+	d := newScene(t).open(t)
+	d.ask(t, other, form("instance_id", webID, "role", "stranger"))
+	before := series(t, d)
+	for i := range 10_000 {
+		d.ask(t, other, form("instance_id", webID, "role", fmt.Sprintf("r%d", i)))
+	}
+	if diff := cmp.Diff(before, series(t, d)); diff != "" {
+		t.Errorf("the series after 10,000 invented roles (-before +after):\n%s", diff)
+	}
+	if n := d.decisions(t, "unknown", "denied", attest.RoleUnknown); n != "10001" {
+		t.Errorf("%s decisions are counted", n)
+	}
+}
+
+// series are the names with labels of what is ours.
+func series(t testing.TB, d *door) map[string]bool {
+	t.Helper()
+	all := map[string]bool{}
+	for line := range strings.Lines(d.metrics(t)) {
+		if strings.HasPrefix(line, "nova_authenticator_") {
+			all[line[:strings.LastIndexByte(line, ' ')]] = true
+		}
+	}
+	return maps.Clone(all)
+}

@@ -1,0 +1,55 @@
+package server
+
+import (
+	"crypto/tls"
+	"log/slog"
+	"net/http"
+
+	"github.com/labstack/echo/v4"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
+)
+
+// What tests see beyond the front door.
+var (
+	ParseForm = parseForm
+	ParseJSON = parseJSON
+)
+
+// BadRequest is the only error of the parsers.
+type BadRequest = badRequest
+
+// Timeouts towards clients, and how long a line or a certificate is waited for.
+const (
+	ReadHeaderTimeout = readHeaderTimeout
+	ReadTimeout       = readTimeout
+	WriteTimeout      = writeTimeout
+	IdleTimeout       = idleTimeout
+	DrainTimeout      = drainTimeout
+	AuditWait         = auditWait
+	AuditQueue        = auditQueue
+	CertificateAge    = certificateAge
+	CheckKept         = checkKept
+)
+
+// Evidence is what is known of who sent a request.
+func (c ProxyConfig) Evidence(r *http.Request) attest.Evidence { return c.evidence(r) }
+
+// Echo is for routes of a test's own.
+func (s *Server) Echo() *echo.Echo { return s.echo }
+
+// WatchCertificate gives the certificate as a listener would.
+func WatchCertificate(files TLSConfig, log *slog.Logger) (func(*tls.ClientHelloInfo) (*tls.Certificate, error), error) {
+	c, err := newCertificate(files, log)
+	if err != nil {
+		return nil, err
+	}
+	return c.get, nil
+}
+
+// Conclude gives what is made of an error: status, outcome and reason.
+func Conclude(err error) (status int, outcome string, reason attest.Reason) {
+	var d decision
+	d.conclude(err)
+	return d.status, d.outcome, d.reason
+}

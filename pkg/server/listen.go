@@ -1,0 +1,209 @@
+package server
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/pires/go-proxyproto"
+)
+
+// Time-outs towards clients. A request is small and is answered within the
+// cloud's time-out; nobody needs longer.
+const (
+	readHeaderTimeout = 5 * time.Second
+	readTimeout       = 10 * time.Second
+	writeTimeout      = 35 * time.Second // a CPU profile takes 30
+	idleTimeout       = 60 * time.Second
+	maxHeader         = 16 << 10
+	drainTimeout      = 15 * time.Second
+)
+
+// Endpoint is a listener with what it serves.
+type Endpoint struct {
+	Name     string // for the log
+	Listener net.Listener
+	Handler  http.Handler
+}
+
+// Listen opens the listener for instances and verifiers, with TLS and the PROXY
+// protocol as configured. A port in use is an error here, before anything
+// serves.
+func Listen(address string, t TLSConfig, p ProxyConfig, log *slog.Logger) (net.Listener, error) {
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, err
+	}
+	if p.Via == ViaProtocol && len(p.Trusted) > 0 {
+		l = &proxyproto.Listener{
+			Listener:          l,
+			ReadHeaderTimeout: readHeaderTimeout,
+			ConnPolicy: func(o proxyproto.ConnPolicyOptions) (proxyproto.Policy, error) {
+				peer, err := netip.ParseAddrPort(o.Upstream.String())
+				if err == nil && p.trusts(peer.Addr().Unmap().WithZone("")) {
+					return proxyproto.REQUIRE, nil
+				}
+				return proxyproto.SKIP, nil
+			},
+		}
+	}
+	if t.CertFile != "" {
+		c, err := newCertificate(t, log)
+		if err != nil {
+			_ = l.Close()
+			return nil, err
+		}
+		l = tls.NewListener(l, &tls.Config{
+			MinVersion:     tls.VersionTLS12,
+			NextProtos:     []string{"h2", "http/1.1"},
+			GetCertificate: c.get,
+		})
+	}
+	return l, nil
+}
+
+// ListenSocket opens a Unix socket that its owner alone can use. One that a
+// process left behind when it died is replaced; one that somebody serves is an
+// error.
+func ListenSocket(path string) (net.Listener, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	if c, err := new(net.Dialer).DialContext(ctx, "unix", path); err == nil {
+		_ = c.Close()
+		return nil, fmt.Errorf("listen unix %s: another process serves it", path)
+	} else if errors.Is(err, syscall.ECONNREFUSED) {
+		// Linux refuses so, too, what is no socket; that is not ours to remove.
+		info, err := os.Lstat(path)
+		switch {
+		case err != nil:
+			return nil, err
+		case info.Mode().Type() != os.ModeSocket:
+			return nil, fmt.Errorf("listen unix %s: there is something that is not a socket", path)
+		}
+		if err := os.Remove(path); err != nil {
+			return nil, err
+		}
+	}
+	// Between bind and chmod anyone could connect.
+	old := syscall.Umask(0o177)
+	defer syscall.Umask(old)
+	return net.Listen("unix", path)
+}
+
+// Serve serves until ctx ends, then lets requests in flight finish. The error is
+// that of the first endpoint to fail, which ends the others; nil after ctx.
+func Serve(ctx context.Context, log *slog.Logger, endpoints ...Endpoint) error {
+	failed := make(chan error, len(endpoints))
+	var running sync.WaitGroup
+	servers := make([]*http.Server, len(endpoints))
+	for i, e := range endpoints {
+		s := &http.Server{
+			Handler:           e.Handler,
+			ReadHeaderTimeout: readHeaderTimeout, ReadTimeout: readTimeout, WriteTimeout: writeTimeout, IdleTimeout: idleTimeout,
+			MaxHeaderBytes: maxHeader,
+			ErrorLog:       slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+		}
+		servers[i] = s
+		running.Go(func() {
+			if err := s.Serve(e.Listener); !errors.Is(err, http.ErrServerClosed) {
+				failed <- fmt.Errorf("%s: %w", e.Name, err)
+			}
+		})
+		log.Info("listening", "endpoint", e.Name, "address", e.Listener.Addr().String())
+	}
+	var failure error
+	select {
+	case <-ctx.Done():
+	case failure = <-failed:
+	}
+
+	drain, stop := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
+	defer stop()
+	for _, s := range servers {
+		running.Go(func() {
+			if err := s.Shutdown(drain); err != nil {
+				log.Warn("requests were cut off", "error", err)
+				_ = s.Close()
+			}
+		})
+	}
+	running.Wait()
+	return failure
+}
+
+// LoadCertificate reads the certificate and key.
+func LoadCertificate(c TLSConfig) (*tls.Certificate, error) {
+	cert, err := tls.LoadX509KeyPair(c.CertFile, c.KeyFile)
+	if err != nil {
+		return nil, err
+	}
+	return &cert, nil
+}
+
+// certificateAge is how often the files are looked at.
+const certificateAge = time.Second
+
+// certificate is read again when its files change. As long as that fails the
+// old one is kept.
+type certificate struct {
+	files TLSConfig
+	log   *slog.Logger
+
+	mu      sync.Mutex
+	cert    *tls.Certificate
+	looked  time.Time
+	changed [2]time.Time
+}
+
+func newCertificate(files TLSConfig, log *slog.Logger) (*certificate, error) {
+	c := &certificate{files: files, log: log}
+	c.changed = c.modified()
+	cert, err := LoadCertificate(files)
+	if err != nil {
+		return nil, err
+	}
+	c.cert, c.looked = cert, time.Now()
+	return c, nil
+}
+
+func (c *certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if now := time.Now(); now.Sub(c.looked) >= certificateAge {
+		c.looked = now
+		c.reload()
+	}
+	return c.cert, nil
+}
+
+func (c *certificate) reload() {
+	changed := c.modified()
+	if changed == c.changed {
+		return
+	}
+	cert, err := LoadCertificate(c.files)
+	if err != nil {
+		c.log.Error("the certificate changed and cannot be read; the old one stays", "error", err)
+		return
+	}
+	c.cert, c.changed = cert, changed
+	c.log.Info("certificate read again", "file", c.files.CertFile)
+}
+
+func (c *certificate) modified() (m [2]time.Time) {
+	for i, file := range []string{c.files.CertFile, c.files.KeyFile} {
+		if info, err := os.Stat(file); err == nil {
+			m[i] = info.ModTime()
+		}
+	}
+	return m
+}

@@ -1,0 +1,84 @@
+package server
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
+)
+
+const namespace = "nova_authenticator"
+
+// Metrics are the process's, in a registry of their own.
+type Metrics struct {
+	registry  *prometheus.Registry
+	decisions *prometheus.CounterVec
+	seconds   *prometheus.HistogramVec
+	upstream  *prometheus.HistogramVec
+	throttled *prometheus.CounterVec
+	auditLost prometheus.Counter
+}
+
+// NewMetrics makes the metrics. inFlight is how many lookups are under way.
+func NewMetrics(version, commit string, inFlight func() int) *Metrics {
+	m := &Metrics{
+		registry: prometheus.NewRegistry(),
+		decisions: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Namespace: namespace, Name: "decisions_total",
+			Help: "Requests for a token by door, role, outcome and reason. A role that is not configured is counted as unknown.",
+		}, []string{"door", "role", "outcome", "reason"}),
+		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Namespace: namespace, Name: "decision_seconds",
+			Help:    "Time from a request's arrival to its decision.",
+			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5},
+		}, []string{"door", "outcome"}),
+		upstream: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Namespace: namespace, Name: "upstream_seconds",
+			Help:    "Time of a call to Keystone or Nova, by outcome.",
+			Buckets: []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5},
+		}, []string{"service", "outcome"}),
+		throttled: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Namespace: namespace, Name: "throttled_total",
+			Help: "Requests that were turned away for coming too often, by what limited them.",
+		}, []string{"by"}),
+		auditLost: prometheus.NewCounter(prometheus.CounterOpts{
+			Namespace: namespace, Name: "audit_lost_total",
+			Help: "Audit lines that could not be written.",
+		}),
+	}
+	build := prometheus.NewGauge(prometheus.GaugeOpts{
+		Namespace: namespace, Name: "build_info", Help: "1, with the version and commit as labels.",
+		ConstLabels: prometheus.Labels{"version": version, "commit": commit},
+	})
+	build.Set(1)
+	m.registry.MustRegister(m.decisions, m.seconds, m.upstream, m.throttled, m.auditLost, build,
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Namespace: namespace, Name: "lookups_in_flight", Help: "Lookups that ask, or wait to ask, the cloud.",
+		}, func() float64 { return float64(inFlight()) }),
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return m
+}
+
+// ObserveUpstream counts a call to the cloud.
+func (m *Metrics) ObserveUpstream(service, outcome string, took time.Duration) {
+	m.upstream.WithLabelValues(service, outcome).Observe(took.Seconds())
+}
+
+// observe counts a decision. known tells whether its role is a configured one:
+// strangers must not be able to make labels.
+func (m *Metrics) observe(d *decision, known bool, took time.Duration) {
+	role := "unknown"
+	if known {
+		role = d.request.role.String()
+	}
+	m.decisions.WithLabelValues(doorAddress, role, d.outcome, string(d.reason)).Inc()
+	m.seconds.WithLabelValues(doorAddress, d.outcome).Observe(took.Seconds())
+	switch d.reason {
+	case attest.ThrottledAddress:
+		m.throttled.WithLabelValues("address").Inc()
+	case attest.ThrottledLookups:
+		m.throttled.WithLabelValues("lookups").Inc()
+	}
+}

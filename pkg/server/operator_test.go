@@ -1,0 +1,301 @@
+package server_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/server"
+)
+
+func get(t *testing.T, h http.Handler, path string) answer {
+	t.Helper()
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
+	return newAnswer(t, w.Result())
+}
+
+func TestMetricsAreWellFormed(t *testing.T) {
+	in := 3
+	m := server.NewMetrics("1.2.3", "abc", func() int { return in })
+	m.ObserveUpstream("nova", "ok", 30*time.Millisecond)
+	m.ObserveUpstream("keystone", "unreachable", 3*time.Second)
+	operator := server.OperatorHandler(m, &server.Health{})
+	text := get(t, operator, "/metrics").body
+	for _, want := range []string{
+		`nova_authenticator_build_info{commit="abc",version="1.2.3"} 1`,
+		`nova_authenticator_lookups_in_flight 3`,
+		`nova_authenticator_audit_lost_total 0`,
+		`nova_authenticator_upstream_seconds_bucket{outcome="ok",service="nova",le="0.05"} 1`,
+		`nova_authenticator_upstream_seconds_count{outcome="unreachable",service="keystone"} 1`,
+	} {
+		if !strings.Contains(text, want+"\n") {
+			t.Errorf("there is no %s in\n%s", want, text)
+		}
+	}
+
+	d := newScene(t).open(t)
+	for _, f := range []string{webForm, "", "instance_id=" + noID + "&role=x\n"} {
+		d.ask(t, home, f)
+	}
+	problems, err := promlint.New(strings.NewReader(d.metrics(t))).Lint()
+	if err != nil || len(problems) > 0 {
+		t.Errorf("the exposition: %v, %v", problems, err)
+	}
+	if n := d.metric(t, `nova_authenticator_decision_seconds_count{door="address",outcome="granted"}`); n != "1" {
+		t.Errorf("decision_seconds counts %s", n)
+	}
+}
+
+// ready is the body of /readyz.
+type ready struct {
+	Ready  bool
+	Checks map[string]string
+}
+
+func readyz(t *testing.T, h http.Handler, path string) (int, ready) {
+	t.Helper()
+	got := get(t, h, path)
+	var r ready
+	if err := json.Unmarshal([]byte(got.body), &r); err != nil {
+		t.Fatalf("%q: %v", got.body, err)
+	}
+	if ct, cc := got.header.Get("Content-Type"), got.header.Get("Cache-Control"); ct != jsonType || cc != "no-store" {
+		t.Errorf("Content-Type %q, Cache-Control %q", ct, cc)
+	}
+	return got.status, r
+}
+
+func TestReadiness(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var cloud error
+		var asked int
+		health := &server.Health{Cloud: func(context.Context) error { asked++; return cloud }}
+		h := server.OperatorHandler(server.NewMetrics("", "", func() int { return 0 }), health)
+		expect := func(path string, status int, process, cloud string) {
+			t.Helper()
+			got, body := readyz(t, h, path)
+			want := ready{status == http.StatusOK, map[string]string{"process": process, "cloud": cloud}}
+			if diff := cmp.Diff(want, body); got != status || diff != "" {
+				t.Errorf("%s: %d, want %d; the body (-want +got):\n%s", path, got, status, diff)
+			}
+		}
+		expect("/readyz", http.StatusOK, "ok", "not asked yet")
+		expect("/readyz/auth", http.StatusOK, "ok", "ok")
+		expect("/readyz", http.StatusOK, "ok", "ok")
+
+		cloud = errors.New("keystone: no answer in time")
+		<-time.After(server.CheckKept - time.Nanosecond)
+		expect("/readyz/auth", http.StatusOK, "ok", "ok") // kept
+		<-time.After(time.Nanosecond)
+		expect("/readyz/auth", http.StatusServiceUnavailable, "ok", "keystone: no answer in time")
+		// An outage of the cloud takes no key set out of the balancer.
+		expect("/readyz", http.StatusOK, "ok", "keystone: no answer in time")
+		cloud = nil
+		expect("/readyz/auth", http.StatusServiceUnavailable, "ok", "keystone: no answer in time") // kept
+		<-time.After(server.CheckKept)
+		expect("/readyz/auth", http.StatusOK, "ok", "ok")
+
+		health.Stop()
+		expect("/readyz", http.StatusServiceUnavailable, "stopping", "ok")
+		expect("/readyz/auth", http.StatusServiceUnavailable, "stopping", "ok")
+		if got := get(t, h, "/healthz"); got.status != http.StatusOK || got.body != "{\"alive\":true}\n" {
+			t.Errorf("/healthz: %d %s", got.status, got.body)
+		}
+		if asked != 3 {
+			t.Errorf("the cloud was asked %d times, want 3", asked)
+		}
+	})
+}
+
+// Many probes make one question, whose answer does not hang on the first to ask.
+func TestReadinessIsAskedOnce(t *testing.T) {
+	var asked atomic.Int64
+	begun, release := make(chan struct{}), make(chan struct{})
+	health := &server.Health{Cloud: func(ctx context.Context) error {
+		asked.Add(1)
+		close(begun)
+		<-release
+		if until, ok := ctx.Deadline(); !ok || time.Until(until) > 10*time.Second {
+			t.Error("the question has no deadline")
+		}
+		return ctx.Err()
+	}}
+	h := server.OperatorHandler(server.NewMetrics("", "", func() int { return 0 }), health)
+	var probes sync.WaitGroup
+	probe := func(ctx context.Context) {
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/readyz/auth", nil).WithContext(ctx))
+		if w.Code != http.StatusOK {
+			t.Errorf("a probe is answered %d %s", w.Code, w.Body)
+		}
+	}
+	ctx, leave := context.WithCancel(t.Context())
+	probes.Go(func() { probe(ctx) })
+	<-begun
+	for range 20 {
+		probes.Go(func() { probe(t.Context()) })
+	}
+	leave()
+	close(release)
+	probes.Wait()
+	if n := asked.Load(); n != 1 {
+		t.Errorf("the cloud was asked %d times", n)
+	}
+}
+
+func TestOperatorPagesAreReadOnly(t *testing.T) {
+	h := server.OperatorHandler(server.NewMetrics("", "", func() int { return 0 }), &server.Health{})
+	for _, path := range []string{"/metrics", "/healthz", "/readyz", "/readyz/auth"} {
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, httptest.NewRequest(http.MethodPost, path, nil))
+		if w.Code != http.StatusMethodNotAllowed {
+			t.Errorf("POST %s: %d", path, w.Code)
+		}
+	}
+	for _, path := range []string{"/", "/auth", "/status", "/debug/pprof/"} {
+		if got := get(t, h, path); got.status != http.StatusNotFound {
+			t.Errorf("%s: %d: the operator's read-only pages have no such page", path, got.status)
+		}
+	}
+}
+
+func TestAdminSocket(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "admin.sock")
+	l, err := server.ListenSocket(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	status := server.Status{Version: "1.2.3", Commit: "abc", Config: "c0ffee", Started: "2026-11-23T12:00:00Z"}
+	run(t, newScene(t).open(t).logger, server.Endpoint{Name: "admin", Listener: l, Handler: server.AdminHandler(status)})
+	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", path)
+	}}}
+	defer client.CloseIdleConnections()
+
+	got := send(t, client, http.MethodGet, "http://admin/status", "", nil)
+	if want := `{"version":"1.2.3","commit":"abc","config":"c0ffee","started":"2026-11-23T12:00:00Z"}` + "\n"; got.status != http.StatusOK || got.body != want {
+		t.Errorf("/status: %d %s", got.status, got.body)
+	}
+	for path, want := range map[string]string{
+		"/debug/pprof/":                  "full goroutine stack dump",
+		"/debug/pprof/goroutine?debug=1": "goroutine profile:",
+		"/debug/pprof/cmdline":           "server.test",
+		"/debug/pprof/symbol":            "num_symbols",
+	} {
+		if got := send(t, client, http.MethodGet, "http://admin"+path, "", nil); got.status != http.StatusOK || !strings.Contains(got.body, want) {
+			t.Errorf("%s: %d %.100q", path, got.status, got.body)
+		}
+	}
+	if got := send(t, client, http.MethodPost, "http://admin/status", "", nil); got.status != http.StatusMethodNotAllowed {
+		t.Errorf("POST /status: %d", got.status)
+	}
+}
+
+func TestListenSocket(t *testing.T) {
+	t.Run("its owner alone can use it", func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "s")
+		l := listenSocket(t, path)
+		info, err := os.Lstat(path)
+		if err != nil || info.Mode() != os.ModeSocket|0o600 {
+			t.Errorf("%v (%v)", info.Mode(), err)
+		}
+		l.Close()
+		if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("the socket is still there after Close: %v", err)
+		}
+		if file := filepath.Join(t.TempDir(), "f"); os.WriteFile(file, nil, 0o644) != nil || mode(t, file) != 0o644 {
+			t.Errorf("files are made with mode %v from now on", mode(t, file))
+		}
+	})
+	t.Run("one that a dead process left is replaced", func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "s")
+		l := listenSocket(t, path).(*net.UnixListener)
+		l.SetUnlinkOnClose(false)
+		_ = l.Close()
+		if mode(t, path)&os.ModeSocket == 0 {
+			t.Fatal("nothing was left")
+		}
+		listenSocket(t, path)
+	})
+	t.Run("one that is served is an error", func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "s")
+		listenSocket(t, path)
+		if _, err := server.ListenSocket(path); err == nil || !strings.Contains(err.Error(), "another process serves it") {
+			t.Errorf("the error is %v", err)
+		}
+	})
+	for name, build := range map[string]func(path string) error{
+		"a file":      func(path string) error { return os.WriteFile(path, []byte("precious"), 0o600) },
+		"a directory": func(path string) error { return os.Mkdir(path, 0o700) },
+		"a link to a file": func(path string) error {
+			return errors.Join(os.WriteFile(path+".target", nil, 0o600), os.Symlink(path+".target", path))
+		},
+	} {
+		t.Run(name+" in its place is left alone", func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "s")
+			if err := build(path); err != nil {
+				t.Fatal(err)
+			}
+			before := mode(t, path)
+			if l, err := server.ListenSocket(path); err == nil {
+				l.Close()
+				t.Error("no error")
+			}
+			if info, err := os.Lstat(path); err != nil || info.Mode() != before {
+				t.Errorf("it was %v and is %v (%v)", before, info, err)
+			}
+		})
+	}
+	t.Run("a directory that is not there", func(t *testing.T) {
+		if _, err := server.ListenSocket(filepath.Join(t.TempDir(), "no", "s")); err == nil {
+			t.Error("no error")
+		}
+	})
+}
+
+func listenSocket(t *testing.T, path string) net.Listener {
+	t.Helper()
+	l, err := server.ListenSocket(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	return l
+}
+
+func mode(t *testing.T, path string) os.FileMode {
+	t.Helper()
+	info, err := os.Lstat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return info.Mode()
+}
+
+// A role's name is a label only if it is configured.
+func TestRolesOfMalformedRequests(t *testing.T) {
+	d := newScene(t).open(t)
+	d.ask(t, home, "role=web")
+	d.ask(t, home, "role=stranger")
+	d.ask(t, home, "role=web%0A")
+	if web, unknown := d.decisions(t, "web", "invalid", attest.RequestInvalid), d.decisions(t, "unknown", "invalid", attest.RequestInvalid); web != "1" || unknown != "2" {
+		t.Errorf("%s malformed requests are counted for web, %s for unknown", web, unknown)
+	}
+}

@@ -1,0 +1,175 @@
+package server
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"net/url"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
+)
+
+const maxRequest = 64 << 10
+
+// badRequest is what a client is told of its own mistake.
+type badRequest struct {
+	status      int
+	description string
+}
+
+func (b *badRequest) Error() string { return b.description }
+
+func badField(format string, args ...any) *badRequest {
+	return &badRequest{http.StatusBadRequest, fmt.Sprintf(format, args...)}
+}
+
+// authRequest is the body of POST /auth.
+type authRequest struct {
+	instance attest.InstanceID
+	role     attest.RoleName
+	bare     bool // the token alone as text
+}
+
+// The fields of POST /auth.
+const (
+	fieldInstance = "instance_id"
+	fieldRole     = "role"
+	fieldFormat   = "format"
+)
+
+// parseAuth reads the body, form or JSON, and nothing else: what is in a query
+// string ends up in logs. All errors are [*badRequest].
+func parseAuth(w http.ResponseWriter, r *http.Request) (authRequest, error) {
+	var a authRequest
+	if r.URL.RawQuery != "" || r.URL.ForceQuery {
+		return a, badField("parameters go into the body, not into the URL")
+	}
+	fields, err := readFields(w, r)
+	if err != nil {
+		return a, err
+	}
+	for name := range fields {
+		if name != fieldInstance && name != fieldRole && name != fieldFormat {
+			return a, badField("unknown field %q; known are instance_id, role and format", clean(name))
+		}
+	}
+	// The ID and role are read even if the other is wrong: the log shows them.
+	var idErr, roleErr error
+	if a.instance, idErr = attest.ParseInstanceID(fields[fieldInstance]); idErr != nil {
+		idErr = badField("instance_id: %v", idErr)
+	}
+	if a.role, roleErr = attest.ParseRoleName(fields[fieldRole]); roleErr != nil {
+		roleErr = badField("role: %v", roleErr)
+	}
+	if idErr != nil {
+		return a, idErr
+	}
+	if roleErr != nil {
+		return a, roleErr
+	}
+	switch format, ok := fields[fieldFormat]; {
+	case format == "token":
+		a.bare = true
+	case ok && format != "json":
+		return a, badField("format: is json or token")
+	}
+	return a, nil
+}
+
+// readFields reads the body by its media type.
+func readFields(w http.ResponseWriter, r *http.Request) (map[string]string, error) {
+	if e := r.Header.Get("Content-Encoding"); e != "" && !strings.EqualFold(e, "identity") {
+		return nil, &badRequest{http.StatusUnsupportedMediaType, "the body must not be compressed"}
+	}
+	media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	var parse func([]byte) (map[string]string, error)
+	switch {
+	case err == nil && media == "application/x-www-form-urlencoded":
+		parse = parseForm
+	case err == nil && media == "application/json":
+		parse = parseJSON
+	default:
+		return nil, &badRequest{http.StatusUnsupportedMediaType, "the body must be application/x-www-form-urlencoded or application/json"}
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxRequest))
+	if err != nil {
+		if errors.As(err, new(*http.MaxBytesError)) {
+			return nil, &badRequest{http.StatusRequestEntityTooLarge, fmt.Sprintf("the body is longer than %d bytes", maxRequest)}
+		}
+		return nil, badField("the body could not be read to its end")
+	}
+	if !utf8.Valid(body) {
+		return nil, badField("the body is not UTF-8")
+	}
+	return parse(body)
+}
+
+func parseForm(body []byte) (map[string]string, error) {
+	values, err := url.ParseQuery(string(body))
+	if err != nil {
+		return nil, badField("the body is not a form: a value must be percent-encoded")
+	}
+	fields := make(map[string]string, len(values))
+	for name, v := range values {
+		if len(v) != 1 {
+			return nil, badField("field %q is there %d times", clean(name), len(v))
+		}
+		fields[name] = v[0]
+	}
+	return fields, nil
+}
+
+// parseJSON reads one flat object of strings. encoding/json alone would take
+// the last of two equal keys, and any case of a key.
+func parseJSON(body []byte) (map[string]string, error) {
+	dec := json.NewDecoder(bytes.NewReader(body))
+	shape := badField("the body must be one JSON object whose values are strings")
+	if t, err := dec.Token(); err != nil || t != json.Delim('{') {
+		return nil, shape
+	}
+	fields := map[string]string{}
+	for dec.More() {
+		name, err := dec.Token()
+		if err != nil {
+			return nil, shape
+		}
+		value, err := dec.Token()
+		text, ok := value.(string)
+		if err != nil || !ok {
+			return nil, shape
+		}
+		key := name.(string) // a key of an object is always a string
+		if _, twice := fields[key]; twice {
+			return nil, badField("field %q is there twice", clean(key))
+		}
+		fields[key] = text
+	}
+	if t, err := dec.Token(); err != nil || t != json.Delim('}') {
+		return nil, shape
+	}
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		return nil, shape
+	}
+	return fields, nil
+}
+
+// clean is what of a client's text may stand in an answer or a log: 64 bytes of
+// printable ASCII.
+func clean(s string) string {
+	b := []byte(s)
+	if len(b) > 64 {
+		b = b[:64]
+	}
+	for i, c := range b {
+		if c < ' ' || c > '~' {
+			b[i] = '?'
+		}
+	}
+	return string(b)
+}

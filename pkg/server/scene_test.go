@@ -1,0 +1,458 @@
+package server_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest/attesttest"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/ratelimit"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/server"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/token"
+)
+
+const (
+	webID   = "1b9c7a3e-4f0d-4c63-9d0e-0e8f6f3c5a21"
+	noID    = "00000000-0000-4000-8000-000000000000"
+	project = "7e562c1a85814230b973a83db9534b02"
+	user    = "821a2eaac0724c069aa6a44bd7b91935"
+
+	webForm  = "instance_id=" + webID + "&role=web"
+	formType = "application/x-www-form-urlencoded"
+	jsonType = "application/json"
+
+	// home is the address of the instance, which the tests can speak from.
+	home = "127.0.0.1"
+)
+
+// scene is an instance that asks for a role, with all as it must be to be
+// granted. A test spoils one thing.
+type scene struct {
+	instance attest.Instance
+	window   attest.Window
+	rules    attest.Rules
+	cloud    attest.Instances // nil: knows the instance
+	attempts attest.Attempts  // nil: counts
+	issuer   string
+	proxy    server.ProxyConfig
+	tls      server.TLSConfig
+	throttle ratelimit.Rate
+	audit    io.Writer // nil: remembers the lines
+	lossy    bool      // a token does not wait for its line
+	now      func() time.Time
+}
+
+func newScene(t testing.TB) *scene {
+	t.Helper()
+	now := time.Now().Truncate(time.Second)
+	return &scene{
+		instance: attest.Instance{
+			ID: instanceID(t, webID), Name: "web-1", ProjectID: project, UserID: user,
+			Metadata: map[string]string{"role": "web"}, Status: "ACTIVE", Created: now, Launched: now,
+			Addresses: addresses(home),
+		},
+		window:   attest.Window{Limit: 3, Period: 5 * time.Minute, Since: attest.SinceCreated},
+		rules:    attest.Rules{ProjectID: []string{project}},
+		issuer:   "https://id.example.com",
+		throttle: ratelimit.Rate{Rate: 1e6, Burst: 1 << 20},
+	}
+}
+
+func instanceID(t testing.TB, s string) attest.InstanceID {
+	t.Helper()
+	id, err := attest.ParseInstanceID(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
+func addresses(all ...string) []attest.Address {
+	var list []attest.Address
+	for _, a := range all {
+		list = append(list, attest.Address{Network: "private", Addr: netip.MustParseAddr(a)})
+	}
+	return list
+}
+
+// door is a server with what a test can look at from outside.
+type door struct {
+	*server.Server
+	scene    *scene
+	audit    *lines
+	log      *lines
+	logger   *slog.Logger
+	operator http.Handler
+	auditLog *server.AuditLog
+	asked    *atomic.Int64        // questions to the cloud
+	attempts *attesttest.Attempts // unless the scene has its own
+}
+
+// open makes the server of a scene.
+func (s *scene) open(t testing.TB) *door {
+	t.Helper()
+	d := &door{scene: s, audit: newLines(), log: newLines(), asked: new(atomic.Int64), attempts: &attesttest.Attempts{}}
+	d.logger = slog.New(slog.NewJSONHandler(d.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	role, err := attest.NewRole("web", s.window, s.rules)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cloud, attempts, out := s.cloud, s.attempts, s.audit
+	if cloud == nil {
+		cloud = attesttest.Cloud{s.instance.ID: s.instance}
+	}
+	if attempts == nil {
+		attempts = d.attempts
+	}
+	if out == nil {
+		out = d.audit
+	}
+	if d.auditLog, err = server.OpenAuditLog(server.AuditConfig{Output: "stdout", Required: !s.lossy}, out, nil); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = d.auditLog.Close() })
+	metrics := server.NewMetrics("1.2.3", "abc", func() int { return 0 })
+	d.operator = server.OperatorHandler(metrics, &server.Health{Cloud: func(context.Context) error { return nil }})
+	d.Server = server.New(server.Options{
+		Attestor:   &attest.Attestor{Policy: attest.NewPolicy(role), Instances: counted{cloud, d.asked}, Attempts: attempts},
+		Issuer:     newIssuer(t, s.issuer),
+		Proxy:      s.proxy,
+		Throttle:   server.ThrottleConfig{PerAddress: s.throttle},
+		Audit:      d.auditLog,
+		Metrics:    metrics,
+		Log:        d.logger,
+		ConfigHash: "c0ffee",
+		Now:        s.now,
+	})
+	return d
+}
+
+// keyFile is a signing key for all tests.
+var keyFile = sync.OnceValues(func() ([]byte, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), err
+})
+
+func newIssuer(t testing.TB, name string) *token.Issuer {
+	t.Helper()
+	data, err := keyFile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "key.pem")
+	if err := os.WriteFile(file, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	keys, err := token.LoadKeys([]string{file})
+	if err != nil {
+		t.Fatal(err)
+	}
+	issuer, err := token.NewIssuer(token.Config{TokenIssuer: name, TokenExpiry: 10 * time.Minute}, keys, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return issuer
+}
+
+// serve serves on a free port of the loopback until the test ends.
+func (d *door) serve(t testing.TB) (address string) {
+	t.Helper()
+	l, err := server.Listen("127.0.0.1:0", d.scene.tls, d.scene.proxy, d.logger)
+	if err != nil {
+		t.Fatal(err)
+	}
+	run(t, d.logger, server.Endpoint{Name: "instances", Listener: l, Handler: d})
+	return l.Addr().String()
+}
+
+func run(t testing.TB, log *slog.Logger, endpoints ...server.Endpoint) {
+	t.Helper()
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- server.Serve(ctx, log, endpoints...) }()
+	t.Cleanup(func() {
+		stop()
+		if err := <-ended; err != nil {
+			t.Errorf("Serve: %v", err)
+		}
+	})
+}
+
+// counted counts the questions to a cloud.
+type counted struct {
+	attest.Instances
+	asked *atomic.Int64
+}
+
+func (c counted) Instance(ctx context.Context, id attest.InstanceID, caller netip.Addr) (attest.Instance, error) {
+	c.asked.Add(1)
+	return c.Instances.Instance(ctx, id, caller)
+}
+
+// cloudFunc is a cloud in one function.
+type cloudFunc func(ctx context.Context) (attest.Instance, error)
+
+func (f cloudFunc) Instance(ctx context.Context, _ attest.InstanceID, _ netip.Addr) (attest.Instance, error) {
+	return f(ctx)
+}
+
+// lines remembers what is written to it, and can be waited for.
+type lines struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+	more chan struct{} // closed by the next write
+}
+
+func newLines() *lines { return &lines{more: make(chan struct{})} }
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	close(l.more)
+	l.more = make(chan struct{})
+	return l.text.Write(p)
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
+}
+
+// parsed gives the lines as objects.
+func (l *lines) parsed(t testing.TB) []map[string]any {
+	t.Helper()
+	var all []map[string]any
+	for line := range strings.Lines(l.String()) {
+		var m map[string]any
+		if err := json.Unmarshal([]byte(line), &m); err != nil {
+			t.Fatalf("%q is not a JSON object: %v", line, err)
+		}
+		all = append(all, m)
+	}
+	return all
+}
+
+// of gives the lines about a request.
+func (l *lines) of(t testing.TB, a answer) []map[string]any {
+	t.Helper()
+	return slices.DeleteFunc(l.parsed(t), func(m map[string]any) bool { return m["request_id"] != a.header.Get("X-Request-Id") })
+}
+
+// only gives the one line about a request.
+func (l *lines) only(t testing.TB, a answer) map[string]any {
+	t.Helper()
+	all := l.of(t, a)
+	if len(all) != 1 {
+		t.Fatalf("there are %d lines about request %s, not one; all lines:\n%s", len(all), a.header.Get("X-Request-Id"), l)
+	}
+	return all[0]
+}
+
+// await waits until there are n lines.
+func (l *lines) await(t testing.TB, n int) {
+	t.Helper()
+	for {
+		l.mu.Lock()
+		got, more := strings.Count(l.text.String(), "\n"), l.more
+		l.mu.Unlock()
+		if got >= n {
+			return
+		}
+		select {
+		case <-more:
+		case <-time.After(10 * time.Second):
+			t.Fatalf("there are still only %d lines, not %d", got, n)
+		}
+	}
+}
+
+// answer is what came back.
+type answer struct {
+	status int
+	header http.Header
+	body   string
+}
+
+func newAnswer(t testing.TB, r *http.Response) answer {
+	t.Helper()
+	defer r.Body.Close()
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return answer{r.StatusCode, r.Header, string(body)}
+}
+
+// do hands a request to the handler.
+func (d *door) do(t testing.TB, r *http.Request) answer {
+	t.Helper()
+	w := httptest.NewRecorder()
+	d.ServeHTTP(w, r)
+	return newAnswer(t, w.Result())
+}
+
+// ask sends a form from an address, without a network.
+func (d *door) ask(t testing.TB, from, form string) answer {
+	t.Helper()
+	return d.do(t, d.request(from, form))
+}
+
+func (d *door) request(from, form string) *http.Request {
+	r := httptest.NewRequest(http.MethodPost, "/auth", strings.NewReader(form))
+	r.Header.Set("Content-Type", formType)
+	r.RemoteAddr = net.JoinHostPort(from, "4711")
+	return r
+}
+
+// clientFrom speaks from an address of the loopback, over connections of its own.
+func clientFrom(t testing.TB, from string) *http.Client {
+	t.Helper()
+	dialer := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
+	transport := &http.Transport{DialContext: dialer.DialContext, DisableCompression: true}
+	t.Cleanup(transport.CloseIdleConnections)
+	return &http.Client{Transport: transport, Timeout: 10 * time.Second}
+}
+
+func send(t testing.TB, c *http.Client, method, target, contentType string, body io.Reader) answer {
+	t.Helper()
+	r, err := http.NewRequestWithContext(t.Context(), method, target, body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if contentType != "" {
+		r.Header.Set("Content-Type", contentType)
+	}
+	return sendRequest(t, c, r)
+}
+
+func sendRequest(t testing.TB, c *http.Client, r *http.Request) answer {
+	t.Helper()
+	resp, err := c.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return newAnswer(t, resp)
+}
+
+// granted gives the token, or fails the test if there is none.
+func (a answer) granted(t testing.TB) string {
+	t.Helper()
+	var body struct {
+		Token     string    `json:"token"`
+		ExpiresIn int64     `json:"expires_in"`
+		ExpiresAt time.Time `json:"expires_at"`
+	}
+	if err := json.Unmarshal([]byte(a.body), &body); err != nil || a.status != http.StatusOK || strings.Count(body.Token, ".") != 2 {
+		t.Fatalf("no token but %d %s", a.status, a.body)
+	}
+	return body.Token
+}
+
+var ourID = regexp.MustCompile(`\A[0-9a-f]{32}\z`)
+
+// refusal is the error body with its keys in order.
+type refusal struct {
+	Error       string `json:"error"`
+	Description string `json:"error_description,omitempty"`
+	RequestID   string `json:"request_id"`
+}
+
+// wants compares a refusal byte for byte.
+func (a answer) wants(t testing.TB, status int, word, description string) {
+	t.Helper()
+	id := a.header.Get("X-Request-Id")
+	if !ourID.MatchString(id) {
+		t.Errorf("the request ID is %q", id)
+	}
+	body, err := json.Marshal(refusal{word, description, id})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := string(body) + "\n"; a.status != status || a.body != want {
+		t.Errorf("the answer is\n%d %swant\n%d %s", a.status, a.body, status, want)
+	}
+	for name, want := range map[string]string{"Content-Type": jsonType, "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"} {
+		if got := a.header.Get(name); got != want {
+			t.Errorf("%s is %q, want %q", name, got, want)
+		}
+	}
+	again := a.header.Get("Retry-After")
+	if asks := status == http.StatusTooManyRequests || status == http.StatusServiceUnavailable; asks != regexp.MustCompile(`\A[1-9][0-9]?\z`).MatchString(again) || !asks && again != "" {
+		t.Errorf("Retry-After is %q with status %d", again, status)
+	}
+}
+
+// metric is the value of a series, 0 if there is none.
+func (d *door) metric(t testing.TB, series string) string {
+	t.Helper()
+	for line := range strings.Lines(d.metrics(t)) {
+		if value, ok := strings.CutPrefix(line, series+" "); ok {
+			return strings.TrimSpace(value)
+		}
+	}
+	return "0"
+}
+
+func (d *door) metrics(t testing.TB) string {
+	t.Helper()
+	w := httptest.NewRecorder()
+	d.operator.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/metrics", nil))
+	if w.Code != http.StatusOK {
+		t.Fatalf("/metrics answers %d", w.Code)
+	}
+	return w.Body.String()
+}
+
+func (d *door) decisions(t testing.TB, role, outcome string, reason attest.Reason) string {
+	t.Helper()
+	return d.metric(t, `nova_authenticator_decisions_total{door="address",outcome="`+outcome+`",reason="`+string(reason)+`",role="`+role+`"}`)
+}
+
+// untouched checks that nothing was asked of the cloud, counted or judged.
+func (d *door) untouched(t testing.TB) {
+	t.Helper()
+	if n := d.asked.Load(); n != 0 {
+		t.Errorf("the cloud was asked %d times", n)
+	}
+	if n := d.attempts.Writes(); n != 0 {
+		t.Errorf("%d attempts were counted", n)
+	}
+	if s := d.audit.String(); s != "" {
+		t.Errorf("there are audit lines:\n%s", s)
+	}
+}
+
+func form(pairs ...string) string {
+	v := url.Values{}
+	for i := 0; i < len(pairs); i += 2 {
+		v.Add(pairs[i], pairs[i+1])
+	}
+	return v.Encode()
+}

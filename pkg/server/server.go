@@ -1,0 +1,279 @@
+// Package server is the HTTP side: the door, the key set, and what operators see.
+//
+// It parses, calls, and renders; what may be granted is decided in attest. It
+// promises that a client address is never taken from a header that a client can
+// write, that every refusal of one kind looks the same whatever its reason, and
+// that a decision has one audit line and one count.
+//
+// Requests that are malformed or throttled are counted and logged at debug
+// level, but have no audit line: nothing was decided, and whoever floods the
+// server must not fill the disk.
+package server
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/labstack/echo/v4"
+	"github.com/labstack/echo/v4/middleware"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/ratelimit"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/token"
+)
+
+// throttleSize is how many client addresses are remembered.
+const throttleSize = 1 << 16
+
+// Options are what a Server is made of. All but Now are required.
+type Options struct {
+	Attestor   *attest.Attestor
+	Issuer     *token.Issuer
+	Proxy      ProxyConfig
+	Throttle   ThrottleConfig
+	Audit      *AuditLog
+	Metrics    *Metrics
+	Log        *slog.Logger
+	ConfigHash string
+	// Now is the clock. Optional, nil means time.Now.
+	Now func() time.Time
+}
+
+// Server answers instances and verifiers.
+type Server struct {
+	attestor   *attest.Attestor
+	issuer     *token.Issuer
+	proxy      ProxyConfig
+	throttle   *ratelimit.Addresses
+	audit      *AuditLog
+	metrics    *Metrics
+	log        *slog.Logger
+	configHash string
+	now        func() time.Time
+	echo       *echo.Echo
+}
+
+// New makes a server that listens nowhere yet.
+func New(o Options) *Server {
+	s := &Server{
+		attestor: o.Attestor, issuer: o.Issuer, proxy: o.Proxy,
+		throttle: ratelimit.NewAddresses(o.Throttle.PerAddress, throttleSize),
+		audit:    o.Audit, metrics: o.Metrics, log: o.Log, configHash: o.ConfigHash, now: o.Now,
+		echo: echo.New(),
+	}
+	if s.now == nil {
+		s.now = time.Now
+	}
+	e := s.echo
+	// Without an extractor echo believes any X-Forwarded-For. Ours needs no
+	// header that the client can write; see ProxyConfig.evidence.
+	e.IPExtractor = func(r *http.Request) string { return s.proxy.evidence(r).Addr().String() }
+	e.HTTPErrorHandler = s.refuse
+	e.Use(s.identify, middleware.RecoverWithConfig(middleware.RecoverConfig{
+		LogErrorFunc: func(_ echo.Context, err error, stack []byte) error {
+			s.log.Error("a handler panicked", "error", err, "stack", string(stack))
+			return err
+		},
+	}))
+	e.POST("/auth", s.auth)
+	path := s.issuer.Path()
+	if path != "" {
+		e.POST(path+"/auth", s.auth)
+	}
+	for at, document := range map[string]func() token.Document{
+		token.DiscoveryPath: s.issuer.Discovery,
+		token.JWKSPath:      s.issuer.JWKS,
+	} {
+		e.Match([]string{http.MethodGet, http.MethodHead}, path+at, s.publish(document))
+	}
+	return s
+}
+
+// ServeHTTP implements [http.Handler].
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.echo.ServeHTTP(w, r) }
+
+const keyRequestID = "request_id"
+
+// identify gives every request an ID of ours: a client's could be another's.
+func (s *Server) identify(next echo.HandlerFunc) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		var id [16]byte
+		_, _ = rand.Read(id[:]) // never fails (crypto/rand)
+		text := hex.EncodeToString(id[:])
+		c.Set(keyRequestID, text)
+		c.Response().Header().Set(echo.HeaderXRequestID, text)
+		c.Response().Header().Set(echo.HeaderXContentTypeOptions, "nosniff")
+		return next(c)
+	}
+}
+
+func requestID(c echo.Context) string {
+	id, _ := c.Get(keyRequestID).(string)
+	return id
+}
+
+// auth is POST /auth.
+func (s *Server) auth(c echo.Context) error {
+	r := c.Request()
+	d := &decision{
+		requestID: requestID(c), clientID: clean(r.Header.Get(echo.HeaderXRequestID)),
+		began: s.now(), evidence: s.proxy.evidence(r), peer: r.RemoteAddr,
+	}
+	s.decide(r.Context(), d, c.Response(), r)
+	s.record(r.Context(), d)
+	return s.answer(c, d)
+}
+
+// record writes the audit line and counts. Where the line is required, a token
+// without it becomes a failure.
+func (s *Server) record(ctx context.Context, d *decision) {
+	now := s.now()
+	lost := func(err error) {
+		s.metrics.auditLost.Inc()
+		s.log.Error("audit line lost", "error", err, "request_id", d.requestID)
+	}
+	if d.outcome == outcomeInvalid || d.outcome == outcomeThrottled {
+		s.log.Debug("not judged", "reason", d.reason, "detail", d.detail, "client", d.evidence.String(), "request_id", d.requestID)
+	} else if err := s.audit.record(context.WithoutCancel(ctx), now, s.auditAttrs(d, now), lost); err != nil {
+		lost(err)
+		if s.audit.required && d.outcome == outcomeGranted {
+			d.set(outcomeFailed, attest.AuditUnavailable, http.StatusServiceUnavailable, time.Second)
+			d.token = token.Token{}
+		}
+	}
+	// A client that hangs up is no failure of ours, and could fill the log.
+	s.metrics.observe(d, s.attestor.Policy.Has(d.request.role), now.Sub(d.began))
+}
+
+func (s *Server) auditAttrs(d *decision, now time.Time) []slog.Attr {
+	attrs := []slog.Attr{
+		slog.String("door", doorAddress),
+		slog.String("outcome", d.outcome),
+		slog.String("reason", string(d.reason)),
+		slog.String("request_id", d.requestID),
+		slog.String("client", d.evidence.Addr().String()),
+		slog.String("peer", d.peer),
+		slog.String("instance_id", d.request.instance.String()),
+		slog.String("role", d.request.role.String()),
+		slog.String("config", s.configHash),
+		slog.Float64("seconds", math.Round(now.Sub(d.began).Seconds()*1e6)/1e6),
+	}
+	optional := func(key, value string) {
+		if value != "" {
+			attrs = append(attrs, slog.String(key, value))
+		}
+	}
+	optional("detail", d.detail)
+	optional("project_id", d.instance.ProjectID)
+	optional("instance_name", d.instance.Name)
+	optional("client_request_id", d.clientID)
+	if d.outcome == outcomeGranted {
+		attrs = append(attrs, slog.String("jti", d.token.ID), slog.Time("expires_at", d.token.Expires), slog.Int64("attempt", d.identity.Attempt()))
+	}
+	return attrs
+}
+
+type granted struct {
+	Token     string `json:"token"`
+	ExpiresIn int64  `json:"expires_in"` // seconds
+	ExpiresAt string `json:"expires_at"` // RFC 3339, UTC
+}
+
+// The words of the error body: invalid_request, access_denied, slow_down
+// (RFC 8628, section 3.5) and temporarily_unavailable are OAuth's.
+type refusal struct {
+	Error       string `json:"error"`
+	Description string `json:"error_description,omitempty"`
+	RequestID   string `json:"request_id"`
+}
+
+// answer renders a decision. Of a denial nothing but the fact gets out.
+func (s *Server) answer(c echo.Context, d *decision) error {
+	h := c.Response().Header()
+	h.Set(echo.HeaderCacheControl, "no-store")
+	if d.outcome == outcomeGranted {
+		if d.request.bare {
+			return c.Blob(http.StatusOK, "text/plain; charset=utf-8", []byte(d.token.Compact))
+		}
+		return c.JSON(http.StatusOK, granted{
+			Token:     d.token.Compact,
+			ExpiresIn: int64(d.token.Expires.Sub(s.now().Truncate(time.Second)).Seconds()),
+			ExpiresAt: d.token.Expires.Format(time.RFC3339),
+		})
+	}
+	body := refusal{RequestID: d.requestID}
+	switch d.status {
+	case http.StatusForbidden:
+		body.Error = "access_denied"
+	case http.StatusTooManyRequests:
+		body.Error = "slow_down"
+	case http.StatusServiceUnavailable:
+		body.Error = "temporarily_unavailable"
+	default:
+		body.Error, body.Description = "invalid_request", d.detail
+	}
+	if d.status == http.StatusTooManyRequests || d.status == http.StatusServiceUnavailable {
+		h.Set(echo.HeaderRetryAfter, retryAfter(d.retryAfter, d.requestID))
+	}
+	return c.JSON(d.status, body)
+}
+
+// retryAfter is a wait in whole seconds, spread over a third more so that those
+// who were turned away together do not come back together. The random request
+// ID is the die.
+func retryAfter(wait time.Duration, id string) string {
+	seconds := max(1, int(math.Ceil(wait.Seconds())))
+	die := 0
+	if len(id) > 0 {
+		n, _ := strconv.ParseUint(id[:1], 16, 8)
+		die = int(n) // 0 to 15
+	}
+	return strconv.Itoa(seconds + die%(seconds/3+2))
+}
+
+// refuse is the answer to what no handler took, and to a panic.
+func (s *Server) refuse(err error, c echo.Context) {
+	if c.Response().Committed {
+		return
+	}
+	c.Response().Header().Set(echo.HeaderCacheControl, "no-store")
+	body, status := refusal{Error: "invalid_request", RequestID: requestID(c)}, http.StatusInternalServerError
+	var he *echo.HTTPError
+	switch {
+	case errors.As(err, &he) && he.Code == http.StatusNotFound:
+		status, body.Description = he.Code, "there is nothing at this path"
+	case errors.As(err, &he) && he.Code == http.StatusMethodNotAllowed:
+		status, body.Description = he.Code, "this path takes "+c.Response().Header().Get(echo.HeaderAllow)
+	case errors.As(err, &he) && he.Code < 500:
+		status = he.Code
+	default:
+		body.Error = "server_error"
+		s.log.Error("request failed", "error", err, "path", clean(c.Request().URL.Path), "request_id", body.RequestID)
+	}
+	if err := c.JSON(status, body); err != nil {
+		s.log.Debug("answer not sent", "error", err, "request_id", body.RequestID)
+	}
+}
+
+// publish serves a document that verifiers may cache (RFC 9111).
+func (s *Server) publish(document func() token.Document) echo.HandlerFunc {
+	cacheControl := fmt.Sprintf("public, max-age=%d", int(token.MaxAge.Seconds()))
+	return func(c echo.Context) error {
+		doc := document()
+		h := c.Response().Header()
+		h.Set(echo.HeaderContentType, echo.MIMEApplicationJSON)
+		h.Set(echo.HeaderCacheControl, cacheControl)
+		h.Set("ETag", doc.ETag)
+		http.ServeContent(c.Response(), c.Request(), "", time.Time{}, bytes.NewReader(doc.Body))
+		return nil
+	}
+}
