@@ -1,0 +1,389 @@
+// Package config reads the YAML file: strictly, with defaults, and with every
+// problem reported at once.
+//
+// Each other package owns the part of the file that it obeys; the comments of
+// those types are the manual. Nothing below cmd imports this package.
+package config
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/openstack"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/ratelimit"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/server"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/state"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/token"
+)
+
+// maxFile bounds the configuration file.
+const maxFile = 1 << 20
+
+// Config is the file.
+type Config struct {
+	// Listen is the address of the endpoint for instances and verifiers.
+	// Default: 0.0.0.0:18775.
+	Listen string `yaml:"listen"`
+	// TLS is the certificate of that endpoint.
+	TLS server.TLSConfig `yaml:"tls"`
+	// Proxy names the load balancers in front of it.
+	Proxy server.ProxyConfig `yaml:"proxy"`
+	// Auth says when an instance may ask, and what signs its token.
+	Auth Auth `yaml:"auth"`
+	// State says where attempts are counted.
+	State state.Config `yaml:"state"`
+	// OpenStack says which cloud to ask.
+	OpenStack openstack.Config `yaml:"openstack"`
+	// Throttle bounds requests.
+	Throttle server.ThrottleConfig `yaml:"throttle"`
+	// Admin is the socket for the operator.
+	Admin server.AdminConfig `yaml:"admin"`
+	// Metrics is the listener for monitoring.
+	Metrics server.MetricsConfig `yaml:"metrics"`
+	// Log is what the process says of itself.
+	Log Log `yaml:"log"`
+	// Audit is the line of each decision.
+	Audit server.AuditConfig `yaml:"audit"`
+	// Roles are what instances may be, by name.
+	Roles map[string]Role `yaml:"roles"`
+
+	// Hash identifies the file's content: the first 12 hexadecimal digits of its
+	// SHA-256.
+	Hash string `yaml:"-"`
+	// RoleSet is Roles, compiled.
+	RoleSet attest.Policy `yaml:"-"`
+	// Keys are the signing keys, read.
+	Keys token.Keys `yaml:"-"`
+
+	lines map[string]int
+}
+
+// Auth is the defaults of all roles and the issuer.
+type Auth struct {
+	attest.Window `yaml:",inline"`
+	token.Config  `yaml:",inline"`
+}
+
+// Role is who may have a role and what differs for it from auth.
+type Role struct {
+	attest.Rules `yaml:",inline"`
+	// Limit, Period and Since override auth's. Optional.
+	Limit  *int           `yaml:"limit"`
+	Period *time.Duration `yaml:"period"`
+	Since  *attest.Since  `yaml:"since"`
+	// TokenExpiry overrides auth's. Optional.
+	TokenExpiry *time.Duration `yaml:"tokenExpiry"`
+}
+
+// Log is how the process speaks on stderr.
+type Log struct {
+	// Level is debug, info, warn or error. Default: info.
+	Level string `yaml:"level"`
+	// Format is json or text. Default: json.
+	Format string `yaml:"format"`
+}
+
+// Default is an empty file's configuration. It lacks what is required.
+func Default() Config {
+	return Config{
+		Listen: "0.0.0.0:18775",
+		Proxy:  server.ProxyConfig{Via: server.ViaHeader},
+		Auth: Auth{
+			Window: attest.Window{Limit: 3, Period: 5 * time.Minute, Since: attest.SinceCreated},
+			Config: token.Config{TokenExpiry: 10 * time.Minute},
+		},
+		State:     state.Config{Type: state.TypeMemory, File: state.FileConfig{Path: "state.db"}},
+		OpenStack: openstack.Config{Lookup: openstack.LookupAuto, Timeout: 3 * time.Second, MaxConcurrent: 64},
+		Throttle:  server.ThrottleConfig{PerAddress: ratelimit.Rate{Rate: 5, Burst: 20}},
+		Metrics:   server.MetricsConfig{Listen: "127.0.0.1:18776"},
+		Log:       Log{Level: "info", Format: "json"},
+		Audit:     server.AuditConfig{Output: "stdout"},
+	}
+}
+
+// Problems is every problem of a file.
+type Problems struct {
+	File string
+	List []Problem
+}
+
+func (p *Problems) Error() string {
+	lines := make([]string, len(p.List))
+	for i, problem := range p.List {
+		lines[i] = p.File + ": " + problem.String()
+	}
+	return strings.Join(lines, "\n")
+}
+
+// Load reads a file and everything it names. The error is a [*Problems] unless
+// the file itself cannot be read.
+func Load(file string) (*Config, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(data) > maxFile {
+		return nil, &Problems{file, []Problem{{Message: fmt.Sprintf("is longer than %d bytes", maxFile)}}}
+	}
+	c, problems := parse(data, filepath.Dir(file))
+	if len(problems) > 0 {
+		return nil, &Problems{file, problems}
+	}
+	return c, nil
+}
+
+func parse(data []byte, dir string) (*Config, []Problem) {
+	c := Default()
+	d := newDecoder()
+	d.document(data, &c)
+	c.lines = d.lines
+	sum := sha256.Sum256(data)
+	c.Hash = hex.EncodeToString(sum[:])[:12]
+	c.resolvePaths(dir)
+
+	problems := d.problems
+	if d.unusable {
+		return &c, problems
+	}
+	for _, err := range c.validate() {
+		if p := c.problem(err); !d.unread(p.Path) {
+			problems = append(problems, p)
+		}
+	}
+	slices.SortStableFunc(problems, func(a, b Problem) int { return cmp.Compare(a.Line, b.Line) })
+	return &c, problems
+}
+
+// problem gives an error that begins with a path its line.
+func (c *Config) problem(err error) Problem {
+	path, message, ok := strings.Cut(err.Error(), ": ")
+	if !ok {
+		return Problem{Message: err.Error()}
+	}
+	p := Problem{Path: path, Message: message}
+	for at := path; at != "" && p.Line == 0; at = parent(at) {
+		p.Line = c.lines[at]
+	}
+	return p
+}
+
+// resolvePaths makes the paths of the file relative to the file.
+func (c *Config) resolvePaths(dir string) {
+	paths := []*string{&c.TLS.CertFile, &c.TLS.KeyFile, &c.OpenStack.CloudsFile, &c.Admin.Socket}
+	for i := range c.Auth.SigningKeyFile {
+		paths = append(paths, &c.Auth.SigningKeyFile[i])
+	}
+	if c.Audit.Output != "stdout" && c.Audit.Output != "stderr" {
+		paths = append(paths, &c.Audit.Output)
+	}
+	if c.State.Type == state.TypeFile {
+		if own := systemdDirectory("STATE_DIRECTORY"); own != "" && c.State.File.Path != "" && !filepath.IsAbs(c.State.File.Path) {
+			c.State.File.Path = filepath.Join(own, c.State.File.Path)
+		}
+		paths = append(paths, &c.State.File.Path)
+	}
+	for _, p := range paths {
+		if *p != "" && !filepath.IsAbs(*p) {
+			*p = filepath.Join(dir, *p)
+		}
+	}
+	if abs, err := filepath.Abs(c.Admin.Socket); err == nil && c.Admin.Socket != "" {
+		c.Admin.Socket = abs
+	}
+	if run := systemdDirectory("RUNTIME_DIRECTORY"); c.Admin.Socket == "" && run != "" {
+		c.Admin.Socket = filepath.Join(run, "admin.sock")
+	}
+}
+
+// systemdDirectory is the first of the directories that systemd names in a
+// variable, with colons between them (systemd.exec(5)); "" for none.
+func systemdDirectory(variable string) string {
+	first, _, _ := strings.Cut(os.Getenv(variable), ":")
+	return first
+}
+
+// validate checks everything that can be checked without the network, reads the
+// keys and compiles the roles.
+func (c *Config) validate() []error {
+	var all []error
+	add := func(prefix string, err error) { all = append(all, prefixed(prefix, err)...) }
+
+	add("listen: ", server.ValidateListen(c.Listen))
+	add("tls.", c.TLS.Validate())
+	if c.TLS.CertFile != "" && c.TLS.KeyFile != "" {
+		_, err := server.LoadCertificate(c.TLS)
+		add("tls: ", err)
+	}
+	add("proxy.", c.Proxy.Validate())
+	add("auth.", c.Auth.Window.Validate())
+	add("auth.", c.Auth.Config.Validate())
+	if slices.Contains(c.Auth.SigningKeyFile, "") {
+		add("auth.signingKeyFile: ", errors.New("an empty value names no file"))
+	} else if len(c.Auth.SigningKeyFile) > 0 {
+		keys, err := token.LoadKeys(c.Auth.SigningKeyFile)
+		add("auth.signingKeyFile: ", err)
+		c.Keys = keys
+	}
+	add("state.", c.State.Validate())
+	add("openstack.", c.OpenStack.Validate())
+	add("throttle.perAddress.", c.Throttle.PerAddress.Validate())
+	add("admin.socket: ", server.ValidateSocket(c.Admin.Socket))
+	if c.Metrics.Listen != "" {
+		add("metrics.listen: ", server.ValidateListen(c.Metrics.Listen))
+	}
+	add("audit.", c.Audit.Validate())
+	if !slices.Contains([]string{"debug", "info", "warn", "error"}, c.Log.Level) {
+		add("log.level: ", fmt.Errorf("%q is none of debug, info, warn, error", c.Log.Level))
+	}
+	if c.Log.Format != "json" && c.Log.Format != "text" {
+		add("log.format: ", fmt.Errorf("%q is neither json nor text", c.Log.Format))
+	}
+	return append(all, c.compileRoles()...)
+}
+
+func (c *Config) compileRoles() []error {
+	if len(c.Roles) == 0 {
+		return []error{errors.New("roles: is required: without a role no instance gets a token")}
+	}
+	var all []error
+	var roles []attest.Role
+	base := c.Auth.Window
+	if base.Validate() != nil {
+		base = Default().Auth.Window // reported once, at auth
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.Roles)) {
+		r := c.Roles[name]
+		w := base
+		override(&w.Limit, r.Limit)
+		override(&w.Period, r.Period)
+		override(&w.Since, r.Since)
+		role, err := attest.NewRole(name, w, r.Rules)
+		for _, e := range prefixed("", err) {
+			separator := "."
+			if errors.Is(e, attest.ErrNoRule) || errors.Is(e, attest.ErrInvalidRoleName) {
+				separator = ": "
+			}
+			all = append(all, fmt.Errorf("roles.%s%s%w", name, separator, e))
+		}
+		if r.TokenExpiry != nil {
+			all = append(all, prefixed("roles."+name+".tokenExpiry: ", token.ValidateExpiry(*r.TokenExpiry))...)
+		}
+		roles = append(roles, role)
+	}
+	c.RoleSet = attest.NewPolicy(roles...)
+	return all
+}
+
+// TokenExpiryByRole is the life of the tokens of the roles that say so.
+func (c *Config) TokenExpiryByRole() map[attest.RoleName]time.Duration {
+	lives := map[attest.RoleName]time.Duration{}
+	for name, r := range c.Roles {
+		if n, err := attest.ParseRoleName(name); err == nil && r.TokenExpiry != nil {
+			lives[n] = *r.TokenExpiry
+		}
+	}
+	return lives
+}
+
+// longLife is how long a token may live before the operator is asked whether
+// that is meant: no token is revoked.
+const longLife = time.Hour
+
+// exposed is what nobody may be allowed with a private key but its owner and,
+// reading, the group of the service.
+const exposed = 0o037
+
+// Warnings is what can be meant as it stands, and often is not.
+func (c *Config) Warnings() []Problem {
+	var all []Problem
+	warn := func(path, format string, args ...any) {
+		all = append(all, c.problem(fmt.Errorf("%s: %s", path, fmt.Sprintf(format, args...))))
+	}
+	warnExposed := func(path, file, harm string) {
+		if info, err := os.Stat(file); err == nil && info.Mode().Perm()&exposed != 0 {
+			warn(path, "%s is open to others than its owner and group (mode %04o): whoever has it can %s", file, info.Mode().Perm(), harm)
+		}
+	}
+	if c.TLS.CertFile == "" && len(c.Proxy.Trusted) == 0 && !loopback(c.Listen) {
+		warn("listen", "%s speaks plain HTTP to the network, so tokens can be read on the way; set tls, or proxy.trusted if a load balancer ends TLS", c.Listen)
+	}
+	if w := token.IssuerWarning(c.Auth.TokenIssuer); w != "" {
+		warn("auth.tokenIssuer", "%s", w)
+	}
+	for _, file := range c.Auth.SigningKeyFile {
+		warnExposed("auth.signingKeyFile", file, "sign any token")
+	}
+	warnExposed("tls.keyFile", c.TLS.KeyFile, "pose as this server")
+	if c.Auth.TokenExpiry > longLife {
+		warn("auth.tokenExpiry", "%v is long: a token cannot be revoked", c.Auth.TokenExpiry)
+	}
+	for i, p := range c.Proxy.Trusted {
+		if p.Bits() < p.Addr().BitLen()-16 {
+			warn(fmt.Sprintf("proxy.trusted[%d]", i), "%v is a wide network: every machine in it can name any instance's address", p)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.Roles)) {
+		r := c.Roles[name]
+		if !bound(r.ProjectID) && !bound(r.UserID) {
+			warn("roles."+name, "names no project and no user: whoever can create an instance anywhere in the cloud can meet its other rules")
+		}
+		if r.TokenExpiry != nil && *r.TokenExpiry > longLife {
+			warn("roles."+name+".tokenExpiry", "%v is long: a token cannot be revoked", *r.TokenExpiry)
+		}
+	}
+	slices.SortStableFunc(all, func(a, b Problem) int { return cmp.Compare(a.Line, b.Line) })
+	return all
+}
+
+// bound reports whether every pattern has a character that is no wildcard.
+func bound(patterns []string) bool {
+	return len(patterns) > 0 && !slices.ContainsFunc(patterns, func(p string) bool { return strings.Trim(p, "*?") == "" })
+}
+
+func loopback(listen string) bool {
+	host, _, err := net.SplitHostPort(listen)
+	if err != nil {
+		return false
+	}
+	addr, err := netip.ParseAddr(host)
+	return host == "localhost" || (err == nil && addr.IsLoopback())
+}
+
+// prefixed takes joined errors apart and puts where they belong in front.
+func prefixed(prefix string, err error) []error {
+	if err == nil {
+		return nil
+	}
+	if j, ok := err.(interface{ Unwrap() []error }); ok {
+		var all []error
+		for _, e := range j.Unwrap() {
+			all = append(all, prefixed(prefix, e)...)
+		}
+		return all
+	}
+	return []error{fmt.Errorf("%s%w", prefix, err)}
+}
+
+func override[T any](value *T, by *T) {
+	if by != nil {
+		*value = *by
+	}
+}

@@ -1,0 +1,675 @@
+package config_test
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"flag"
+	"fmt"
+	"math/big"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/config"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/token"
+)
+
+var update = flag.Bool("update", false, "write testdata/bad/*.want")
+
+// auth and roles are all that a file must have.
+const (
+	auth = `
+auth:
+  signingKeyFile: signing-key.pem
+  tokenIssuer: https://id.example.com
+`
+	roles = `
+roles:
+  web:
+    projectID: 7e562c1a85814230b973a83db9534b02
+`
+)
+
+// keyFiles are a signing key, and a key with its certificate.
+var keyFiles = sync.OnceValues(func() (map[string][]byte, error) {
+	files := map[string][]byte{}
+	for _, name := range []string{"signing-key.pem", "second-key.pem", "server-key.pem"} {
+		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		if err != nil {
+			return nil, err
+		}
+		der, err := x509.MarshalPKCS8PrivateKey(key)
+		if err != nil {
+			return nil, err
+		}
+		files[name] = pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
+		if name != "server-key.pem" {
+			continue
+		}
+		template := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: []string{"id.example.com"}, NotAfter: time.Now().Add(time.Hour)}
+		der, err = x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+		if err != nil {
+			return nil, err
+		}
+		files["server.pem"] = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+	}
+	return files, nil
+})
+
+// newDir makes a directory with the files that configurations name.
+func newDir(t testing.TB) string {
+	t.Helper()
+	t.Setenv("RUNTIME_DIRECTORY", "")
+	t.Setenv("STATE_DIRECTORY", "")
+	dir := t.TempDir()
+	files, err := keyFiles()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, data := range files {
+		write(t, filepath.Join(dir, name), data)
+	}
+	return dir
+}
+
+func write(t testing.TB, file string, data []byte) {
+	t.Helper()
+	if err := os.WriteFile(file, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// load loads a file of that text, beside the files of newDir.
+func load(t *testing.T, text string) (*config.Config, error) {
+	t.Helper()
+	file := filepath.Join(newDir(t), "config.yml")
+	write(t, file, []byte(text))
+	return config.Load(file)
+}
+
+func mustLoad(t *testing.T, text string) *config.Config {
+	t.Helper()
+	c, err := load(t, text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// problems are those of a file of that text, none if it is accepted.
+func problems(t *testing.T, text string) []string {
+	t.Helper()
+	_, err := load(t, text)
+	if err == nil {
+		return nil
+	}
+	var p *config.Problems
+	if !errors.As(err, &p) {
+		t.Fatalf("the error is a %T: %v", err, err)
+	}
+	var all []string
+	for _, problem := range p.List {
+		all = append(all, problem.String())
+	}
+	return all
+}
+
+// internals are words that tell an operator nothing.
+var internals = regexp.MustCompile(`yaml:|!!|unmarshal|reflect|strconv|netip|time\.|\[\]string|\b(int|bool|float64|string|struct|map\[)\b|%!`)
+
+// Each file of testdata/bad is refused with all that stands in the .want file
+// of its name.
+func TestBadFiles(t *testing.T) {
+	bad, err := filepath.Abs("testdata/bad")
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, err := filepath.Glob(filepath.Join(bad, "*.yml"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no files: %v", err)
+	}
+	t.Chdir(newDir(t)) // messages name files as the configuration does
+	write(t, "not-pem.txt", []byte("This is no PEM.\n"))
+	for _, file := range files {
+		name := filepath.Base(file)
+		t.Run(strings.TrimSuffix(name, ".yml"), func(t *testing.T) {
+			data, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			write(t, name, data)
+			c, err := config.Load(name)
+			var p *config.Problems
+			if !errors.As(err, &p) {
+				t.Fatalf("Load gives %v and the error %v, want *Problems", c, err)
+			}
+			if c != nil {
+				t.Error("a refused file gives a configuration")
+			}
+			got := err.Error() + "\n"
+			if word := internals.FindString(got); word != "" {
+				t.Errorf("%q is nothing for an operator:\n%s", word, got)
+			}
+			if !slices.IsSortedFunc(p.List, func(a, b config.Problem) int { return a.Line - b.Line }) {
+				t.Errorf("not in the order of the lines:\n%s", got)
+			}
+			wantFile := strings.TrimSuffix(file, ".yml") + ".want"
+			if *update {
+				if err := os.WriteFile(wantFile, []byte(got), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(wantFile)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(strings.Split(string(want), "\n"), strings.Split(got, "\n")); diff != "" {
+				t.Errorf("the message differs (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// What testdata cannot hold, or not so that a person can see it.
+func TestBadContent(t *testing.T) {
+	nested := func(open, end string, n int) string {
+		return auth + roles + "    metadata:\n      role: " + strings.Repeat(open, n) + strings.Repeat(end, n) + "\n"
+	}
+	var bomb strings.Builder
+	bomb.WriteString(auth + "roles:\n  web:\n    projectID: &many [a" + strings.Repeat(", a", 50_000) + "]\n    metadata:\n")
+	for i := range 30_000 {
+		fmt.Fprintf(&bomb, "      k%d: *many\n", i)
+	}
+	laughs := "a0: &a0 [a, a]\n"
+	for i := 1; i < 60; i++ {
+		laughs += fmt.Sprintf("a%d: &a%d [*a%d, *a%d]\n", i, i, i-1, i-1)
+	}
+	tests := []struct {
+		name, text string
+		want       []string
+	}{
+		{"longer than a file may be", auth + roles + strings.Repeat("#\n", 5<<19), []string{"is longer than 1048576 bytes"}},
+		{"a list that aliases repeat 30000 times", bomb.String(), []string{"has more than 100000 values, counting what aliases repeat"}},
+		{"aliases of aliases, 2^60 values", laughs + auth + "roles:\n  web:\n    projectID: *a59\n", append(
+			unknown("a", 60),
+			"roles.web.projectID[0]: is not a value (line 60)", "roles.web.projectID[1]: is not a value (line 60)",
+		)},
+		{"lists within lists, 1000 deep", nested("[", "]", 1000), []string{"roles.web.metadata.role[0]: is not a value (line 10)"}},
+		{"mappings within mappings, 1000 deep", nested("{a: ", "}", 1000), []string{"roles.web.metadata.role: is not a value (line 10)"}},
+		{"lists within lists, 100000 deep", nested("[", "]", 100_000), []string{"is not YAML: exceeded max depth of 10000 (line 10)"}},
+		{"not UTF-8", auth + roles + "    userID: caf\xe9\n", []string{"is not YAML: incomplete UTF-8 octet sequence (line 9)"}},
+		{"a key file", "-----BEGIN PRIVATE KEY-----\nMIGH\n-----END PRIVATE KEY-----\n", []string{"is not a mapping of keys to values (line 1)"}},
+		{"nothing but zero bytes", "\x00\x00\x00", []string{"is not YAML: control characters are not allowed (line 1)"}},
+		{"line numbers with CRLF", strings.ReplaceAll(auth+roles+"    limit: x\n", "\n", "\r\n"), []string{`roles.web.limit: "x" is not a whole number (line 9)`}},
+		{"line numbers behind a byte order mark", "\ufefflog: x\n" + auth + roles, []string{"log: is not a mapping of keys to values (line 1)"}},
+		{"half a megabyte where a number belongs", auth + "  limit: " + strings.Repeat("9", 1<<19) + "\n" + roles, []string{`auth.limit: "` + strings.Repeat("9", 64) + `..." is not a whole number (line 5)`}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			if diff := cmp.Diff(tt.want, problems(t, tt.text)); diff != "" {
+				t.Errorf("the problems differ (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// unknown are the problems of n keys in as many lines.
+func unknown(key string, n int) []string {
+	all := make([]string, n)
+	for i := range all {
+		all[i] = fmt.Sprintf("%s%d: is not a known key (line %d)", key, i, i+1)
+	}
+	return all
+}
+
+func TestFileThatCannotBeRead(t *testing.T) {
+	dir := newDir(t)
+	for name, file := range map[string]string{"missing": filepath.Join(dir, "missing.yml"), "a directory": dir} {
+		_, err := config.Load(file)
+		var p *config.Problems
+		if err == nil || errors.As(err, &p) || !strings.Contains(err.Error(), file) {
+			t.Errorf("%s: the error is %v, want one of the file system that names the file", name, err)
+		}
+	}
+}
+
+// A configuration that a file of nothing but what is required gives is the
+// default.
+func TestDefault(t *testing.T) {
+	c := mustLoad(t, auth+roles)
+	want := config.Default()
+	want.Auth.SigningKeyFile = c.Auth.SigningKeyFile
+	want.Auth.TokenIssuer = "https://id.example.com"
+	want.Roles = map[string]config.Role{"web": {Rules: attest.Rules{ProjectID: []string{"7e562c1a85814230b973a83db9534b02"}}}}
+	if diff := cmp.Diff(want, *c, ignoreDerived, netips); diff != "" {
+		t.Errorf("a short file's configuration is not the default (-want +got):\n%s", diff)
+	}
+}
+
+var (
+	ignoreDerived = cmp.FilterPath(func(p cmp.Path) bool {
+		return slices.Contains([]string{"Hash", "RoleSet", "Keys", "lines"}, p.Last().String()[1:]) && len(p) == 2
+	}, cmp.Ignore())
+	netips = cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })
+)
+
+// Values are the text that stands in the file, whatever else YAML could take
+// them for.
+func TestText(t *testing.T) {
+	tests := []struct{ name, value, want string }{
+		{"digits", "12345678901234567890123456789012", "12345678901234567890123456789012"},
+		{"digits and an e", "1e10", "1e10"},
+		{"more digits and an e", "12345678901234567890123456789e12", "12345678901234567890123456789e12"},
+		{"a zero in front", "0123", "0123"},
+		{"0o and 0x", "[0o17, 0x1F]", "0o17 0x1F"},
+		{"underscores", "1_000", "1_000"},
+		{"a decimal", "1.50", "1.50"},
+		{"a base of 60", "12:30:45", "12:30:45"},
+		{"a date", "2001-01-01", "2001-01-01"},
+		{"yes", "yes", "yes"},
+		{"on", "on", "on"},
+		{"n", "n", "n"},
+		{"true", "True", "True"},
+		{"infinity", ".inf", ".inf"},
+		{"null in quotes", `["null", '~', "Null"]`, "null ~ Null"},
+		{"a number in quotes", `"3"`, "3"},
+		{"a pattern in quotes", `"*"`, "*"},
+		{"a pattern that begins with text", "web-*?", "web-*?"},
+		{"escapes", `"\u00e9"`, "é"},
+		{"a comment sign within", "a#b", "a#b"},
+		{"a comment", "a #b", "a"},
+		{"a colon", "a:b", "a:b"},
+		{"a list of lines", "\n      - a\n      - b", "a b"},
+		{"over two lines", "a\n      b", "a b"},
+		{"a dollar", "${HOME}", "${HOME}"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			for _, key := range []string{"projectID", "metadata"} {
+				under, value := "", tt.value
+				if key == "metadata" {
+					under = "\n      k:"
+					value = strings.ReplaceAll(value, "\n", "\n  ")
+				}
+				c := mustLoad(t, auth+"roles:\n  web:\n    "+key+":"+under+" "+value+"\n")
+				got := c.Roles["web"].ProjectID
+				if key == "metadata" {
+					got = c.Roles["web"].Metadata["k"]
+				}
+				if got := strings.Join(got, " "); got != tt.want {
+					t.Errorf("%s: %s is read as %q, want %q", key, tt.value, got, tt.want)
+				}
+			}
+		})
+	}
+}
+
+func TestNames(t *testing.T) {
+	longest := strings.Repeat("a", 64)
+	for _, name := range []string{"yes", "on", "123", "1e3", "null", "web.projectID", "...", "-", longest} {
+		t.Run(name, func(t *testing.T) {
+			c := mustLoad(t, auth+"roles: {\""+name+"\": {metadata: {null: a, 1: b, "+name+"x: c}}}\n")
+			r, ok := c.Roles[name]
+			if !ok {
+				t.Fatalf("the roles are %v", c.Roles)
+			}
+			want := map[string][]string{"null": {"a"}, "1": {"b"}, name + "x": {"c"}}
+			if diff := cmp.Diff(want, r.Metadata); diff != "" {
+				t.Errorf("the metadata differs (-want +got):\n%s", diff)
+			}
+			if n, err := attest.ParseRoleName(name); err != nil || !c.RoleSet.Has(n) {
+				t.Errorf("the role is not in the compiled set: %v", err)
+			}
+		})
+	}
+}
+
+// Other ways to write the same file.
+func TestSameMeaning(t *testing.T) {
+	const plain = `
+listen: 127.0.0.1:18775
+proxy:
+  trusted:
+    - 192.0.2.10
+    - 2001:db8::/64
+auth:
+  limit: 4
+  period: 10m
+  signingKeyFile: [signing-key.pem]
+  tokenIssuer: https://id.example.com
+throttle:
+  perAddress:
+    rate: 0.5
+audit:
+  required: true
+roles:
+  db:
+    projectID: [a]
+    limit: 4
+  web:
+    projectID: [a]
+    limit: 4
+`
+	replace := strings.NewReplacer
+	tests := map[string]string{
+		"CRLF":                    strings.ReplaceAll(plain, "\n", "\r\n"),
+		"a byte order mark":       "\ufeff" + plain,
+		"markers of the document": "%YAML 1.1\n---" + plain + "...\n",
+		"quoted numbers":          replace("limit: 4", `limit: "4"`, "10m", `'10m'`, "0.5", `"0.5"`, "true", `"true"`).Replace(plain),
+		"quoted keys":             replace("listen", `"listen"`, "limit", `'limit'`).Replace(plain),
+		"other durations":         replace("10m", "600s").Replace(plain),
+		"a duration of units":     replace("10m", "9m60s").Replace(plain),
+		"zeros in front":          replace("limit: 4", "limit: 04").Replace(plain),
+		"an exponent":             replace("0.5", "5e-1").Replace(plain),
+		"a value for a list":      replace("[a]", "a", "[signing-key.pem]", "signing-key.pem").Replace(plain),
+		"networks in full":        replace("192.0.2.10", "192.0.2.10/32", "2001:db8::/64", "2001:0DB8:0::/64").Replace(plain),
+		"an IPv4 address mapped":  replace("192.0.2.10", "::ffff:192.0.2.10").Replace(plain),
+		"comments":                replace("\n", " # why\n").Replace(plain),
+		"sections without keys":   plain + "tls:\nlog:\nmetrics: # listen: :18776\n",
+		"defaults written out":    plain + "log: {level: info, format: json}\n",
+		"an alias for a mapping":  replace("  db:", "  db: &role", "  web:\n    projectID: [a]\n    limit: 4\n", "  web: *role\n").Replace(plain),
+		"an alias for a list":     strings.Replace(strings.ReplaceAll(plain, "[a]", "*projects"), "*projects", "&projects [a]", 1),
+		"an alias for a value":    strings.Replace(strings.ReplaceAll(plain, "limit: 4", "limit: *most"), "*most", "&most 4", 1),
+		"an alias in a list":      strings.Replace(strings.ReplaceAll(plain, "[a]", "[*project]"), "*project", "&project a", 1),
+		"flow style":              "{" + "listen: 127.0.0.1:18775, proxy: {trusted: [192.0.2.10, '2001:db8::/64']}, auth: {limit: 4, period: 10m, signingKeyFile: signing-key.pem, tokenIssuer: 'https://id.example.com'}, throttle: {perAddress: {rate: 0.5}}, audit: {required: true}, roles: {db: {projectID: [a], limit: 4}, web: {projectID: [a], limit: 4}}}",
+	}
+	want := mustLoad(t, plain)
+	for name, text := range tests {
+		t.Run(name, func(t *testing.T) {
+			got := mustLoad(t, text)
+			got.Auth.SigningKeyFile = want.Auth.SigningKeyFile // in another directory
+			if diff := cmp.Diff(*want, *got, ignoreDerived, netips); diff != "" {
+				t.Errorf("the configuration differs (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// A file with the keys and values of the original tool's example.
+func TestOriginalFile(t *testing.T) {
+	c := mustLoad(t, `
+listen: 0.0.0.0:18775
+tls:
+  certFile: server.pem
+  keyFile: server-key.pem
+auth:
+  limit: 3
+  period: 600s
+  signingKeyFile: signing-key.pem
+  tokenIssuer: https://127.0.0.1:18775
+  tokenExpiry: 60s
+roles:
+  web:
+    projectID: 7e562c1a-8581-4230-b973-a83db9534b02
+    userID: 821a2eaa-c072-4c06-9aa6-a44bd7b91935
+    metadata:
+      role: web
+`)
+	if w := c.Warnings(); len(w) > 0 {
+		t.Errorf("the warnings are %v, want none", w)
+	}
+	want := attest.Rules{
+		ProjectID: []string{"7e562c1a-8581-4230-b973-a83db9534b02"},
+		UserID:    []string{"821a2eaa-c072-4c06-9aa6-a44bd7b91935"},
+		Metadata:  map[string][]string{"role": {"web"}},
+	}
+	if diff := cmp.Diff(want, c.Roles["web"].Rules); diff != "" {
+		t.Errorf("the rules differ (-want +got):\n%s", diff)
+	}
+	if c.Auth.Limit != 3 || c.Auth.Period != 10*time.Minute || c.Auth.Since != attest.SinceCreated || c.Auth.TokenExpiry != time.Minute {
+		t.Errorf("auth is %+v", c.Auth)
+	}
+	if _, err := token.NewIssuer(c.Auth.Config, c.Keys, c.TokenExpiryByRole()); err != nil {
+		t.Errorf("the keys were not read: %v", err)
+	}
+}
+
+func TestSeveralSigningKeys(t *testing.T) {
+	c := mustLoad(t, strings.Replace(auth, "signing-key.pem", "[second-key.pem, signing-key.pem]", 1)+roles)
+	i, err := token.NewIssuer(c.Auth.Config, c.Keys, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := strings.Count(string(i.JWKS().Body), `"kid"`); n != 2 {
+		t.Errorf("%d keys are published, want 2", n)
+	}
+}
+
+func TestPaths(t *testing.T) {
+	const text = `
+tls: {certFile: server.pem, keyFile: ./server-key.pem}
+auth:
+  signingKeyFile: [signing-key.pem, ABSOLUTE/second-key.pem]
+  tokenIssuer: https://id.example.com
+openstack: {cloudsFile: ../clouds.yaml}
+audit: {output: log/audit.json}
+admin: {socket: admin.sock}
+` + roles
+	dir, other := newDir(t), newDir(t)
+	file := filepath.Join(dir, "config.yml")
+	write(t, file, []byte(strings.ReplaceAll(text, "ABSOLUTE", other)))
+	t.Chdir(other)
+	relative, err := filepath.Rel(other, file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range []string{file, relative} {
+		c, err := config.Load(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := map[string]string{
+			c.TLS.CertFile:           filepath.Join(dir, "server.pem"),
+			c.TLS.KeyFile:            filepath.Join(dir, "server-key.pem"),
+			c.Auth.SigningKeyFile[0]: filepath.Join(dir, "signing-key.pem"),
+			c.Auth.SigningKeyFile[1]: filepath.Join(other, "second-key.pem"),
+			c.OpenStack.CloudsFile:   filepath.Join(filepath.Dir(dir), "clouds.yaml"),
+			c.Audit.Output:           filepath.Join(dir, "log/audit.json"),
+			c.Admin.Socket:           filepath.Join(dir, "admin.sock"),
+		}
+		for got, want := range want {
+			if abs, err := filepath.Abs(got); err != nil || abs != want {
+				t.Errorf("a path of %s is %s, want %s", file, got, want)
+			}
+		}
+		if !filepath.IsAbs(c.Admin.Socket) {
+			t.Errorf("the socket is %s, want an absolute path", c.Admin.Socket)
+		}
+	}
+}
+
+func TestAuditOutputIsNoPath(t *testing.T) {
+	for _, output := range []string{"stdout", "stderr"} {
+		if c := mustLoad(t, auth+roles+"audit: {output: "+output+"}\n"); c.Audit.Output != output {
+			t.Errorf("the output %s is %s", output, c.Audit.Output)
+		}
+	}
+}
+
+func TestAdminSocket(t *testing.T) {
+	for _, tt := range []struct{ name, directory, socket, want string }{
+		{"neither", "", `""`, ""},
+		{"from systemd", "/run/ona", `""`, "/run/ona/admin.sock"},
+		{"from systemd, with a second directory", "/run/ona:/run/other", `""`, "/run/ona/admin.sock"},
+		{"from the file", "", "/run/admin.sock", "/run/admin.sock"},
+		{"from the file rather than systemd", "/run/ona", "/run/admin.sock", "/run/admin.sock"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			file := filepath.Join(newDir(t), "config.yml")
+			write(t, file, []byte(auth+roles+"admin: {socket: "+tt.socket+"}\n"))
+			t.Setenv("RUNTIME_DIRECTORY", tt.directory)
+			c, err := config.Load(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if c.Admin.Socket != tt.want {
+				t.Errorf("the socket is %q, want %q", c.Admin.Socket, tt.want)
+			}
+		})
+	}
+}
+
+func TestStateFile(t *testing.T) {
+	for _, tt := range []struct{ name, directory, state, want string }{
+		{"beside the file", "", "{type: file}", "DIR/state.db"},
+		{"a path of its own", "", "{type: file, file: {path: data/ona.db}}", "DIR/data/ona.db"},
+		{"in systemd's", "/var/lib/ona", "{type: file}", "/var/lib/ona/state.db"},
+		{"in the first of systemd's", "/var/lib/ona:/var/lib/other", "{type: file}", "/var/lib/ona/state.db"},
+		{"an absolute path rather than systemd's", "/var/lib/ona", "{type: file, file: {path: /srv/ona.db}}", "/srv/ona.db"},
+		{"memory has none", "/var/lib/ona", "{type: memory}", "state.db"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			dir := newDir(t)
+			file := filepath.Join(dir, "config.yml")
+			write(t, file, []byte(auth+roles+"state: "+tt.state+"\n"))
+			t.Setenv("STATE_DIRECTORY", tt.directory)
+			c, err := config.Load(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if want := strings.Replace(tt.want, "DIR", dir, 1); c.State.File.Path != want {
+				t.Errorf("the file is %q, want %q", c.State.File.Path, want)
+			}
+		})
+	}
+}
+
+func TestNoMetricsListener(t *testing.T) {
+	if c := mustLoad(t, auth+roles+"metrics: {listen: \"\"}\n"); c.Metrics.Listen != "" {
+		t.Errorf("metrics.listen is %q, want none", c.Metrics.Listen)
+	}
+}
+
+func TestHash(t *testing.T) {
+	text := auth + roles
+	a, b, c := mustLoad(t, text), mustLoad(t, text), mustLoad(t, text+"#\n")
+	if !regexp.MustCompile(`^[0-9a-f]{12}$`).MatchString(a.Hash) {
+		t.Errorf("the hash is %q, want 12 hexadecimal digits", a.Hash)
+	}
+	if a.Hash != b.Hash {
+		t.Errorf("the same file has the hashes %s and %s", a.Hash, b.Hash)
+	}
+	if a.Hash == c.Hash {
+		t.Errorf("two files have the hash %s", a.Hash)
+	}
+}
+
+func TestTokenExpiryByRole(t *testing.T) {
+	c := mustLoad(t, auth+roles+"    tokenExpiry: 2m\n  db: {userID: a}\n")
+	web, err := attest.ParseRoleName("web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(map[string]time.Duration{"web": 2 * time.Minute}, byString(c.TokenExpiryByRole())); diff != "" {
+		t.Errorf("the lives differ (-want +got):\n%s", diff)
+	}
+	if got := c.TokenExpiryByRole()[web]; got != 2*time.Minute {
+		t.Errorf("the life of web is %v", got)
+	}
+}
+
+func byString(lives map[attest.RoleName]time.Duration) map[string]time.Duration {
+	all := map[string]time.Duration{}
+	for name, life := range lives {
+		all[name.String()] = life
+	}
+	return all
+}
+
+func TestWarnings(t *testing.T) {
+	const (
+		tls   = "tls: {certFile: server.pem, keyFile: server-key.pem}\n"
+		plain = "listen: 0.0.0.0:18775 speaks plain HTTP to the network, so tokens can be read on the way; set tls, or proxy.trusted if a load balancer ends TLS"
+		open  = "names no project and no user: whoever can create an instance anywhere in the cloud can meet its other rules"
+	)
+	issuer := func(s string) string { return strings.Replace(auth, "https://id.example.com", s, 1) }
+	tests := []struct {
+		name, text string
+		modes      map[string]os.FileMode
+		want       []string
+	}{
+		{"nothing to warn of", tls + auth + roles, nil, nil},
+
+		{"plain HTTP by default", auth + roles, nil, []string{plain}},
+		{"plain HTTP as written", "\nlisten: 0.0.0.0:18775\n" + auth + roles, nil, []string{plain + " (line 2)"}},
+		{"plain HTTP on all addresses", "listen: :80\n" + auth + roles, nil, []string{strings.Replace(plain, "0.0.0.0:18775", ":80", 1) + " (line 1)"}},
+		{"plain HTTP on loopback", "listen: 127.0.0.1:18775\n" + auth + roles, nil, nil},
+		{"plain HTTP on another address of loopback", "listen: 127.1.2.3:18775\n" + auth + roles, nil, nil},
+		{"plain HTTP on loopback, IPv6", "listen: \"[::1]:18775\"\n" + auth + roles, nil, nil},
+		{"plain HTTP on localhost", "listen: localhost:18775\n" + auth + roles, nil, nil},
+		{"plain HTTP behind a load balancer", "proxy: {trusted: 192.0.2.10}\n" + auth + roles, nil, nil},
+
+		{"issuer without TLS", tls + issuer("http://id.example.com") + roles, nil, []string{"auth.tokenIssuer: http://id.example.com is not https: whoever sits between can give verifiers keys of their own, and most refuse it (line 5)"}},
+		{"issuer with a slash behind", tls + issuer("https://id.example.com/") + roles, nil, []string{"auth.tokenIssuer: https://id.example.com/ ends in a slash: verifiers compare byte for byte, and some cut it off (line 5)"}},
+		{"issuer with a path", tls + issuer("https://id.example.com/east") + roles, nil, nil},
+
+		{"signing key that all can read", tls + auth + roles, map[string]os.FileMode{"signing-key.pem": 0o644}, []string{"auth.signingKeyFile: DIR/signing-key.pem is open to others than its owner and group (mode 0644): whoever has it can sign any token (line 4)"}},
+		{"second signing key that all can read", tls + strings.Replace(auth, "signing-key.pem", "[signing-key.pem, second-key.pem]", 1) + roles, map[string]os.FileMode{"second-key.pem": 0o604}, []string{"auth.signingKeyFile: DIR/second-key.pem is open to others than its owner and group (mode 0604): whoever has it can sign any token (line 4)"}},
+		{"signing key that the group of the service can read", tls + auth + roles, map[string]os.FileMode{"signing-key.pem": 0o640}, nil},
+		{"signing key that the group can write", tls + auth + roles, map[string]os.FileMode{"signing-key.pem": 0o660}, []string{"auth.signingKeyFile: DIR/signing-key.pem is open to others than its owner and group (mode 0660): whoever has it can sign any token (line 4)"}},
+		{"key of the certificate that all can read", "\n" + tls + auth + roles, map[string]os.FileMode{"server-key.pem": 0o644}, []string{"tls.keyFile: DIR/server-key.pem is open to others than its owner and group (mode 0644): whoever has it can pose as this server (line 2)"}},
+		{"keys that their owner and group can read", tls + auth + roles, map[string]os.FileMode{"signing-key.pem": 0o400, "server-key.pem": 0o640}, nil},
+		{"certificate that all can read", tls + auth + roles, map[string]os.FileMode{"server.pem": 0o644}, nil},
+
+		{"token life above an hour", tls + auth + "  tokenExpiry: 61m\n" + roles, nil, []string{"auth.tokenExpiry: 1h1m0s is long: a token cannot be revoked (line 6)"}},
+		{"token life of an hour", tls + auth + "  tokenExpiry: 1h\n" + roles, nil, nil},
+		{"token life of a role above an hour", tls + auth + roles + "    tokenExpiry: 24h\n", nil, []string{"roles.web.tokenExpiry: 24h0m0s is long: a token cannot be revoked (line 10)"}},
+		{"token life of a role of an hour", tls + auth + roles + "    tokenExpiry: 1h\n", nil, nil},
+
+		{"wide network of load balancers", "proxy:\n  trusted:\n    - 192.0.2.10\n    - 10.0.0.0/15\n" + auth + roles, nil, []string{"proxy.trusted[1]: 10.0.0.0/15 is a wide network: every machine in it can name any instance's address (line 4)"}},
+		{"wide network alone, without brackets", "proxy:\n  trusted: 10.0.0.0/8\n" + auth + roles, nil, []string{"proxy.trusted[0]: 10.0.0.0/8 is a wide network: every machine in it can name any instance's address (line 2)"}},
+		{"narrow networks", "proxy: {trusted: [10.0.0.0/16, '2001:db8::/112', '2001:db8::1']}\n" + auth + roles, nil, nil},
+
+		{"role by metadata alone", tls + auth + "roles:\n  web:\n    metadata: {role: web}\n", nil, []string{"roles.web: " + open + " (line 7)"}},
+		{"role for all", tls + auth + "roles:\n  web: {allowAnyInstance: true}\n", nil, []string{"roles.web: " + open + " (line 7)"}},
+		{"role of any project", tls + auth + "roles:\n  web: {projectID: '*'}\n", nil, []string{"roles.web: " + open + " (line 7)"}},
+		{"role of any project, in other words", tls + auth + "roles:\n  web: {projectID: '?*'}\n", nil, []string{"roles.web: " + open + " (line 7)"}},
+		{"role of one project or any", tls + auth + "roles:\n  web: {projectID: [a, '*']}\n", nil, []string{"roles.web: " + open + " (line 7)"}},
+		{"role of any project, but one user", tls + auth + "roles:\n  web: {projectID: '*', userID: a}\n", nil, nil},
+		{"role of some projects", tls + auth + "roles:\n  web: {projectID: [a, 'b*']}\n", nil, nil},
+		{"role of a user", tls + auth + "roles:\n  web: {userID: a}\n", nil, nil},
+
+		{"several, in the order of their lines", "roles:\n  web: {allowAnyInstance: true}\n" + issuer("http://id.example.com") + "  tokenExpiry: 2h\nlisten: :80\n", nil, []string{
+			"roles.web: " + open + " (line 2)",
+			"auth.tokenIssuer: http://id.example.com is not https: whoever sits between can give verifiers keys of their own, and most refuse it (line 6)",
+			"auth.tokenExpiry: 2h0m0s is long: a token cannot be revoked (line 7)",
+			strings.Replace(plain, "0.0.0.0:18775", ":80", 1) + " (line 8)",
+		}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			dir := newDir(t)
+			for name, mode := range tt.modes {
+				if err := os.Chmod(filepath.Join(dir, name), mode); err != nil {
+					t.Fatal(err)
+				}
+			}
+			file := filepath.Join(dir, "config.yml")
+			write(t, file, []byte(tt.text))
+			c, err := config.Load(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got []string
+			for _, w := range c.Warnings() {
+				got = append(got, strings.ReplaceAll(w.String(), dir, "DIR"))
+			}
+			if diff := cmp.Diff(tt.want, got); diff != "" {
+				t.Errorf("the warnings differ (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
