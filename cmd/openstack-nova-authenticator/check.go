@@ -1,0 +1,134 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/config"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/openstack"
+)
+
+// onlineTimeout bounds check --online.
+const onlineTimeout = 30 * time.Second
+
+// finding is one line of check.
+type finding struct {
+	Level   string `json:"level"` // error or warning
+	Path    string `json:"path,omitempty"`
+	Line    int    `json:"line,omitempty"`
+	Message string `json:"message"`
+}
+
+// report is what check prints with --json.
+type report struct {
+	File     string          `json:"file"`
+	OK       bool            `json:"ok"`
+	Findings []finding       `json:"findings"`
+	Cloud    *openstack.Info `json:"cloud,omitempty"`
+}
+
+func newCheckCommand(file *string, stdout io.Writer) *cobra.Command {
+	var online, strict, asJSON bool
+	cmd := &cobra.Command{
+		Use:   "check",
+		Short: "Read the configuration as serve would and report every problem",
+		Long: `Reads the configuration file, the keys and the certificate that it names, and
+the credentials for OpenStack, and reports every problem and warning. It listens
+nowhere and, unless told, asks nobody.
+
+The exit status is 0 when serve would start, 1 when it would not.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			r, err := check(cmd.Context(), *file, online)
+			if err != nil {
+				return err
+			}
+			for _, f := range r.Findings {
+				r.OK = r.OK && f.Level != "error" && !strict
+			}
+			if err := r.print(stdout, asJSON); err != nil {
+				return err
+			}
+			if !r.OK {
+				return errSaid
+			}
+			return nil
+		},
+	}
+	cmd.Flags().BoolVar(&online, "online", false, "log in to OpenStack, too, and find out what the account may do")
+	cmd.Flags().BoolVar(&strict, "strict", false, "fail on warnings")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+func check(ctx context.Context, file string, online bool) (*report, error) {
+	c, file, err := load(file)
+	r := &report{File: file, OK: true, Findings: []finding{}}
+	var problems *config.Problems
+	if errors.As(err, &problems) {
+		r.add("error", problems.List...)
+		return r, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	r.add("warning", c.Warnings()...)
+	cloud, err := openstack.New(c.OpenStack, openstack.Options{UserAgent: userAgent()})
+	if err != nil {
+		r.add("error", config.Problem{Path: "openstack", Message: err.Error()})
+		return r, nil
+	}
+	defer cloud.Close()
+	if online {
+		ctx, cancel := context.WithTimeout(ctx, onlineTimeout)
+		defer cancel()
+		info, err := cloud.Connect(ctx)
+		if err != nil {
+			r.add("error", config.Problem{Path: "openstack", Message: err.Error()})
+			return r, nil
+		}
+		r.Cloud = &info
+		if info.Narrow {
+			r.add("warning", config.Problem{Path: "openstack", Message: "the account sees instances " + info.Scope})
+		}
+	}
+	return r, nil
+}
+
+func (r *report) add(level string, problems ...config.Problem) {
+	for _, p := range problems {
+		r.Findings = append(r.Findings, finding{level, p.Path, p.Line, p.Message})
+	}
+}
+
+func (r *report) print(w io.Writer, asJSON bool) error {
+	if asJSON {
+		e := json.NewEncoder(w)
+		e.SetIndent("", "  ")
+		return e.Encode(r)
+	}
+	for _, f := range r.Findings {
+		p := config.Problem{Path: f.Path, Line: f.Line, Message: f.Message}
+		if _, err := fmt.Fprintf(w, "%s: %s: %s\n", r.File, f.Level, p); err != nil {
+			return err
+		}
+	}
+	if c := r.Cloud; c != nil {
+		if _, err := fmt.Fprintf(w, "%s: logged in as %s; Nova at %s, microversion %s, lookup by %s, sees instances %s\n",
+			r.File, c.Account, c.Endpoint, c.Microversion, c.Lookup, c.Scope); err != nil {
+			return err
+		}
+	}
+	verdict := "ok"
+	if !r.OK {
+		verdict = "not ok"
+	}
+	_, err := fmt.Fprintf(w, "%s: %s\n", r.File, verdict)
+	return err
+}

@@ -1,0 +1,245 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/simulator"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){program: main})
+}
+
+// The instances that every script's cloud has; all but elsewhere-1 have the
+// address from which the scripts speak.
+const (
+	scriptProject   = "7e562c1a85814230b973a83db9534b02"
+	scriptWeb       = "11111111-aaaa-4aaa-8aaa-000000000001"
+	scriptElsewhere = "11111111-aaaa-4aaa-8aaa-000000000002"
+)
+
+// TestScripts runs the program as its users do: files, signals, sockets. Every
+// script has a simulated cloud of its own, whose credentials are in the
+// environment as an openrc file leaves them.
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata/script",
+		RequireExplicitExec: true,
+		Setup: func(env *testscript.Env) error {
+			cloud, err := scriptCloud()
+			if err != nil {
+				return err
+			}
+			env.Defer(func() { _ = cloud.Close() })
+			env.Values["cloud"] = cloud
+			for _, name := range []string{"PORT1", "PORT2"} {
+				port, err := freePort()
+				if err != nil {
+					return err
+				}
+				env.Vars = append(env.Vars, name+"="+port)
+			}
+			env.Vars = append(env.Vars,
+				"OS_AUTH_URL="+cloud.AuthURL(), "OS_USERNAME=authenticator", "OS_PASSWORD=secret-word",
+				"OS_PROJECT_NAME=service", "OS_USER_DOMAIN_NAME=Default", "OS_PROJECT_DOMAIN_NAME=Default",
+				"WEB="+scriptWeb, "ELSEWHERE="+scriptElsewhere, "PROJECT="+scriptProject,
+			)
+			return scriptKey(filepath.Join(env.WorkDir, "key.pem"))
+		},
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
+			"http":     cmdHTTP,
+			"ready":    cmdReady,
+			"cloud":    cmdCloud,
+			"expand":   cmdExpand,
+			"eventual": cmdEventually,
+			"sigterm":  func(ts *testscript.TestScript, _ bool, _ []string) { signalLast(ts, syscall.SIGTERM) },
+			"sighup":   func(ts *testscript.TestScript, _ bool, _ []string) { signalLast(ts, syscall.SIGHUP) },
+		},
+	})
+}
+
+func scriptCloud() (*simulator.Cloud, error) {
+	cloud, err := simulator.Start()
+	if err != nil {
+		return nil, err
+	}
+	cloud.AddAccount(simulator.Account{
+		Name: "authenticator", Password: "secret-word", DomainID: "default", DomainName: "Default",
+		ProjectName: "service", ProjectDomainID: "default", ProjectDomainName: "Default",
+		Roles: []string{"reader", "instance_reader"},
+	})
+	for id, addr := range map[string]string{scriptWeb: "127.0.0.1", scriptElsewhere: "10.20.0.12"} {
+		cloud.SetServer(simulator.Server{
+			ID: id, Name: "web-1", Status: "ACTIVE", ProjectID: scriptProject, UserID: "821a2eaac0724c069aa6a44bd7b91935",
+			Metadata: map[string]string{"role": "web"}, Created: time.Now(), Launched: time.Now(), Flavor: "m1.small",
+			Addresses: []simulator.Address{{Network: "private", Addr: addr, Type: "fixed"}},
+		})
+	}
+	return cloud, nil
+}
+
+func scriptKey(file string) error {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return err
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600)
+}
+
+func freePort() (string, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	defer l.Close()
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	return port, err
+}
+
+// http METHOD URL [BODY [HEADER...]]: prints the status and the body. A URL
+// that begins with unix:SOCKET: goes to that socket.
+func cmdHTTP(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) < 2 {
+		ts.Fatalf("usage: http METHOD URL [BODY [HEADER...]]")
+	}
+	url, client := args[1], &http.Client{Timeout: 10 * time.Second}
+	if rest, ok := strings.CutPrefix(url, "unix:"); ok {
+		socket, path, _ := strings.Cut(rest, ":")
+		url = "http://socket" + path
+		client.Transport = &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", ts.MkAbs(socket))
+		}}
+	}
+	var body io.Reader
+	if len(args) > 2 {
+		body = strings.NewReader(args[2])
+	}
+	req, err := http.NewRequestWithContext(context.Background(), args[0], url, body)
+	ts.Check(err)
+	if body != nil {
+		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	}
+	for _, h := range args[min(3, len(args)):] {
+		name, value, _ := strings.Cut(h, ": ")
+		req.Header.Set(name, value)
+	}
+	resp, err := client.Do(req)
+	if neg {
+		if err == nil {
+			ts.Fatalf("%s answered %s", url, resp.Status)
+		}
+		return
+	}
+	ts.Check(err)
+	defer resp.Body.Close()
+	answer, err := io.ReadAll(resp.Body)
+	ts.Check(err)
+	fmt.Fprintf(ts.Stdout(), "%d\n%s\n", resp.StatusCode, answer)
+}
+
+// ready URL: waits until it answers 200.
+func cmdReady(ts *testscript.TestScript, _ bool, args []string) {
+	poll(ts, "no answer from "+args[0], func() bool {
+		resp, err := http.Get(args[0])
+		if err != nil {
+			return false
+		}
+		_ = resp.Body.Close()
+		return resp.StatusCode == http.StatusOK
+	})
+}
+
+// eventual FILE TEXT: waits until the file contains the text.
+func cmdEventually(ts *testscript.TestScript, _ bool, args []string) {
+	poll(ts, fmt.Sprintf("%s never contained %q", args[0], args[1]), func() bool {
+		data, err := os.ReadFile(ts.MkAbs(args[0]))
+		return err == nil && strings.Contains(string(data), args[1])
+	})
+}
+
+// signalLast sends a signal to the program that was started last.
+func signalLast(ts *testscript.TestScript, s os.Signal) {
+	running := ts.BackgroundCmds()
+	ts.Check(running[len(running)-1].Process.Signal(s))
+}
+
+func poll(ts *testscript.TestScript, failure string, done func() bool) {
+	deadline := time.NewTimer(20 * time.Second)
+	defer deadline.Stop()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for !done() {
+		select {
+		case <-deadline.C:
+			ts.Fatalf("%s", failure)
+		case <-tick.C:
+		}
+	}
+}
+
+// cloud down | up: Nova and Keystone answer 503, or as they should.
+func cmdCloud(ts *testscript.TestScript, _ bool, args []string) {
+	cloud := ts.Value("cloud").(*simulator.Cloud)
+	fault := simulator.Fault{}
+	if args[0] == "down" {
+		fault.Status = http.StatusServiceUnavailable
+	}
+	cloud.Fail("nova", fault)
+	cloud.Fail("keystone", fault)
+}
+
+// expand FILE: replaces the variables of the script in a file.
+func cmdExpand(ts *testscript.TestScript, _ bool, args []string) {
+	file := ts.MkAbs(args[0])
+	data, err := os.ReadFile(file)
+	ts.Check(err)
+	ts.Check(os.WriteFile(file, []byte(os.Expand(string(data), ts.Getenv)), 0o600))
+}
+
+func TestDemo(t *testing.T) {
+	var out bytes.Buffer
+	if err := demo(t.Context(), &out, true); err != nil {
+		t.Fatalf("%v\n%s", err, out.String())
+	}
+	for _, want := range []string{"address_mismatch", "window_closed", "rule_metadata", "instance_unknown", "role_unknown", "attempts_exhausted", "cloud_unavailable", "go-oidc accepts it"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("the tour does not show %q", want)
+		}
+	}
+}
+
+// A tour that is not as told must not pass.
+func TestDemoFailsWhenAnAnswerIsNotAsTold(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := demo(ctx, io.Discard, true); !errors.Is(err, context.Canceled) {
+		t.Errorf("demo with a context that has ended = %v", err)
+	}
+	tour := tour{out: io.Discard, audit: &auditTail{}, client: http.DefaultClient, base: "http://127.0.0.1:1"}
+	if err := tour.run(t.Context()); err == nil {
+		t.Error("a tour without a server passed")
+	}
+}

@@ -1,0 +1,212 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/config"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/openstack"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/server"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/state"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/token"
+)
+
+var defaultFiles = []string{"config.yml", "/etc/" + program + "/config.yml"}
+
+// load reads the named file, or the first default one that exists.
+func load(file string) (*config.Config, string, error) {
+	if file == "" {
+		for _, f := range defaultFiles {
+			if _, err := os.Stat(f); !errors.Is(err, fs.ErrNotExist) {
+				file = f
+				break
+			}
+		}
+	}
+	if file == "" {
+		return nil, "", &hinted{
+			fmt.Errorf("there is no configuration file: neither %s nor %s", defaultFiles[0], defaultFiles[1]),
+			"name one with -c, start from example/config.yml, or see it work without one: " + program + " demo",
+		}
+	}
+	c, err := config.Load(file)
+	var problems *config.Problems
+	if errors.As(err, &problems) {
+		return nil, file, &hinted{err, "example/config.yml has every key with its meaning"}
+	}
+	return c, file, err
+}
+
+func newLog(c config.Log, w io.Writer) *slog.Logger {
+	var level slog.Level
+	_ = level.UnmarshalText([]byte(c.Level)) // checked by config
+	opts := &slog.HandlerOptions{Level: level}
+	if c.Format == "text" {
+		return slog.New(slog.NewTextHandler(w, opts))
+	}
+	return slog.New(slog.NewJSONHandler(w, opts))
+}
+
+// service is everything that serves, wired together.
+type service struct {
+	log       *slog.Logger
+	cloud     *openstack.Client
+	audit     *server.AuditLog
+	store     state.Store
+	health    *server.Health
+	endpoints []server.Endpoint
+}
+
+// newService builds all parts and opens all listeners; nothing is served yet.
+func newService(c *config.Config, stdout, stderr io.Writer) (_ *service, err error) {
+	s := &service{log: newLog(c.Log, stderr)}
+	defer func() {
+		if err != nil {
+			s.close()
+		}
+	}()
+	ver, rev := buildVersion()
+	metrics := server.NewMetrics(ver, rev, func() int { return s.cloud.InFlight() })
+	if s.cloud, err = openstack.New(c.OpenStack, openstack.Options{Log: s.log, Observe: metrics.ObserveUpstream, UserAgent: userAgent()}); err != nil {
+		return nil, fmt.Errorf("openstack: %w", err)
+	}
+	issuer, err := token.NewIssuer(c.Auth.Config, c.Keys, c.TokenExpiryByRole())
+	if err != nil {
+		return nil, err
+	}
+	if s.audit, err = server.OpenAuditLog(c.Audit, stdout, stderr); err != nil {
+		return nil, err
+	}
+	if s.store, err = state.Open(c.State, nil); err != nil {
+		return nil, err
+	}
+	s.health = &server.Health{Cloud: s.cloud.Check}
+	public := server.New(server.Options{
+		Attestor:   &attest.Attestor{Policy: c.RoleSet, Instances: s.cloud, Attempts: s.store},
+		Issuer:     issuer,
+		Proxy:      c.Proxy,
+		Throttle:   c.Throttle,
+		Audit:      s.audit,
+		Metrics:    metrics,
+		Log:        s.log,
+		ConfigHash: c.Hash,
+	})
+
+	l, err := server.Listen(c.Listen, c.TLS, c.Proxy, s.log)
+	if err != nil {
+		return nil, fmt.Errorf("listen: %w", err)
+	}
+	s.endpoints = append(s.endpoints, server.Endpoint{Name: "instances", Listener: l, Handler: public})
+	if c.Metrics.Listen != "" {
+		if l, err = server.Listen(c.Metrics.Listen, server.TLSConfig{}, server.ProxyConfig{}, s.log); err != nil {
+			return nil, fmt.Errorf("metrics.listen: %w", err)
+		}
+		s.endpoints = append(s.endpoints, server.Endpoint{Name: "metrics", Listener: l, Handler: server.OperatorHandler(metrics, s.health)})
+	}
+	if c.Admin.Socket != "" {
+		if l, err = server.ListenSocket(c.Admin.Socket); err != nil {
+			return nil, fmt.Errorf("admin.socket: %w", err)
+		}
+		status := server.Status{Version: ver, Commit: rev, Config: c.Hash, Started: time.Now().UTC().Format(time.RFC3339)}
+		s.endpoints = append(s.endpoints, server.Endpoint{Name: "admin", Listener: l, Handler: server.AdminHandler(status)})
+	}
+	return s, nil
+}
+
+// run serves until ctx ends.
+func (s *service) run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if err := s.connect(ctx); err != nil {
+		s.closeListeners()
+		return err
+	}
+	var background sync.WaitGroup
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	background.Go(func() {
+		for range hangup { // its default would end the process, to systemd's satisfaction
+			s.log.Warn("SIGHUP is not acted on: a changed configuration needs a restart")
+		}
+	})
+	background.Go(func() {
+		<-ctx.Done()
+		s.health.Stop()
+	})
+	err := server.Serve(ctx, s.log, s.endpoints...)
+	cancel()
+	signal.Stop(hangup)
+	close(hangup)
+	background.Wait()
+	return err
+}
+
+// connect logs in. A cloud that is away is no reason not to start: the key set
+// is served without it, and the login is tried again with each request.
+func (s *service) connect(ctx context.Context) error {
+	info, err := s.cloud.Connect(ctx)
+	var setup *openstack.SetupError
+	switch {
+	case errors.As(err, &setup):
+		return fmt.Errorf("openstack: %w", err)
+	case err != nil:
+		s.log.Warn("the cloud cannot be reached; no token is issued until it can", "error", err)
+	case info.Narrow:
+		s.log.Warn("the account sees the instances of one project alone", "scope", info.Scope)
+	}
+	return nil
+}
+
+func (s *service) closeListeners() {
+	for _, e := range s.endpoints {
+		_ = e.Listener.Close()
+	}
+}
+
+// close gives up what newService opened.
+func (s *service) close() {
+	s.closeListeners()
+	if s.cloud != nil {
+		s.cloud.Close()
+	}
+	if s.audit != nil {
+		if err := s.audit.Close(); err != nil {
+			s.log.Error("audit log", "error", err)
+		}
+	}
+	if s.store != nil {
+		_ = s.store.Close()
+	}
+}
+
+func serve(ctx context.Context, file string, stdout, stderr io.Writer) error {
+	c, file, err := load(file)
+	if err != nil {
+		return err
+	}
+	s, err := newService(c, stdout, stderr)
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	ver, rev := buildVersion()
+	s.log.Info("starting", "version", ver, "commit", rev, "file", file, "config", c.Hash)
+	for _, w := range c.Warnings() {
+		s.log.Warn("configuration", "file", file, "warning", w.String())
+	}
+	if err := s.run(ctx); err != nil {
+		return err
+	}
+	s.log.Info("stopped")
+	return nil
+}
