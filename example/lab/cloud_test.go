@@ -1,0 +1,138 @@
+//go:build lab
+
+package lab_test
+
+import (
+	"context"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gophercloud/gophercloud/v2"
+	"github.com/gophercloud/gophercloud/v2/openstack"
+	"github.com/gophercloud/gophercloud/v2/openstack/compute/v2/servers"
+	osconfig "github.com/gophercloud/gophercloud/v2/openstack/config"
+	"github.com/gophercloud/gophercloud/v2/openstack/config/clouds"
+)
+
+// cloud is a login of one account.
+type cloud struct {
+	compute  *gophercloud.ServiceClient
+	identity *gophercloud.ServiceClient
+}
+
+// login signs in as an account of clouds.yaml.
+func login(t *testing.T, name string) cloud {
+	t.Helper()
+	for _, v := range []string{"OS_CLOUD", "OS_REGION_NAME", "OS_INTERFACE", "OS_CACERT"} {
+		t.Setenv(v, "")
+	}
+	auth, endpoint, tlsConfig, err := clouds.Parse(clouds.WithCloudName(name), clouds.WithLocations(filepath.Join(stateDir, "clouds.yaml")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	auth.AllowReauth = true
+	provider, err := osconfig.NewProviderClient(t.Context(), auth, osconfig.WithTLSConfig(tlsConfig))
+	if err != nil {
+		t.Fatal(err)
+	}
+	compute, err := openstack.NewComputeV2(provider, endpoint)
+	if err != nil {
+		t.Fatal(err)
+	}
+	compute.Microversion = "2.93"
+	identity, err := openstack.NewIdentityV3(provider, endpoint)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cloud{compute, identity}
+}
+
+// create makes a server of m1.nano on the private network and waits until it
+// runs. It goes with the test.
+func (c cloud) create(t *testing.T, name string) string {
+	t.Helper()
+	id := c.request(t, name, nil)
+	c.await(t, id, "ACTIVE")
+	return id
+}
+
+// request is create without the wait. Metadata may make the lab's hypervisor
+// slow; see lib/driver.
+func (c cloud) request(t *testing.T, name string, metadata map[string]string) string {
+	t.Helper()
+	s, err := servers.Create(t.Context(), c.compute, servers.CreateOpts{
+		Name: name, ImageRef: facts.Images["tiny"], FlavorRef: facts.Flavors["m1.nano"],
+		Networks: []servers.Network{{UUID: facts.Servers["web-1"].NetworkID}},
+		Metadata: metadata,
+	}, nil).Extract()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		script(t, "./instance", "-d", s.ID)
+		_ = servers.Delete(context.Background(), c.compute, s.ID).ExtractErr()
+	})
+	return s.ID
+}
+
+// await waits for a status, with no task under way.
+func (c cloud) await(t *testing.T, id, status string) {
+	t.Helper()
+	waitFor(t, 2*time.Minute, "status "+status+" of "+id, func() bool {
+		s, err := servers.Get(t.Context(), c.compute, id).Extract()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s.Status == "ERROR" && status != "ERROR" {
+			t.Fatalf("server %s is in ERROR: %+v", id, s.Fault)
+		}
+		return s.Status == status && s.TaskState == ""
+	})
+	outgrow()
+}
+
+// do runs an action on a server and waits for the status that it leads to.
+func (c cloud) do(t *testing.T, id, status string, action map[string]any) {
+	t.Helper()
+	c.begin(t, id, action)
+	c.await(t, id, status)
+}
+
+// awaitTask waits until a task with that prefix runs.
+func (c cloud) awaitTask(t *testing.T, id, prefix string) {
+	t.Helper()
+	waitFor(t, time.Minute, "task "+prefix+" of "+id, func() bool {
+		s, err := servers.Get(t.Context(), c.compute, id).Extract()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.HasPrefix(s.TaskState, prefix)
+	})
+	outgrow()
+}
+
+// begin runs an action on a server.
+func (c cloud) begin(t *testing.T, id string, action map[string]any) {
+	t.Helper()
+	resp, err := c.compute.Post(t.Context(), c.compute.ServiceURL("servers", id, "action"), action, nil,
+		&gophercloud.RequestOpts{OkCodes: []int{200, 202, 204}})
+	if err != nil {
+		t.Fatalf("%v: %v", action, err)
+	}
+	_ = resp.Body.Close()
+}
+
+// gone waits until Nova knows the server no more.
+func (c cloud) gone(t *testing.T, id string) {
+	t.Helper()
+	if err := servers.Delete(t.Context(), c.compute, id).ExtractErr(); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, time.Minute, "end of "+id, func() bool {
+		_, err := servers.Get(t.Context(), c.compute, id).Extract()
+		return gophercloud.ResponseCodeIs(err, 404)
+	})
+	outgrow()
+}
