@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"runtime/debug"
 	"time"
@@ -27,12 +28,14 @@ const (
 	fileBatch    = time.Millisecond // how long an Increment waits for others to share its fsync
 )
 
-// The buckets of a file. A count's value is its number and its expiry; expiry
-// has the expiry and the key of each count, so that the first to expire comes
-// first.
+// The buckets of a file. A count is its number and its expiry, a value its
+// expiry, 0 for none, and its bytes. expiry has an entry for all that expires,
+// made of its time, the first letter of its bucket, and its key, so that the
+// first to expire comes first. The sequences of counts and values are how many
+// there are.
 var (
 	bucketMeta   = []byte("meta")
-	bucketCounts = []byte("counts") // its sequence is how many counts there are
+	bucketCounts = []byte("counts")
 	bucketExpiry = []byte("expiry")
 	bucketValues = []byte("values")
 	keyVersion   = []byte("version")
@@ -185,8 +188,43 @@ func decodeTime(b []byte) time.Time {
 	return time.Unix(0, int64(binary.BigEndian.Uint64(b))) //nolint:gosec // as it was written
 }
 
-func expiryKey(expires time.Time, key []byte) []byte {
-	return append(binary.BigEndian.AppendUint64(nil, encodeTime(expires)), key...)
+func expiryKey(expires time.Time, bucket, key []byte) []byte {
+	b := append(binary.BigEndian.AppendUint64(nil, encodeTime(expires)), bucket[0])
+	return append(b, key...)
+}
+
+type fileValue struct {
+	data    []byte
+	expires time.Time // zero for never
+}
+
+func (v fileValue) encode() []byte {
+	var expires uint64
+	if !v.expires.IsZero() {
+		expires = encodeTime(v.expires)
+	}
+	return append(binary.BigEndian.AppendUint64(nil, expires), v.data...)
+}
+
+// decodeValue gives the value with bytes of its own, nil if there is none.
+func decodeValue(b []byte) fileValue {
+	if len(b) < 8 {
+		return fileValue{}
+	}
+	v := fileValue{data: append([]byte{}, b[8:]...)}
+	if binary.BigEndian.Uint64(b) != 0 {
+		v.expires = decodeTime(b)
+	}
+	return v
+}
+
+// valueAt is the value that there is at now.
+func valueAt(b []byte, now time.Time) fileValue {
+	v := decodeValue(b)
+	if !v.expires.IsZero() && !now.Before(v.expires) {
+		return fileValue{}
+	}
+	return v
 }
 
 // Count implements [Store].
@@ -231,10 +269,10 @@ func (f *File) increment(tx *bolt.Tx, key []byte, expires time.Time) (int64, err
 	if !now.Before(expires) {
 		return 0, errExpired
 	}
-	counts, expiry := tx.Bucket(bucketCounts), tx.Bucket(bucketExpiry)
-	if err := sweepFile(counts, expiry, now); err != nil {
+	if err := sweepFile(tx, now); err != nil {
 		return 0, err
 	}
+	counts, expiry := tx.Bucket(bucketCounts), tx.Bucket(bucketExpiry)
 	c, known := decodeCount(counts.Get(key))
 	switch {
 	case !known && counts.Sequence() >= f.size:
@@ -244,7 +282,7 @@ func (f *File) increment(tx *bolt.Tx, key []byte, expires time.Time) (int64, err
 			return 0, err
 		}
 	default:
-		if err := expiry.Delete(expiryKey(c.expires, key)); err != nil {
+		if err := expiry.Delete(expiryKey(c.expires, bucketCounts, key)); err != nil {
 			return 0, err
 		}
 		if !now.Before(c.expires) {
@@ -255,31 +293,53 @@ func (f *File) increment(tx *bolt.Tx, key []byte, expires time.Time) (int64, err
 	if expires.After(c.expires) {
 		c.expires = expires
 	}
-	if err := expiry.Put(expiryKey(c.expires, key), nil); err != nil {
+	if err := expiry.Put(expiryKey(c.expires, bucketCounts, key), nil); err != nil {
 		return 0, err
 	}
 	return c.n, counts.Put(key, c.encode())
 }
 
-// sweepFile takes away two expired counts; see [Memory.sweep].
-func sweepFile(counts, expiry *bolt.Bucket, now time.Time) error {
+// sweepFile takes away two entries that have expired; see [Memory.sweep].
+func sweepFile(tx *bolt.Tx, now time.Time) error {
+	expiry := tx.Bucket(bucketExpiry)
 	for range 2 {
 		first, _ := expiry.Cursor().First()
-		if len(first) < 8 || now.Before(decodeTime(first)) {
+		if len(first) < 9 || now.Before(decodeTime(first)) {
 			return nil
 		}
-		first = bytes.Clone(first)
-		if err := expiry.Delete(first); err != nil {
-			return err
+		bucket, key := bucketCounts, bytes.Clone(first[9:])
+		if first[8] == bucketValues[0] {
+			bucket = bucketValues
 		}
-		if err := counts.Delete(first[8:]); err != nil {
-			return err
-		}
-		if err := counts.SetSequence(counts.Sequence() - 1); err != nil {
+		if err := removeEntry(tx, bucket, key); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// removeEntry takes a count or a value away, with all that there is of it.
+func removeEntry(tx *bolt.Tx, bucket, key []byte) error {
+	b := tx.Bucket(bucket)
+	data := b.Get(key)
+	if data == nil {
+		return nil
+	}
+	var expires time.Time
+	if c, ok := decodeCount(data); ok && bucket[0] == bucketCounts[0] {
+		expires = c.expires
+	} else {
+		expires = decodeValue(data).expires
+	}
+	if !expires.IsZero() {
+		if err := tx.Bucket(bucketExpiry).Delete(expiryKey(expires, bucket, key)); err != nil {
+			return err
+		}
+	}
+	if err := b.Delete(key); err != nil {
+		return err
+	}
+	return b.SetSequence(b.Sequence() - 1)
 }
 
 // Get implements [Store].
@@ -287,7 +347,7 @@ func (f *File) Get(ctx context.Context, key string) ([]byte, error) {
 	result := make(chan []byte, 1)
 	err := f.wait(ctx, func() error {
 		return f.db.View(func(tx *bolt.Tx) error {
-			result <- bytes.Clone(tx.Bucket(bucketValues).Get([]byte(key)))
+			result <- valueAt(tx.Bucket(bucketValues).Get([]byte(key)), f.now()).data
 			return nil
 		})
 	})
@@ -301,17 +361,98 @@ func (f *File) Get(ctx context.Context, key string) ([]byte, error) {
 func (f *File) Update(ctx context.Context, key string, change func(old []byte) ([]byte, error)) error {
 	return f.wait(ctx, func() error {
 		return f.db.Update(func(tx *bolt.Tx) error {
-			values := tx.Bucket(bucketValues)
-			value, err := change(bytes.Clone(values.Get([]byte(key))))
-			switch {
-			case err != nil:
+			value, err := change(valueAt(tx.Bucket(bucketValues).Get([]byte(key)), f.now()).data)
+			if err != nil {
 				return err
-			case value == nil:
-				return values.Delete([]byte(key))
 			}
-			return values.Put([]byte(key), value)
+			return f.put(tx, []byte(key), fileValue{data: value})
 		})
 	})
+}
+
+// Put implements [Store].
+func (f *File) Put(ctx context.Context, key string, value []byte, expires time.Time) error {
+	if !expires.IsZero() && !f.now().Before(expires) {
+		return errExpired
+	}
+	return f.wait(ctx, func() error {
+		return f.db.Update(func(tx *bolt.Tx) error { return f.put(tx, []byte(key), fileValue{value, expires}) })
+	})
+}
+
+func (f *File) put(tx *bolt.Tx, key []byte, v fileValue) error {
+	if err := sweepFile(tx, f.now()); err != nil {
+		return err
+	}
+	if err := removeEntry(tx, bucketValues, key); err != nil || v.data == nil {
+		return err
+	}
+	values := tx.Bucket(bucketValues)
+	if values.Sequence() >= maxValues {
+		return ErrFull
+	}
+	if err := values.SetSequence(values.Sequence() + 1); err != nil {
+		return err
+	}
+	if !v.expires.IsZero() {
+		if err := tx.Bucket(bucketExpiry).Put(expiryKey(v.expires, bucketValues, key), nil); err != nil {
+			return err
+		}
+	}
+	return values.Put(key, v.encode())
+}
+
+// Forget implements [Store].
+func (f *File) Forget(ctx context.Context, key string) error {
+	return f.wait(ctx, func() error {
+		return f.db.Update(func(tx *bolt.Tx) error {
+			return errors.Join(removeEntry(tx, bucketCounts, []byte(key)), removeEntry(tx, bucketValues, []byte(key)))
+		})
+	})
+}
+
+// Scan implements [Store]. It sees the file as it was when the call began.
+func (f *File) Scan(ctx context.Context, prefix string, visit func(key string, count int64, value []byte, expires time.Time) bool) error {
+	now := f.now()
+	return f.view(func(tx *bolt.Tx) error {
+		for _, name := range [][]byte{bucketCounts, bucketValues} {
+			c := tx.Bucket(name).Cursor()
+			for k, data := c.Seek([]byte(prefix)); k != nil && bytes.HasPrefix(k, []byte(prefix)); k, data = c.Next() {
+				if err := ctx.Err(); err != nil {
+					return err
+				}
+				on := true
+				if name[0] == bucketValues[0] {
+					if v := valueAt(data, now); v.data != nil {
+						on = visit(string(k), 0, v.data, v.expires)
+					}
+				} else if n, ok := decodeCount(data); ok && now.Before(n.expires) {
+					on = visit(string(k), n.n, nil, n.expires)
+				}
+				if !on {
+					return nil
+				}
+			}
+		}
+		return nil
+	})
+}
+
+// Save writes a copy of the file, as it is when the call begins, that
+// [OpenFile] opens. The store works on meanwhile.
+func (f *File) Save(w io.Writer) error {
+	return f.view(func(tx *bolt.Tx) error {
+		_, err := tx.WriteTo(w)
+		return err
+	})
+}
+
+func (f *File) view(read func(*bolt.Tx) error) error {
+	err := f.db.View(read)
+	if errors.Is(err, bolterrors.ErrDatabaseNotOpen) {
+		return errClosed
+	}
+	return err
 }
 
 // Close implements [Store]. It waits for what is being written.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"container/heap"
 	"context"
+	"strings"
 	"sync"
 	"time"
 )
@@ -11,6 +12,10 @@ import (
 // MemorySize is how many counts NewMemory is meant to hold: some 200 bytes
 // each, and one for an instance and role whose window is open.
 const MemorySize = 1 << 20
+
+// maxValues is how many values a store of one process holds. The key set is
+// one, and so is each denied instance.
+const maxValues = 1 << 16
 
 // Memory is a Store that lives as long as the process. A restart gives every
 // attempt back.
@@ -20,24 +25,30 @@ type Memory struct {
 
 	mu     sync.Mutex
 	closed bool
-	counts map[string]*count
-	expiry expiryHeap
-	values map[string][]byte
+	counts map[string]*entry
+	values map[string]*entry
+	expiry expiryHeap // of all that expires
 }
 
-type count struct {
+// entry is a count, or a value if that is not nil.
+type entry struct {
 	key     string
 	n       int64
+	value   []byte
 	expires time.Time
-	index   int // in the heap
+	index   int // in the heap; noIndex for what never expires
 }
+
+const noIndex = -1
+
+func (e *entry) expired(now time.Time) bool { return e.index != noIndex && !now.Before(e.expires) }
 
 // NewMemory makes a store of at most size counts. now may be nil for time.Now.
 func NewMemory(size int, now func() time.Time) *Memory {
 	if now == nil {
 		now = time.Now
 	}
-	return &Memory{now: now, size: size, counts: map[string]*count{}, values: map[string][]byte{}}
+	return &Memory{now: now, size: size, counts: map[string]*entry{}, values: map[string]*entry{}}
 }
 
 // Count implements [Store].
@@ -47,7 +58,7 @@ func (m *Memory) Count(_ context.Context, key string) (int64, error) {
 	if m.closed {
 		return 0, errClosed
 	}
-	if c := m.counts[key]; c != nil && m.now().Before(c.expires) {
+	if c := m.counts[key]; c != nil && !c.expired(m.now()) {
 		return c.n, nil
 	}
 	return 0, nil
@@ -70,7 +81,7 @@ func (m *Memory) Increment(_ context.Context, key string, expires time.Time) (in
 	case c == nil && len(m.counts) >= m.size:
 		return 0, ErrFull
 	case c == nil:
-		c = &count{key: key, expires: expires}
+		c = &entry{key: key, expires: expires}
 		m.counts[key] = c
 		heap.Push(&m.expiry, c)
 	case !now.Before(c.expires):
@@ -84,15 +95,20 @@ func (m *Memory) Increment(_ context.Context, key string, expires time.Time) (in
 	return c.n, nil
 }
 
-// sweep takes away two expired counts. Each Increment adds at most one, so what
-// has expired goes away as fast as it came, and no call pays for all of it.
+// sweep takes away two entries that have expired. Each call that writes adds at
+// most one, so what has expired goes away as fast as it came, and no call pays
+// for all of it.
 func (m *Memory) sweep(now time.Time) {
 	for range 2 {
-		if len(m.expiry) == 0 || now.Before(m.expiry[0].expires) {
+		if len(m.expiry) == 0 || !m.expiry[0].expired(now) {
 			return
 		}
-		c := heap.Pop(&m.expiry).(*count)
-		delete(m.counts, c.key)
+		e := heap.Pop(&m.expiry).(*entry)
+		if e.value == nil {
+			delete(m.counts, e.key)
+		} else {
+			delete(m.values, e.key)
+		}
 	}
 }
 
@@ -103,7 +119,14 @@ func (m *Memory) Get(_ context.Context, key string) ([]byte, error) {
 	if m.closed {
 		return nil, errClosed
 	}
-	return bytes.Clone(m.values[key]), nil
+	return bytes.Clone(m.value(key)), nil
+}
+
+func (m *Memory) value(key string) []byte {
+	if e := m.values[key]; e != nil && !e.expired(m.now()) {
+		return e.value
+	}
+	return nil
 }
 
 // Update implements [Store]. change must not call the store.
@@ -113,14 +136,83 @@ func (m *Memory) Update(_ context.Context, key string, change func(old []byte) (
 	if m.closed {
 		return errClosed
 	}
-	value, err := change(bytes.Clone(m.values[key]))
+	value, err := change(bytes.Clone(m.value(key)))
 	if err != nil {
 		return err
 	}
+	return m.put(key, value, time.Time{})
+}
+
+// Put implements [Store].
+func (m *Memory) Put(_ context.Context, key string, value []byte, expires time.Time) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.closed {
+		return errClosed
+	}
+	if !expires.IsZero() && !m.now().Before(expires) {
+		return errExpired
+	}
+	return m.put(key, value, expires)
+}
+
+func (m *Memory) put(key string, value []byte, expires time.Time) error {
+	m.sweep(m.now())
+	if m.values[key] == nil && value != nil && len(m.values) >= maxValues {
+		return ErrFull
+	}
+	m.remove(m.values, key)
 	if value == nil {
-		delete(m.values, key)
-	} else {
-		m.values[key] = bytes.Clone(value)
+		return nil
+	}
+	e := &entry{key: key, value: append([]byte{}, value...), expires: expires, index: noIndex}
+	m.values[key] = e
+	if !expires.IsZero() {
+		heap.Push(&m.expiry, e)
+	}
+	return nil
+}
+
+func (m *Memory) remove(from map[string]*entry, key string) {
+	e := from[key]
+	if e == nil {
+		return
+	}
+	delete(from, key)
+	if e.index != noIndex {
+		heap.Remove(&m.expiry, e.index)
+	}
+}
+
+// Forget implements [Store].
+func (m *Memory) Forget(_ context.Context, key string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.closed {
+		return errClosed
+	}
+	m.remove(m.counts, key)
+	m.remove(m.values, key)
+	return nil
+}
+
+// Scan implements [Store].
+func (m *Memory) Scan(ctx context.Context, prefix string, visit func(key string, count int64, value []byte, expires time.Time) bool) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.closed {
+		return errClosed
+	}
+	now := m.now()
+	for _, entries := range []map[string]*entry{m.counts, m.values} {
+		for key, e := range entries {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			if strings.HasPrefix(key, prefix) && !e.expired(now) && !visit(key, e.n, bytes.Clone(e.value), e.expires) {
+				return nil
+			}
+		}
 	}
 	return nil
 }
@@ -134,8 +226,8 @@ func (m *Memory) Close() error {
 	return nil
 }
 
-// expiryHeap has the count that expires first on top (container/heap).
-type expiryHeap []*count
+// expiryHeap has the entry that expires first on top (container/heap).
+type expiryHeap []*entry
 
 func (h expiryHeap) Len() int           { return len(h) }
 func (h expiryHeap) Less(i, j int) bool { return h[i].expires.Before(h[j].expires) }
@@ -145,7 +237,7 @@ func (h expiryHeap) Swap(i, j int) {
 }
 
 func (h *expiryHeap) Push(x any) {
-	c := x.(*count)
+	c := x.(*entry)
 	c.index = len(*h)
 	*h = append(*h, c)
 }
@@ -154,6 +246,7 @@ func (h *expiryHeap) Pop() any {
 	old := *h
 	c := old[len(old)-1]
 	old[len(old)-1] = nil
+	c.index = noIndex
 	*h = old[:len(old)-1]
 	return c
 }

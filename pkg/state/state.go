@@ -1,5 +1,5 @@
-// Package state keeps what outlives a request: counts that expire, and small
-// values that replicas agree on.
+// Package state keeps what outlives a request: counts that expire, and a few
+// small values that replicas agree on.
 //
 // Two stores are here: memory, and one file with bbolt, whose answers survive a
 // crash. It knows nothing of what it keeps. A failure of the store is an error, and
@@ -32,6 +32,17 @@ type Store interface {
 	// that there is none, with nothing coming between. It may call change more
 	// than once; an error of change is given back and nothing is replaced.
 	Update(ctx context.Context, key string, change func(old []byte) ([]byte, error)) error
+	// Put sets the value of key, which is forgotten at expires; the zero time is
+	// for ever. A value that Update then replaces no longer expires.
+	Put(ctx context.Context, key string, value []byte, expires time.Time) error
+	// Forget takes away the count and the value of key, if there are any.
+	Forget(ctx context.Context, key string) error
+	// Scan calls visit with every count and every value whose key begins with
+	// prefix, in no order, until visit says false. value is nil for a count;
+	// expires is the zero time for a value that is kept for ever. What changes
+	// meanwhile may be left out or be there. It may look at all that is kept: it
+	// is for operators. visit must not call the store.
+	Scan(ctx context.Context, prefix string, visit func(key string, count int64, value []byte, expires time.Time) bool) error
 	// Close gives up what the store holds open. Calls after it fail.
 	Close() error
 }

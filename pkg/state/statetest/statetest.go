@@ -203,6 +203,105 @@ func Run(t *testing.T, open func(t *testing.T, clock *Clock) state.Store) {
 		increment(t, s, "k", clock.Now().Add(time.Minute), 2)
 	})
 
+	t.Run("a value that was put ends when it expires, not before", func(t *testing.T) {
+		s, clock := start(t)
+		put(t, s, "k", "kept", clock.Now().Add(10*time.Second))
+		clock.Advance(9 * time.Second)
+		wantValue(t, s, []byte("kept"))
+		clock.Advance(time.Second)
+		wantValue(t, s, nil)
+		update(t, s, func(old []byte) []byte {
+			if old != nil {
+				t.Errorf("the old value of one that expired = %q, want nil", old)
+			}
+			return []byte("new")
+		})
+		wantValue(t, s, []byte("new"))
+	})
+
+	t.Run("a value that was put anew has the new expiry", func(t *testing.T) {
+		s, clock := start(t)
+		put(t, s, "k", "a", clock.Now().Add(10*time.Second))
+		put(t, s, "k", "b", clock.Now().Add(time.Hour))
+		clock.Advance(time.Minute)
+		wantValue(t, s, []byte("b"))
+		put(t, s, "k", "c", clock.Now().Add(time.Second))
+		clock.Advance(time.Second)
+		wantValue(t, s, nil)
+		put(t, s, "k", "d", clock.Now().Add(time.Second))
+		put(t, s, "k", "e", time.Time{})
+		clock.Advance(time.Hour)
+		wantValue(t, s, []byte("e"))
+		put(t, s, "k", "f", clock.Now().Add(time.Second))
+		update(t, s, func(old []byte) []byte { return append(old, " for ever"...) })
+		clock.Advance(time.Hour)
+		wantValue(t, s, []byte("f for ever"))
+		if err := s.Put(t.Context(), "k", []byte("g"), clock.Now()); err == nil {
+			t.Error("Put of a value that expires now gave no error")
+		}
+	})
+
+	t.Run("an empty value is a value", func(t *testing.T) {
+		s, _ := start(t)
+		put(t, s, "k", "", time.Time{})
+		wantValue(t, s, []byte{})
+		update(t, s, func(old []byte) []byte {
+			if old == nil {
+				t.Error("the old value = nil, want an empty one")
+			}
+			return nil
+		})
+		wantValue(t, s, nil)
+	})
+
+	t.Run("Forget takes the count and the value of a key, and no other's", func(t *testing.T) {
+		s, clock := start(t)
+		for _, key := range []string{"k", "kk"} {
+			increment(t, s, key, clock.Now().Add(time.Minute), 1)
+			put(t, s, key, key, clock.Now().Add(time.Minute))
+		}
+		for range 2 {
+			if err := s.Forget(t.Context(), "k"); err != nil {
+				t.Error(err)
+			}
+		}
+		wantCount(t, s, "k", 0)
+		wantValue(t, s, nil)
+		wantScan(t, s, "", map[string]string{"kk": "1", "value kk": "kk"})
+		increment(t, s, "k", clock.Now().Add(time.Second), 1)
+	})
+
+	t.Run("Scan shows what has the prefix and has not expired", func(t *testing.T) {
+		s, clock := start(t)
+		for i := range 300 {
+			increment(t, s, fmt.Sprint("b/", i), clock.Now().Add(time.Second), 1)
+		}
+		increment(t, s, "a/1", clock.Now().Add(time.Minute), 1)
+		increment(t, s, "a/1", clock.Now().Add(time.Minute), 2)
+		increment(t, s, "a/2", clock.Now().Add(time.Second), 1)
+		increment(t, s, "a", clock.Now().Add(time.Minute), 1)
+		increment(t, s, "a*", clock.Now().Add(time.Minute), 1)
+		put(t, s, "a/3", "v", clock.Now().Add(time.Minute))
+		put(t, s, "a/4", "w", clock.Now().Add(time.Second))
+		put(t, s, "a/5", "x", time.Time{})
+		clock.Advance(time.Second)
+		wantScan(t, s, "a/", map[string]string{"a/1": "2", "value a/3": "v", "value a/5": "x"})
+		wantScan(t, s, "a*", map[string]string{"a*": "1"})
+		wantScan(t, s, "none", map[string]string{})
+		calls := 0
+		if err := s.Scan(t.Context(), "a", func(key string, _ int64, value []byte, expires time.Time) bool {
+			calls++
+			if want := clock.Now().Add(59 * time.Second); key != "a/5" && !expires.Equal(want) {
+				t.Errorf("%s expires at %v, want %v", key, expires, want)
+			} else if key == "a/5" && !expires.IsZero() {
+				t.Errorf("%s expires at %v, want never", key, expires)
+			}
+			return false
+		}); err != nil || calls != 1 {
+			t.Errorf("Scan called a visit that said false %d times, %v", calls, err)
+		}
+	})
+
 	t.Run("a closed store fails", func(t *testing.T) {
 		s, clock := start(t)
 		if err := s.Close(); err != nil {
@@ -219,6 +318,15 @@ func Run(t *testing.T, open func(t *testing.T, clock *Clock) state.Store) {
 		}
 		if err := s.Update(t.Context(), "k", func(b []byte) ([]byte, error) { return b, nil }); err == nil {
 			t.Error("Update of a closed store gave no error")
+		}
+		if err := s.Put(t.Context(), "k", []byte("v"), time.Time{}); err == nil {
+			t.Error("Put of a closed store gave no error")
+		}
+		if err := s.Forget(t.Context(), "k"); err == nil {
+			t.Error("Forget of a closed store gave no error")
+		}
+		if err := s.Scan(t.Context(), "", func(string, int64, []byte, time.Time) bool { return true }); err == nil {
+			t.Error("Scan of a closed store gave no error")
 		}
 	})
 }
@@ -252,5 +360,32 @@ func wantValue(t *testing.T, s state.Store, want []byte) {
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("the value (-want +got):\n%s", diff)
+	}
+}
+
+func put(t *testing.T, s state.Store, key, value string, expires time.Time) {
+	t.Helper()
+	if err := s.Put(t.Context(), key, []byte(value), expires); err != nil {
+		t.Errorf("Put(%s) = %v", key, err)
+	}
+}
+
+// wantScan compares counts by their key, values by "value " and their key.
+func wantScan(t *testing.T, s state.Store, prefix string, want map[string]string) {
+	t.Helper()
+	got := map[string]string{}
+	err := s.Scan(t.Context(), prefix, func(key string, count int64, value []byte, _ time.Time) bool {
+		if value != nil {
+			got["value "+key] = string(value)
+		} else {
+			got[key] = strconv.FormatInt(count, 10)
+		}
+		return true
+	})
+	if err != nil {
+		t.Errorf("Scan(%s) = %v", prefix, err)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("Scan(%s) (-want +got):\n%s", prefix, diff)
 	}
 }
