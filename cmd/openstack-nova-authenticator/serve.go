@@ -92,7 +92,7 @@ func newService(c *config.Config, stdout, stderr io.Writer) (_ *service, err err
 	}
 	s.health = &server.Health{Cloud: s.cloud.Check}
 	public := server.New(server.Options{
-		Attestor:   &attest.Attestor{Policy: c.RoleSet, Instances: s.cloud, Attempts: s.store},
+		Attestor:   &attest.Attestor{Policy: c.RoleSet, Instances: s.cloud, State: s.store},
 		Issuer:     issuer,
 		Proxy:      c.Proxy,
 		Throttle:   c.Throttle,

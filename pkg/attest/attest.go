@@ -27,15 +27,17 @@ type Instances interface {
 	Instance(ctx context.Context, id InstanceID, caller netip.Addr) (Instance, error)
 }
 
-// Attempts counts, and forgets a count at the time given with it.
-type Attempts interface {
-	// Count is the count of key, 0 if there is none. An error is a failure of
-	// the store.
+// State is what is kept between requests. An error of it is a failure, never a
+// verdict.
+type State interface {
+	// Count is the count of key, 0 if there is none.
 	Count(ctx context.Context, key string) (int64, error)
 	// Increment adds one to the count of key and gives the sum, which no other
-	// call is given. The count is forgotten at expires. An error is a failure of
-	// the store, after which the count may or may not have moved.
+	// call is given. The count is forgotten at expires. After an error the count
+	// may or may not have moved.
 	Increment(ctx context.Context, key string, expires time.Time) (int64, error)
+	// Get is the value of key, nil if there is none.
+	Get(ctx context.Context, key string) ([]byte, error)
 }
 
 // Request is one caller's wish to be recognised as an instance in a role.
@@ -74,7 +76,7 @@ func (i Identity) Attempt() int64 { return i.attempt }
 type Attestor struct {
 	Policy    Policy
 	Instances Instances
-	Attempts  Attempts
+	State     State
 	// Now is the clock. Optional, nil means time.Now.
 	Now func() time.Time
 }
@@ -116,6 +118,9 @@ func (a *Attestor) judge(ctx context.Context, role Role, in Instance, e Evidence
 	if err != nil {
 		return 0, err
 	}
+	if err := checkDenial(ctx, a.State, in.ID); err != nil {
+		return 0, err
+	}
 	if err := checkStatus(in); err != nil {
 		return 0, err
 	}
@@ -152,13 +157,13 @@ func (w Window) open(in Instance, now time.Time) (time.Time, error) {
 // counter costs the store no write.
 func (a *Attestor) spend(ctx context.Context, role Role, id InstanceID, start time.Time) (int64, error) {
 	limit := int64(role.window.Limit)
-	key := fmt.Sprintf("attempts/%s/%s/%d", id, role.name, start.Unix())
-	n, err := a.Attempts.Count(ctx, key)
+	key := attemptKey(id, role.name, start)
+	n, err := a.State.Count(ctx, key)
 	if err != nil {
 		return 0, &Failure{StateUnavailable, err}
 	}
 	if n < limit {
-		if n, err = a.Attempts.Increment(ctx, key, start.Add(role.window.Period)); err != nil {
+		if n, err = a.State.Increment(ctx, key, start.Add(role.window.Period)); err != nil {
 			return 0, &Failure{StateUnavailable, err}
 		}
 		if n <= limit {

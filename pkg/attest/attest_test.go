@@ -117,7 +117,7 @@ func TestLookup(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			attempts := &attesttest.Attempts{}
+			attempts := &attesttest.State{}
 			s := newScene(t)
 			s.attempts = attempts
 			s.cloud = cloudFunc(func(attest.InstanceID, netip.Addr) (attest.Instance, error) { return tt.record, tt.err })
@@ -301,6 +301,17 @@ func TestWhatSpendsTheAttempt(t *testing.T) {
 		}, no(attest.AddressMismatch), 0},
 		{"the window is closed", func(s *scene) { s.now = created.Add(time.Hour) }, no(attest.WindowClosed), 0},
 		{"the clocks differ", func(s *scene) { s.now = created.Add(-time.Hour) }, broken(attest.CloudUnavailable), 0},
+		{"the window is closed, and an operator denied it", func(s *scene) {
+			s.attempts.(*attesttest.State).Values = denial(s.instance.ID, "{}")
+			s.now = created.Add(time.Hour)
+		}, no(attest.WindowClosed), 0},
+		{"an operator denied it", func(s *scene) {
+			s.attempts.(*attesttest.State).Values = denial(s.instance.ID, "{}")
+		}, no(attest.InstanceDenied), 0},
+		{"an operator denied it, and the status denies", func(s *scene) {
+			s.attempts.(*attesttest.State).Values = denial(s.instance.ID, "{}")
+			s.instance.Status = "SHUTOFF"
+		}, no(attest.InstanceDenied), 0},
 		{"the status denies", func(s *scene) { s.instance.Status = "SHUTOFF" }, no(attest.StatusDenied), 0},
 		{"the status denies, and no rule holds", func(s *scene) {
 			s.instance.Status, s.rules = "SHUTOFF", attest.Rules{ProjectID: []string{"of nobody"}}
@@ -311,7 +322,7 @@ func TestWhatSpendsTheAttempt(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			attempts := &attesttest.Attempts{}
+			attempts := &attesttest.State{}
 			s := newScene(t)
 			s.attempts, s.window.Limit = attempts, 1
 			tt.spoil(s)
@@ -323,6 +334,7 @@ func TestWhatSpendsTheAttempt(t *testing.T) {
 			if n := attempts.Writes(); n != tt.spent {
 				t.Errorf("%d attempts were spent, want %d", n, tt.spent)
 			}
+			attempts.Values = nil // an operator's word is none of the attempts
 			// The instance itself, with all in order, has what is left.
 			good := newScene(t)
 			good.attempts, good.window.Limit = attempts, 1
@@ -343,7 +355,7 @@ func TestADenialComesWithTheRecord(t *testing.T) {
 		"address":  func(s *scene) { s.evidence = attest.Evidence{} },
 		"window":   func(s *scene) { s.now = created.Add(time.Hour) },
 		"status":   func(s *scene) { s.instance.Status = "ERROR" },
-		"attempts": func(s *scene) { s.attempts = &attesttest.Attempts{Err: errors.New("disk full")} },
+		"attempts": func(s *scene) { s.attempts = &attesttest.State{Err: errors.New("disk full")} },
 		"rules":    func(s *scene) { s.rules = attest.Rules{ProjectID: []string{"of nobody"}} },
 	} {
 		s := newScene(t)
@@ -359,7 +371,7 @@ func TestADenialComesWithTheRecord(t *testing.T) {
 }
 
 func TestAnExhaustedCounterIsNotWritten(t *testing.T) {
-	attempts := &attesttest.Attempts{}
+	attempts := &attesttest.State{}
 	s := newScene(t)
 	s.attempts = attempts
 	for i := range 10 {
@@ -407,7 +419,7 @@ func TestConcurrentRequestsShareTheLimit(t *testing.T) {
 
 // behind reads what was counted before anyone wrote, as all do that read at the
 // same time.
-type behind struct{ attesttest.Attempts }
+type behind struct{ attesttest.State }
 
 func (*behind) Count(context.Context, string) (int64, error) { return 0, nil }
 
@@ -426,7 +438,7 @@ func TestTheLimitHoldsForThoseWhoReadAtTheSameTime(t *testing.T) {
 }
 
 func TestCountersAreApart(t *testing.T) {
-	attempts := &attesttest.Attempts{}
+	attempts := &attesttest.State{}
 	exhausted := func() *scene {
 		s := newScene(t)
 		s.attempts, s.window.Limit = attempts, 1
@@ -457,13 +469,13 @@ func TestCountersAreApart(t *testing.T) {
 
 // expiries remembers until when counts are to be kept.
 type expiries struct {
-	attesttest.Attempts
+	attesttest.State
 	at []time.Time
 }
 
 func (e *expiries) Increment(ctx context.Context, key string, expires time.Time) (int64, error) {
 	e.at = append(e.at, expires)
-	return e.Attempts.Increment(ctx, key, expires)
+	return e.State.Increment(ctx, key, expires)
 }
 
 // A count that was forgotten sooner would give the attempts back.
@@ -482,7 +494,7 @@ func TestTheCountLivesAsLongAsTheWindow(t *testing.T) {
 
 // readOnly can be read and not written.
 type readOnly struct {
-	attesttest.Attempts
+	attesttest.State
 	err error
 }
 
@@ -490,8 +502,8 @@ func (r *readOnly) Increment(context.Context, string, time.Time) (int64, error) 
 
 func TestAStoreThatFailsGrantsNothing(t *testing.T) {
 	cause := errors.New("disk full")
-	for name, attempts := range map[string]attest.Attempts{
-		"it cannot be read":    &attesttest.Attempts{Err: cause},
+	for name, attempts := range map[string]attest.State{
+		"it cannot be read":    &attesttest.State{Err: cause},
 		"it cannot be written": &readOnly{err: cause},
 	} {
 		t.Run(name, func(t *testing.T) {

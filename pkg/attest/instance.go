@@ -39,6 +39,15 @@ func ParseInstanceID(s string) (InstanceID, error) {
 // String is the ID in lower case, empty for the zero value.
 func (id InstanceID) String() string { return id.id }
 
+// MarshalText implements [encoding.TextMarshaler].
+func (id InstanceID) MarshalText() ([]byte, error) { return []byte(id.id), nil }
+
+// UnmarshalText implements [encoding.TextUnmarshaler]; see [ParseInstanceID].
+func (id *InstanceID) UnmarshalText(text []byte) (err error) {
+	*id, err = ParseInstanceID(string(text))
+	return err
+}
+
 // IsZero reports whether id is the invalid zero value.
 func (id InstanceID) IsZero() bool { return id.id == "" }
 

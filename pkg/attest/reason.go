@@ -18,6 +18,7 @@ const (
 	InstanceUnknown   Reason = "instance_unknown"
 	AddressMismatch   Reason = "address_mismatch"
 	WindowClosed      Reason = "window_closed"
+	InstanceDenied    Reason = "instance_denied"
 	StatusDenied      Reason = "status_denied"
 	AttemptsExhausted Reason = "attempts_exhausted"
 	RuleProjectID     Reason = "rule_project_id"

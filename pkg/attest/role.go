@@ -30,6 +30,15 @@ func ParseRoleName(s string) (RoleName, error) {
 // String is the name, empty for the zero value.
 func (n RoleName) String() string { return n.name }
 
+// MarshalText implements [encoding.TextMarshaler].
+func (n RoleName) MarshalText() ([]byte, error) { return []byte(n.name), nil }
+
+// UnmarshalText implements [encoding.TextUnmarshaler]; see [ParseRoleName].
+func (n *RoleName) UnmarshalText(text []byte) (err error) {
+	*n, err = ParseRoleName(string(text))
+	return err
+}
+
 // Since is the moment of an instance's life that opens its window.
 type Since string
 

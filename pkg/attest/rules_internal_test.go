@@ -22,7 +22,7 @@ func TestZeroValueRulesDeny(t *testing.T) {
 // start that the cloud's clock puts ahead of ours.
 func TestZeroValueWindowDenies(t *testing.T) {
 	now := time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
-	a := &Attestor{Attempts: noAttempts{t}, Now: func() time.Time { return now }}
+	a := &Attestor{State: noAttempts{t}, Now: func() time.Time { return now }}
 	in := Instance{Status: "ACTIVE", Created: now.Add(time.Second)}
 	var d *Denied
 	start, err := Window{}.open(in, now)
@@ -38,6 +38,8 @@ func TestZeroValueWindowDenies(t *testing.T) {
 type noAttempts struct{ t *testing.T }
 
 func (noAttempts) Count(context.Context, string) (int64, error) { return 0, nil }
+
+func (noAttempts) Get(context.Context, string) ([]byte, error) { return nil, nil }
 
 func (a noAttempts) Increment(_ context.Context, key string, _ time.Time) (int64, error) {
 	a.t.Errorf("an attempt was spent: %s", key)

@@ -25,7 +25,7 @@ type scene struct {
 	evidence attest.Evidence
 	now      time.Time
 	cloud    attest.Instances // nil: knows the instance
-	attempts attest.Attempts
+	attempts attest.State
 }
 
 func newScene(t *testing.T) *scene {
@@ -39,7 +39,7 @@ func newScene(t *testing.T) *scene {
 		rules:    attest.Rules{AllowAnyInstance: true},
 		evidence: attest.FromAddress(attesttest.Addr),
 		now:      created.Add(time.Minute),
-		attempts: &attesttest.Attempts{},
+		attempts: &attesttest.State{},
 	}
 }
 
@@ -53,7 +53,7 @@ func (s *scene) attestor(t *testing.T) *attest.Attestor {
 	a := &attest.Attestor{
 		Policy:    attest.NewPolicy(role),
 		Instances: s.cloud,
-		Attempts:  s.attempts,
+		State:     s.attempts,
 		Now:       func() time.Time { return now },
 	}
 	if a.Instances == nil {

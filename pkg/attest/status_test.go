@@ -70,7 +70,7 @@ func TestStatusAndTask(t *testing.T) {
 					want  string
 				}{{harmlessTasks, tt.harmless}, {passingTasks, tt.passing}, {otherTasks, tt.other}} {
 					for _, task := range class.tasks {
-						attempts := &attesttest.Attempts{}
+						attempts := &attesttest.State{}
 						s := newScene(t)
 						s.attempts = attempts
 						s.instance.Status, s.instance.TaskState = status, task

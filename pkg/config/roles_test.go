@@ -18,13 +18,13 @@ import (
 type scene struct {
 	policy   attest.Policy
 	instance attest.Instance
-	attempts *attesttest.Attempts
+	attempts *attesttest.State
 	now      time.Time
 }
 
 func newScene(t *testing.T, c *config.Config) *scene {
 	t.Helper()
-	s := &scene{c.RoleSet, attesttest.Instance(t), &attesttest.Attempts{}, time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)}
+	s := &scene{c.RoleSet, attesttest.Instance(t), &attesttest.State{}, time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)}
 	s.instance.Created, s.instance.Launched = s.now.Add(-time.Hour), s.now.Add(-10*time.Minute)
 	s.instance.ProjectID = "a"
 	return s
@@ -41,7 +41,7 @@ func (s *scene) ask(t *testing.T, role string) (attest.Identity, attest.Reason) 
 	a := &attest.Attestor{
 		Policy:    s.policy,
 		Instances: attesttest.Cloud{s.instance.ID: s.instance},
-		Attempts:  s.attempts,
+		State:     s.attempts,
 		Now:       func() time.Time { return s.now },
 	}
 	id, _, err := a.Attest(t.Context(), attest.Request{Instance: s.instance.ID, Role: name, Evidence: attest.FromAddress(attesttest.Addr)})

@@ -83,7 +83,7 @@ func benchServer(b *testing.B, remembered int) http.Handler {
 		b.Fatal(err)
 	}
 	h := server.New(server.Options{
-		Attestor: &attest.Attestor{Policy: attest.NewPolicy(role), Instances: attesttest.Cloud{s.instance.ID: s.instance}, Attempts: store},
+		Attestor: &attest.Attestor{Policy: attest.NewPolicy(role), Instances: attesttest.Cloud{s.instance.ID: s.instance}, State: store},
 		Issuer:   newIssuer(b, s.issuer),
 		Proxy:    noProxy,
 		Throttle: server.ThrottleConfig{PerAddress: s.throttle},

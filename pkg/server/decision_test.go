@@ -98,6 +98,7 @@ var denials = []struct {
 type usedUp struct{}
 
 func (usedUp) Count(context.Context, string) (int64, error) { return 1 << 20, nil }
+func (usedUp) Get(context.Context, string) ([]byte, error)   { return nil, nil }
 func (usedUp) Increment(context.Context, string, time.Time) (int64, error) {
 	return 0, errors.New("an exhausted counter is not written")
 }
@@ -241,7 +242,7 @@ func TestFailures(t *testing.T) {
 			s.cloud = cloudFunc(func(context.Context) (attest.Instance, error) { return attest.Instance{}, nil })
 		}},
 		{"the cloud's clock is ahead", attest.CloudUnavailable, func(s *scene) { s.instance.Created = time.Now().Add(time.Hour) }},
-		{"the state is away", attest.StateUnavailable, func(s *scene) { s.attempts = &attesttest.Attempts{Err: errSecret} }},
+		{"the state is away", attest.StateUnavailable, func(s *scene) { s.attempts = &attesttest.State{Err: errSecret} }},
 		{"the audit log cannot be written", attest.AuditUnavailable, func(s *scene) { s.audit = failing{} }},
 	} {
 		t.Run(row.name, func(t *testing.T) {

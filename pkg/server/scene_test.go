@@ -54,7 +54,7 @@ type scene struct {
 	window   attest.Window
 	rules    attest.Rules
 	cloud    attest.Instances // nil: knows the instance
-	attempts attest.Attempts  // nil: counts
+	attempts attest.State     // nil: counts
 	issuer   string
 	proxy    server.ProxyConfig
 	tls      server.TLSConfig
@@ -106,14 +106,14 @@ type door struct {
 	logger   *slog.Logger
 	operator http.Handler
 	auditLog *server.AuditLog
-	asked    *atomic.Int64        // questions to the cloud
-	attempts *attesttest.Attempts // unless the scene has its own
+	asked    *atomic.Int64     // questions to the cloud
+	attempts *attesttest.State // unless the scene has its own
 }
 
 // open makes the server of a scene.
 func (s *scene) open(t testing.TB) *door {
 	t.Helper()
-	d := &door{scene: s, audit: newLines(), log: newLines(), asked: new(atomic.Int64), attempts: &attesttest.Attempts{}}
+	d := &door{scene: s, audit: newLines(), log: newLines(), asked: new(atomic.Int64), attempts: &attesttest.State{}}
 	d.logger = slog.New(slog.NewJSONHandler(d.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	role, err := attest.NewRole("web", s.window, s.rules)
 	if err != nil {
@@ -136,7 +136,7 @@ func (s *scene) open(t testing.TB) *door {
 	metrics := server.NewMetrics("1.2.3", "abc", func() int { return 0 })
 	d.operator = server.OperatorHandler(metrics, &server.Health{Cloud: func(context.Context) error { return nil }})
 	d.Server = server.New(server.Options{
-		Attestor:   &attest.Attestor{Policy: attest.NewPolicy(role), Instances: counted{cloud, d.asked}, Attempts: attempts},
+		Attestor:   &attest.Attestor{Policy: attest.NewPolicy(role), Instances: counted{cloud, d.asked}, State: attempts},
 		Issuer:     newIssuer(t, s.issuer),
 		Proxy:      s.proxy,
 		Throttle:   server.ThrottleConfig{PerAddress: s.throttle},

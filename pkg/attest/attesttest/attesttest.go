@@ -51,7 +51,7 @@ func Identity(t *testing.T, in attest.Instance, role string) attest.Identity {
 	a := attest.Attestor{
 		Policy:    attest.NewPolicy(Role(t, role)),
 		Instances: Cloud{in.ID: in},
-		Attempts:  &Attempts{},
+		State:     &State{},
 	}
 	id, _, err := a.Attest(t.Context(), attest.Request{Instance: in.ID, Role: name, Evidence: attest.FromAddress(in.Addresses[0].Addr)})
 	if err != nil {
@@ -72,24 +72,26 @@ func (c Cloud) Instance(_ context.Context, id attest.InstanceID, _ netip.Addr) (
 	return in, nil
 }
 
-// Attempts counts for ever. With Err set it fails.
-type Attempts struct {
+// State counts for ever. With Err set it fails.
+type State struct {
 	Err error
+	// Values are what Get gives, by key.
+	Values map[string][]byte
 
 	mu     sync.Mutex
 	counts map[string]int64
 	writes int
 }
 
-// Count implements [attest.Attempts].
-func (a *Attempts) Count(_ context.Context, key string) (int64, error) {
+// Count implements [attest.State].
+func (a *State) Count(_ context.Context, key string) (int64, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.counts[key], a.Err
 }
 
-// Increment implements [attest.Attempts].
-func (a *Attempts) Increment(_ context.Context, key string, _ time.Time) (int64, error) {
+// Increment implements [attest.State].
+func (a *State) Increment(_ context.Context, key string, _ time.Time) (int64, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.Err != nil {
@@ -103,8 +105,13 @@ func (a *Attempts) Increment(_ context.Context, key string, _ time.Time) (int64,
 	return a.counts[key], nil
 }
 
+// Get implements [attest.State].
+func (a *State) Get(_ context.Context, key string) ([]byte, error) {
+	return a.Values[key], a.Err
+}
+
 // Writes is how often a count was written.
-func (a *Attempts) Writes() int {
+func (a *State) Writes() int {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.writes

@@ -1,0 +1,216 @@
+package attest_test
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest/attesttest"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/state"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/state/statetest"
+)
+
+func denial(id attest.InstanceID, value string) map[string][]byte {
+	return map[string][]byte{"denied/" + id.String(): []byte(value)}
+}
+
+// Whatever an entry says, that it is there denies.
+func TestDenialThatCannotBeRead(t *testing.T) {
+	for _, value := range []string{"", "no JSON", `{"until":"soon"}`, `{"instance_id":"of another"}`, "null", "[]"} {
+		t.Run(value, func(t *testing.T) {
+			s := newScene(t)
+			s.attempts = &attesttest.State{Values: denial(s.instance.ID, value)}
+			if got := s.ask(t); got != no(attest.InstanceDenied) {
+				t.Errorf("%s, want a denial", got)
+			}
+		})
+	}
+}
+
+func TestDenialOfAnother(t *testing.T) {
+	s := newScene(t)
+	other, err := attest.ParseInstanceID("99999999-4f0d-4c63-9d0e-0e8f6f3c5a21")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.attempts = &attesttest.State{Values: denial(other, "{}")}
+	if got := s.ask(t); got != granted {
+		t.Errorf("%s, want it granted", got)
+	}
+}
+
+// registered is a scene with a store and its register, by one clock.
+func registered(t *testing.T) (*scene, *attest.Register, *statetest.Clock) {
+	t.Helper()
+	clock := statetest.NewClock()
+	store := state.NewMemory(state.MemorySize, clock.Now)
+	s := newScene(t)
+	s.attempts = store
+	s.instance.Created, s.now = clock.Now(), clock.Now()
+	return s, &attest.Register{Store: store, Now: clock.Now}, clock
+}
+
+func TestDeny(t *testing.T) {
+	s, r, clock := registered(t)
+	d, err := r.Deny(t.Context(), s.instance.ID, 10*time.Second, "it was broken into")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(s.detail(t), "it was broken into") {
+		t.Errorf("the detail %q has no reason", s.detail(t))
+	}
+	kept, err := r.Show(t.Context(), s.instance.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(&d, kept.Denial, cmp.Comparer(sameID)); diff != "" {
+		t.Errorf("what is kept (-want +got):\n%s", diff)
+	}
+	clock.Advance(9 * time.Second)
+	if got := s.ask(t); got != no(attest.InstanceDenied) {
+		t.Errorf("a second before its end: %s", got)
+	}
+	clock.Advance(3 * time.Second)
+	if got := s.ask(t); got != granted {
+		t.Errorf("after its end: %s", got)
+	}
+
+	if _, err := r.Deny(t.Context(), s.instance.ID, 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	clock.Advance(100 * 365 * 24 * time.Hour)
+	s.instance.Created, s.now = clock.Now(), clock.Now()
+	if got := s.ask(t); got != no(attest.InstanceDenied) {
+		t.Errorf("for ever: %s", got)
+	}
+	for range 2 {
+		if err := r.Allow(t.Context(), s.instance.ID); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := s.ask(t); got != granted {
+		t.Errorf("allowed again: %s", got)
+	}
+}
+
+func TestDenyRefuses(t *testing.T) {
+	s, r, _ := registered(t)
+	for _, tt := range []struct {
+		life   time.Duration
+		reason string
+	}{{-time.Second, ""}, {time.Millisecond, ""}, {0, strings.Repeat("x", 501)}} {
+		if d, err := r.Deny(t.Context(), s.instance.ID, tt.life, tt.reason); err == nil {
+			t.Errorf("Deny for %v = %+v", tt.life, d)
+		}
+	}
+	if got := s.ask(t); got != granted {
+		t.Errorf("after refusals: %s", got)
+	}
+}
+
+func TestReset(t *testing.T) {
+	s, r, _ := registered(t)
+	s.window.Limit = 2
+	for _, want := range []string{granted, granted, no(attest.AttemptsExhausted)} {
+		if got := s.ask(t); got != want {
+			t.Fatalf("%s, want %s", got, want)
+		}
+	}
+	kept, err := r.Show(t.Context(), s.instance.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []attest.Attempts{{Role: roleName(t, "web"), Opened: s.instance.Created.UTC(), Count: 2, Expires: s.instance.Created.Add(5 * time.Minute).UTC()}}
+	if diff := cmp.Diff(want, kept.Attempts, cmp.Comparer(func(a, b attest.RoleName) bool { return a == b })); diff != "" {
+		t.Errorf("the attempts (-want +got):\n%s", diff)
+	}
+	if n, err := r.Reset(t.Context(), s.instance.ID); n != 1 || err != nil {
+		t.Errorf("Reset = %d, %v, want one window", n, err)
+	}
+	if got := s.ask(t); got != granted {
+		t.Errorf("after the reset: %s", got)
+	}
+}
+
+func TestList(t *testing.T) {
+	s, r, _ := registered(t)
+	if kept, more, err := r.List(t.Context()); len(kept) != 0 || more || err != nil {
+		t.Errorf("an empty List = %v, %v, %v", kept, more, err)
+	}
+	if got := s.ask(t); got != granted {
+		t.Fatal(got)
+	}
+	if _, err := r.Deny(t.Context(), s.instance.ID, 0, "why not"); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 10_001 {
+		id, err := attest.ParseInstanceID(fmt.Sprintf("00000000-0000-4000-8000-%012d", i))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := r.Deny(t.Context(), id, time.Hour, ""); err != nil {
+			t.Fatal(err)
+		}
+		if i == 0 {
+			kept, more, err := r.List(t.Context())
+			if len(kept) != 2 || more || err != nil || kept[0].Instance != id || kept[1].Denial == nil || len(kept[1].Attempts) != 1 {
+				t.Errorf("List of two = %+v, %v, %v", kept, more, err)
+			}
+		}
+	}
+	if kept, more, err := r.List(t.Context()); len(kept) != 10_000 || !more || err != nil {
+		t.Errorf("List of 10,002 = %d, %v, %v", len(kept), more, err)
+	}
+}
+
+// Keys that no instance made are left out, not misread.
+func TestListOfForeignKeys(t *testing.T) {
+	s, r, clock := registered(t)
+	store := s.attempts.(*state.Memory)
+	for _, key := range []string{"denied/none", "attempts/none/web/1", "attempts/" + s.instance.ID.String() + "/web", "attempts/" + s.instance.ID.String() + "/a b/1", "attempts/" + s.instance.ID.String() + "/web/x"} {
+		if _, err := store.Increment(t.Context(), key, clock.Now().Add(time.Hour)); err != nil {
+			t.Fatal(err)
+		}
+		if err := store.Put(t.Context(), key, []byte("x"), time.Time{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if kept, more, err := r.List(t.Context()); len(kept) != 0 || more || err != nil {
+		t.Errorf("List = %+v, %v, %v", kept, more, err)
+	}
+}
+
+func TestRegisterOfAStoreThatFails(t *testing.T) {
+	s, r, _ := registered(t)
+	_ = s.attempts.(*state.Memory).Close()
+	_, _, listErr := r.List(t.Context())
+	_, showErr := r.Show(t.Context(), s.instance.ID)
+	_, resetErr := r.Reset(t.Context(), s.instance.ID)
+	_, denyErr := r.Deny(t.Context(), s.instance.ID, 0, "")
+	for i, err := range []error{listErr, showErr, resetErr, denyErr, r.Allow(t.Context(), s.instance.ID)} {
+		if err == nil {
+			t.Errorf("call %d gave no error", i)
+		}
+	}
+	if got := s.ask(t); got != broken(attest.StateUnavailable) {
+		t.Errorf("%s, want a failure", got)
+	}
+}
+
+func sameID(a, b attest.InstanceID) bool { return a == b }
+
+// detail is the reason of a denial as the audit log has it.
+func (s *scene) detail(t *testing.T) string {
+	t.Helper()
+	_, _, err := s.attestor(t).Attest(t.Context(), s.request(t))
+	var denied *attest.Denied
+	if !errors.As(err, &denied) {
+		t.Fatalf("Attest = %v, want a denial", err)
+	}
+	return denied.Detail
+}
