@@ -98,7 +98,7 @@ var denials = []struct {
 type usedUp struct{}
 
 func (usedUp) Count(context.Context, string) (int64, error) { return 1 << 20, nil }
-func (usedUp) Get(context.Context, string) ([]byte, error)   { return nil, nil }
+func (usedUp) Get(context.Context, string) ([]byte, error)  { return nil, nil }
 func (usedUp) Increment(context.Context, string, time.Time) (int64, error) {
 	return 0, errors.New("an exhausted counter is not written")
 }
