@@ -8,7 +8,10 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"runtime/debug"
+	"strconv"
+	"strings"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -75,7 +78,7 @@ func OpenFile(path string, now func() time.Time) (*File, error) {
 	})
 	switch {
 	case errors.Is(err, bolterrors.ErrTimeout):
-		return fail(errors.New("another process holds it"))
+		return fail(fmt.Errorf("another process holds it%s", lockHolder(path)))
 	case errors.As(err, new(*os.PathError)):
 		return fail(err)
 	case err != nil:
@@ -88,6 +91,23 @@ func OpenFile(path string, now func() time.Time) (*File, error) {
 		return fail(err)
 	}
 	return f, nil
+}
+
+// lockHolder names the process that has a file open, as far as /proc (proc(5))
+// shows it to this user; "" if it does not.
+func lockHolder(path string) string {
+	file, err := os.Stat(path)
+	if err != nil {
+		return ""
+	}
+	open, _ := filepath.Glob("/proc/[0-9]*/fd/*") // the pattern is good
+	for _, link := range open {
+		pid := strings.Split(link, "/")[2]
+		if info, err := os.Stat(link); err == nil && os.SameFile(info, file) && pid != strconv.Itoa(os.Getpid()) {
+			return ": pid " + pid
+		}
+	}
+	return ""
 }
 
 // withoutPanic gives what bbolt says by panic of a damaged file as an error.

@@ -315,7 +315,7 @@ func TestOpen(t *testing.T) {
 	}
 	for want, c := range map[string]state.Config{
 		"": {Type: "memory"},
-		`type: "disk" is neither memory nor file`:           {Type: "disk"},
+		`type: "disk" is none of memory, file and redis`:    {Type: "disk"},
 		"file.path: is empty; the path of a file is wanted": {Type: "file"},
 	} {
 		got := ""

@@ -1,0 +1,31 @@
+package state_test
+
+import (
+	"fmt"
+	"sync/atomic"
+	"testing"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/state"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/state/statetest"
+)
+
+func redisConfig(p *statetest.Process) state.RedisConfig {
+	return state.RedisConfig{Addresses: []string{p.Addr}, Prefix: "ona:"}
+}
+
+func TestRedis(t *testing.T) {
+	server := statetest.StartRedis(t)
+	var n atomic.Int64
+	statetest.Run(t, func(t *testing.T, clock *statetest.Clock) state.Store {
+		c := redisConfig(server)
+		c.Prefix = fmt.Sprintf(`o[n]a*?\%d:`, n.Add(1)) // nothing in it is a pattern
+		r, err := state.OpenRedis(c, clock.Now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := r.Init(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		return r
+	})
+}
