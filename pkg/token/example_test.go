@@ -104,7 +104,7 @@ func recognise() (attest.Identity, error) {
 			ID: id, Status: "ACTIVE", Created: time.Now(),
 			Addresses: []attest.Address{{Network: "private", Addr: attesttest.Addr}},
 		}},
-		Attempts: &attesttest.Attempts{},
+		State: &attesttest.State{},
 	}
 	identity, _, err := attestor.Attest(context.Background(), attest.Request{
 		Instance: id, Role: name, Evidence: attest.FromAddress(netip.MustParseAddr("10.20.0.11")),

@@ -3,9 +3,6 @@ package token
 import (
 	"context"
 	"crypto/rand"
-	"crypto/sha256"
-	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -15,14 +12,13 @@ import (
 	"strings"
 	"time"
 
-	"github.com/go-jose/go-jose/v4"
 	"github.com/golang-jwt/jwt/v5"
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
 )
 
 // MaxAge is how long a verifier may keep the key set and the discovery
-// document.
+// document, unless the issuer says otherwise; see [Issuer.MaxAge].
 const MaxAge = 5 * time.Minute
 
 // The paths below the issuer's own (OpenID Connect Discovery 1.0, section 4;
@@ -41,7 +37,7 @@ const (
 type Config struct {
 	// SigningKeyFile names the private keys, in PEM: the first signs, all are
 	// published. RSA of at least 2048 bits, or EC on P-256 or P-384, as PKCS#1,
-	// SEC1 or PKCS#8. Required.
+	// SEC1 or PKCS#8. Optional: without it the keys are managed, see `keys`.
 	SigningKeyFile []string `yaml:"signingKeyFile"`
 	// TokenIssuer is the `iss` claim and the URL under which verifiers find the
 	// discovery document. Required.
@@ -54,9 +50,6 @@ type Config struct {
 // Validate reports every problem, each beginning with its key. It reads no file.
 func (c Config) Validate() error {
 	var problems []error
-	if len(c.SigningKeyFile) == 0 {
-		problems = append(problems, errors.New("signingKeyFile: is required"))
-	}
 	if c.TokenIssuer == "" {
 		problems = append(problems, errors.New("tokenIssuer: is required"))
 	} else if _, err := parseIssuer(c.TokenIssuer); err != nil {
@@ -91,41 +84,36 @@ type Document struct {
 
 // Issuer signs identities. It is made by [NewIssuer].
 type Issuer struct {
-	url       *url.URL
-	name      string
-	keys      Keys
-	expiry    time.Duration
-	byRole    map[attest.RoleName]time.Duration
-	discovery Document
-	jwks      Document
+	url    *url.URL
+	name   string
+	keys   source
+	expiry time.Duration
+	byRole map[attest.RoleName]time.Duration
 
 	// Now is the clock. Optional, nil means time.Now.
 	Now func() time.Time
 }
 
-// NewIssuer makes an issuer. byRole has the life of the tokens of those roles
-// that differ from the configuration's.
-func NewIssuer(c Config, keys Keys, byRole map[attest.RoleName]time.Duration) (*Issuer, error) {
+// NewIssuer makes an issuer that signs with keys, which are [Keys] or a
+// [Manager]. byRole has the life of the tokens of those roles that differ from
+// the configuration's.
+func NewIssuer(c Config, keys KeySource, byRole map[attest.RoleName]time.Duration) (*Issuer, error) {
 	u, err := parseIssuer(c.TokenIssuer)
 	if err != nil {
 		return nil, fmt.Errorf("token issuer: %w", err)
 	}
-	if len(keys.keys) == 0 {
-		return nil, errors.New("token issuer: there is no signing key")
-	}
-	for _, life := range append(slices.Collect(maps.Values(byRole)), c.TokenExpiry) {
+	lives := append(slices.Collect(maps.Values(byRole)), c.TokenExpiry)
+	for _, life := range lives {
 		if err := ValidateExpiry(life); err != nil {
 			return nil, fmt.Errorf("token issuer: token expiry: %w", err)
 		}
 	}
-	i := &Issuer{url: u, name: c.TokenIssuer, keys: keys, expiry: c.TokenExpiry, byRole: byRole}
-	if i.jwks, err = render(i.keySet()); err != nil {
-		return nil, err
+	from, err := keys.source(c.TokenIssuer)
+	if err != nil {
+		return nil, fmt.Errorf("token issuer: %w", err)
 	}
-	if i.discovery, err = render(i.metadata()); err != nil {
-		return nil, err
-	}
-	return i, nil
+	from.willIssue(slices.Max(lives))
+	return &Issuer{url: u, name: c.TokenIssuer, keys: from, expiry: c.TokenExpiry, byRole: byRole}, nil
 }
 
 var issuerPath = regexp.MustCompile(`\A(?:/[A-Za-z0-9._~-]+)*/?\z`)
@@ -168,10 +156,13 @@ func (i *Issuer) Path() string { return strings.TrimSuffix(i.url.Path, "/") }
 func (i *Issuer) Name() string { return i.name }
 
 // Discovery is the provider's metadata (OpenID Connect Discovery 1.0, section 3).
-func (i *Issuer) Discovery() Document { return i.discovery }
+func (i *Issuer) Discovery() Document { return i.keys.snapshot().discovery }
 
 // JWKS is the key set (RFC 7517, section 5).
-func (i *Issuer) JWKS() Document { return i.jwks }
+func (i *Issuer) JWKS() Document { return i.keys.snapshot().jwks }
+
+// MaxAge is how long a verifier may keep either.
+func (i *Issuer) MaxAge() time.Duration { return i.keys.maxAge() }
 
 // errNothingProven says that a zero identity was handed in.
 var errNothingProven = errors.New("an identity that nothing has proven is not signed")
@@ -180,10 +171,14 @@ var errNothingProven = errors.New("an identity that nothing has proven is not si
 // verifiers split claims at separators and put them into paths and templates.
 var userValue = regexp.MustCompile(`\A[A-Za-z0-9][A-Za-z0-9_.-]{0,62}\z`)
 
-// Issue signs an identity. An error is a failure of ours, never a verdict.
+// Issue signs an identity. An error is a failure of ours, never a verdict;
+// ErrKeysStale passes when the state can be read again.
 func (i *Issuer) Issue(_ context.Context, id attest.Identity) (Token, error) {
 	if id.IsZero() {
 		return Token{}, errNothingProven
+	}
+	if err := i.keys.usable(); err != nil {
+		return Token{}, err
 	}
 	in, now := id.Instance(), i.now().Truncate(time.Second)
 	expiry, ok := i.byRole[id.Role()]
@@ -208,7 +203,7 @@ func (i *Issuer) Issue(_ context.Context, id attest.Identity) (Token, error) {
 	if userValue.MatchString(in.Name) {
 		claims["instance_name"] = in.Name
 	}
-	key := i.keys.keys[0]
+	key := i.keys.snapshot().signing
 	unsigned := jwt.NewWithClaims(key.method, claims)
 	unsigned.Header["kid"] = key.public.KeyID
 	compact, err := unsigned.SignedString(key.private)
@@ -228,48 +223,6 @@ func claimNames() []string {
 // 5.2): below https://host/a it is https://host/roles/web, as the original has it.
 func (i *Issuer) roleAudience(role attest.RoleName) string {
 	return i.url.ResolveReference(&url.URL{Path: "roles/" + role.String()}).String()
-}
-
-func (i *Issuer) keySet() jose.JSONWebKeySet {
-	var set jose.JSONWebKeySet
-	for _, k := range i.keys.keys {
-		set.Keys = append(set.Keys, k.public)
-	}
-	return set
-}
-
-type metadata struct {
-	Issuer        string   `json:"issuer"`
-	JWKSURI       string   `json:"jwks_uri"`
-	ResponseTypes []string `json:"response_types_supported"`
-	SubjectTypes  []string `json:"subject_types_supported"`
-	Algorithms    []string `json:"id_token_signing_alg_values_supported"`
-	Claims        []string `json:"claims_supported"`
-}
-
-func (i *Issuer) metadata() metadata {
-	m := metadata{
-		Issuer:        i.name,
-		JWKSURI:       strings.TrimSuffix(i.name, "/") + JWKSPath,
-		ResponseTypes: []string{"id_token"},
-		SubjectTypes:  []string{"public"},
-		Claims:        claimNames(),
-	}
-	for _, k := range i.keys.keys {
-		if alg := k.method.Alg(); !slices.Contains(m.Algorithms, alg) {
-			m.Algorithms = append(m.Algorithms, alg)
-		}
-	}
-	return m
-}
-
-func render(v any) (Document, error) {
-	body, err := json.Marshal(v)
-	if err != nil {
-		return Document{}, err
-	}
-	sum := sha256.Sum256(body)
-	return Document{Body: body, ETag: `"` + base64.RawURLEncoding.EncodeToString(sum[:16]) + `"`}, nil
 }
 
 func (i *Issuer) now() time.Time {

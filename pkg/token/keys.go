@@ -39,6 +39,15 @@ type signingKey struct {
 // Keys is a set of signing keys. The first signs, all are published.
 type Keys struct{ keys []signingKey }
 
+// source implements [KeySource].
+func (k Keys) source(issuer string) (source, error) {
+	if len(k.keys) == 0 {
+		return nil, errors.New("there is no signing key")
+	}
+	s, err := newSnapshot(issuer, k.keys)
+	return fixed{&s}, err
+}
+
 // LoadKeys reads private keys in PEM: PKCS#1, SEC1 or PKCS#8; RSA of 2048 to
 // 8192 bits, or EC on P-256 or P-384. The error joins one error for each file
 // at fault.

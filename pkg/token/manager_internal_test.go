@@ -1,0 +1,920 @@
+package token
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/pem"
+	"errors"
+	"log/slog"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest/attesttest"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/state"
+)
+
+const testIssuer = "https://id.example.com"
+
+var (
+	testStart  = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
+	testConfig = ManagedConfig{Algorithm: ES256, RotationPeriod: 24 * time.Hour, MaxAge: 5 * time.Minute}
+	testLead   = testConfig.lead(testConfig.MaxAge)
+)
+
+func newEC(t *testing.T, curve elliptic.Curve) *ecdsa.PrivateKey {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(curve, rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
+
+func pkcs8PEM(t *testing.T, key any) []byte {
+	t.Helper()
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: pemPKCS8, Bytes: der})
+}
+
+func writeFile(t *testing.T, data []byte) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+func encryptionKey(t *testing.T) string {
+	t.Helper()
+	key := make([]byte, encryptionKeySize)
+	rand.Read(key)
+	return writeFile(t, append(base64.StdEncoding.AppendEncode(nil, key), '\n'))
+}
+
+// replica is a manager with clocks of its own, and a state that can be cut off.
+type replica struct {
+	*Manager
+	t     *testing.T
+	store *state.Memory
+	wall  time.Time
+	mono  time.Duration
+	fail  error
+	log   strings.Builder
+}
+
+func (r *replica) Get(ctx context.Context, key string) ([]byte, error) {
+	if r.fail != nil {
+		return nil, r.fail
+	}
+	return r.store.Get(ctx, key)
+}
+
+func (r *replica) Update(ctx context.Context, key string, change func([]byte) ([]byte, error)) error {
+	if r.fail != nil {
+		return r.fail
+	}
+	return r.store.Update(ctx, key, change)
+}
+
+// setup is what one replica may have other than the rest.
+type setup struct {
+	config   ManagedConfig
+	issuer   string
+	files    []string // signing keys
+	life     time.Duration
+	shared   bool // nobody may make a key set by itself
+	at       time.Time
+	unloaded bool
+}
+
+func newReplica(t *testing.T, store *state.Memory, s setup) *replica {
+	t.Helper()
+	r, err := tryReplica(t, store, s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func tryReplica(t *testing.T, store *state.Memory, s setup) (*replica, error) {
+	t.Helper()
+	if s.config.Algorithm == "" {
+		files := s.config.EncryptionKeyFile
+		s.config = testConfig
+		s.config.EncryptionKeyFile = files
+	}
+	if s.issuer == "" {
+		s.issuer = testIssuer
+	}
+	if s.life == 0 {
+		s.life = 10 * time.Minute
+	}
+	if s.at.IsZero() {
+		s.at = testStart
+	}
+	r := &replica{t: t, store: store, wall: s.at}
+	m, err := NewManager(Config{TokenIssuer: s.issuer, TokenExpiry: s.life, SigningKeyFile: s.files}, s.config, r, ManagerOptions{
+		Now: func() time.Time { return r.wall }, Initialize: !s.shared, Log: slog.New(slog.NewTextHandler(&r.log, nil)),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.elapsed = func() time.Duration { return r.mono }
+	r.Manager = m
+	if s.unloaded {
+		return r, nil
+	}
+	return r, m.Load(t.Context())
+}
+
+func newStore() *state.Memory { return state.NewMemory(10, nil) }
+
+// pass lets time go by on both clocks.
+func (r *replica) pass(d time.Duration) { r.wall, r.mono = r.wall.Add(d), r.mono+d }
+
+func (r *replica) turn() { r.tick(r.t.Context()) }
+
+// kids are what is published, in order.
+func (r *replica) kids() (all []string) {
+	for _, k := range r.Published() {
+		all = append(all, k.KeyID)
+	}
+	return all
+}
+
+func (r *replica) signs() string { return r.snapshot().signing.public.KeyID }
+
+func (r *replica) value() []byte {
+	r.t.Helper()
+	v, err := r.store.Get(r.t.Context(), storeKey)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return v
+}
+
+func put(t *testing.T, store *state.Memory, value []byte) {
+	t.Helper()
+	if err := store.Put(t.Context(), storeKey, value, time.Time{}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func wantError(t *testing.T, err error, parts ...string) {
+	t.Helper()
+	if err == nil {
+		t.Fatalf("no error, want one that says %q", parts)
+	}
+	for _, part := range parts {
+		if !strings.Contains(err.Error(), part) {
+			t.Errorf("error %q, want it to say %q", err, part)
+		}
+	}
+}
+
+func TestManagedConfigValidate(t *testing.T) {
+	tests := []struct {
+		name string
+		edit func(*ManagedConfig)
+		want []string
+	}{
+		{"EdDSA, which not all verify", func(c *ManagedConfig) { c.Algorithm = "EdDSA" }, []string{"algorithm: "}},
+		{"lower case", func(c *ManagedConfig) { c.Algorithm = "rs256" }, []string{"algorithm: "}},
+		{"none", func(c *ManagedConfig) { c.Algorithm = "none" }, []string{"algorithm: "}},
+		{"a rotation in less than an hour", func(c *ManagedConfig) { c.RotationPeriod = time.Hour - 1 }, []string{"rotationPeriod: "}},
+		{"a cache of less than a minute", func(c *ManagedConfig) { c.MaxAge = time.Minute - 1 }, []string{"maxAge: "}},
+		{"a cache of more than a day", func(c *ManagedConfig) { c.MaxAge = 24*time.Hour + 1 }, []string{"maxAge: "}},
+		{"a rotation as long as a key is published first", func(c *ManagedConfig) { c.MaxAge, c.RotationPeriod = 2*time.Hour, 2*time.Hour+70*time.Second }, []string{"rotationPeriod: "}},
+		{"a file without a name", func(c *ManagedConfig) { c.EncryptionKeyFile = []string{"a", ""} }, []string{"encryptionKeyFile: "}},
+		{"nothing at all", func(c *ManagedConfig) { *c = ManagedConfig{} }, []string{"algorithm: ", "maxAge: ", "rotationPeriod: "}},
+
+		{"as it comes", func(*ManagedConfig) {}, nil},
+		{"the least", func(c *ManagedConfig) { c.RotationPeriod, c.MaxAge = time.Hour, time.Minute }, nil},
+		{"the longest cache", func(c *ManagedConfig) { c.MaxAge, c.RotationPeriod = 24*time.Hour, 24*time.Hour+71*time.Second }, nil},
+	}
+	for _, tt := range tests {
+		c := ManagedConfig{Algorithm: RS256, RotationPeriod: 720 * time.Hour, MaxAge: 5 * time.Minute}
+		tt.edit(&c)
+		var got []string
+		if err := c.Validate(); err != nil {
+			got = strings.Split(err.Error(), "\n")
+		}
+		if !slices.EqualFunc(tt.want, got, func(want, got string) bool { return strings.HasPrefix(got, want) }) {
+			t.Errorf("%s: problems %q, want %q", tt.name, got, tt.want)
+		}
+	}
+	wantError(t, ManagedConfig{RotationPeriod: time.Hour, MaxAge: 5 * time.Minute}.ValidateLife(24*time.Hour), "rotationPeriod: ", "27 keys")
+	if err := testConfig.ValidateLife(24 * time.Hour); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestThereIsAlwaysANextKey(t *testing.T) {
+	r := newReplica(t, newStore(), setup{})
+	known := map[string]bool{}
+	for i := range 30 {
+		infos := r.Published()
+		if len(infos) < 2 || infos[0].State != StateCurrent || infos[1].State != StateNext {
+			t.Fatalf("turn %d: keys %+v", i, infos)
+		}
+		if i > 0 && !known[r.signs()] {
+			t.Errorf("turn %d: a key signs that was not published the turn before", i)
+		}
+		known = map[string]bool{}
+		for _, kid := range r.kids() {
+			known[kid] = true
+		}
+		r.pass(12*time.Hour + time.Minute)
+		r.turn()
+	}
+}
+
+func TestRotation(t *testing.T) {
+	r := newReplica(t, newStore(), setup{})
+	first, second := r.kids()[0], r.kids()[1]
+	r.pass(testConfig.RotationPeriod - 1)
+	r.turn()
+	if r.signs() != first {
+		t.Fatal("rotated before the period was over")
+	}
+	r.pass(1)
+	r.turn()
+	if r.signs() != second || len(r.kids()) != 3 {
+		t.Fatalf("%s signs of %v, want %s of three", r.signs(), r.kids(), second)
+	}
+	removed := keep(testConfig.MaxAge, 10*time.Minute)
+	if removed != 17*time.Minute { // maxAge, the token's life, twice the skew
+		t.Fatalf("a retired key is kept for %v", removed)
+	}
+	if got := r.Published()[2]; got.KeyID != first || got.State != StateRetired || !got.RemovedAfter.Equal(r.wall.Add(removed)) {
+		t.Errorf("the retired key is %+v", got)
+	}
+	r.pass(removed - 1)
+	r.turn()
+	if !slices.Contains(r.kids(), first) {
+		t.Error("the retired key is gone while a token may be good")
+	}
+	r.pass(1)
+	r.turn()
+	if slices.Contains(r.kids(), first) {
+		t.Error("the retired key stays")
+	}
+}
+
+func TestAClockThatStepsRotatesNothing(t *testing.T) {
+	t.Run("forwards, before the next key is known", func(t *testing.T) {
+		r := newReplica(t, newStore(), setup{})
+		first := r.signs()
+		r.wall = r.wall.Add(1000 * time.Hour)
+		for ; r.mono < testLead-10*time.Second; r.pass(10 * time.Second) {
+			r.turn()
+			if r.signs() != first {
+				t.Fatalf("rotated after %v", r.mono)
+			}
+		}
+	})
+	t.Run("forwards, while tokens of the retired key are out", func(t *testing.T) {
+		r := newReplica(t, newStore(), setup{})
+		first := r.signs()
+		r.pass(testConfig.RotationPeriod)
+		r.turn()
+		r.wall = r.wall.Add(time.Hour)
+		r.turn()
+		if !slices.Contains(r.kids(), first) {
+			t.Error("the retired key is gone")
+		}
+	})
+	t.Run("backwards, after the next key was known", func(t *testing.T) {
+		r := newReplica(t, newStore(), setup{})
+		r.pass(testConfig.RotationPeriod - time.Minute)
+		if _, err := r.Import(t.Context(), pkcs8PEM(t, newEC(t, elliptic.P256()))); err != nil {
+			t.Fatal(err)
+		}
+		first := r.signs()
+		r.turn()
+		r.pass(2 * time.Minute)
+		r.mono += time.Hour
+		r.turn()
+		if r.signs() != first {
+			t.Error("rotated, against the wall clock")
+		}
+	})
+	t.Run("backwards, after a key was retired", func(t *testing.T) {
+		r := newReplica(t, newStore(), setup{})
+		first := r.signs()
+		r.pass(testConfig.RotationPeriod)
+		r.turn()
+		r.mono += time.Hour
+		r.turn()
+		if !slices.Contains(r.kids(), first) {
+			t.Error("the retired key is gone, against the wall clock")
+		}
+	})
+}
+
+func TestRotateByCommand(t *testing.T) {
+	store := newStore()
+	r, other := newReplica(t, store, setup{}), newReplica(t, store, setup{})
+	second := r.kids()[1]
+	r.pass(testLead - time.Second)
+	_, err := r.Rotate(t.Context())
+	wantError(t, err, "key set: rotate: ", second, "before 2026-11-23T12:06:10Z (in 1s)", "revoke")
+	r.pass(time.Second)
+
+	// A process that has just started has the wall clock alone.
+	command := newReplica(t, store, setup{at: r.wall, unloaded: true})
+	info, err := command.Rotate(t.Context())
+	if err != nil || info.KeyID != second || info.State != StateCurrent {
+		t.Fatalf("Rotate = %+v, %v", info, err)
+	}
+	other.pass(testLead)
+	other.turn()
+	if other.signs() != second {
+		t.Error("the other replica does not follow")
+	}
+	_, err = other.Rotate(t.Context())
+	wantError(t, err, "in 6m10s")
+}
+
+func TestRotateTwiceAtATimeRotatesOnce(t *testing.T) {
+	store := newStore()
+	var replicas []*replica
+	for range 8 {
+		replicas = append(replicas, newReplica(t, store, setup{}))
+	}
+	second := replicas[0].kids()[1]
+	var running sync.WaitGroup
+	for i, r := range replicas {
+		r.pass(testConfig.RotationPeriod)
+		running.Go(func() {
+			if i%2 == 0 {
+				r.turn()
+			} else if info, err := r.Rotate(t.Context()); err == nil && info.KeyID != second {
+				t.Errorf("Rotate = %+v", info)
+			}
+		})
+	}
+	running.Wait()
+	for _, r := range replicas {
+		r.turn()
+		if r.signs() != second || len(r.kids()) != 3 || !slices.Equal(r.kids(), replicas[0].kids()) {
+			t.Errorf("%s signs of %v", r.signs(), r.kids())
+		}
+	}
+}
+
+// between lets something happen after a key set was read and before it is
+// changed.
+type between struct {
+	KeyStore
+	do func()
+}
+
+func (b *between) Update(ctx context.Context, key string, change func([]byte) ([]byte, error)) error {
+	if do := b.do; do != nil {
+		b.do = nil
+		do()
+	}
+	return b.KeyStore.Update(ctx, key, change)
+}
+
+func TestLosingTheRaceIsSuccess(t *testing.T) {
+	for name, rotate := range map[string]func(*replica) error{
+		"by command": func(r *replica) error { _, err := r.Rotate(t.Context()); return err },
+		"by itself":  func(r *replica) error { r.turn(); return r.Err() },
+	} {
+		store := newStore()
+		a, b := newReplica(t, store, setup{}), newReplica(t, store, setup{})
+		second := a.kids()[1]
+		a.pass(testConfig.RotationPeriod)
+		b.pass(testConfig.RotationPeriod)
+		a.Manager.store = &between{a, b.turn}
+		if err := rotate(a); err != nil || a.signs() != second || b.signs() != second {
+			t.Errorf("%s: %v; %s and %s sign, want %s", name, err, a.signs(), b.signs(), second)
+		}
+	}
+}
+
+func TestRevoke(t *testing.T) {
+	start := func(t *testing.T) (r, other *replica) {
+		store := newStore()
+		r, other = newReplica(t, store, setup{}), newReplica(t, store, setup{})
+		r.pass(testConfig.RotationPeriod)
+		other.pass(testConfig.RotationPeriod)
+		r.turn()
+		other.turn()
+		return r, other
+	}
+	for i, state := range []KeyState{StateCurrent, StateNext, StateRetired} {
+		t.Run(string(state), func(t *testing.T) {
+			r, other := start(t)
+			before, old := r.kids(), r.value()
+			if err := r.Revoke(t.Context(), before[i]); err != nil {
+				t.Fatal(err)
+			}
+			want := before[0]
+			if state == StateCurrent {
+				want = before[1]
+			}
+			other.turn()
+			for _, x := range []*replica{r, other} {
+				if slices.Contains(x.kids(), before[i]) || x.signs() != want {
+					t.Errorf("%s signs of %v", x.signs(), x.kids())
+				}
+				if infos := x.Published(); infos[1].State != StateNext || infos[1].KeyID == before[1] && state != StateRetired {
+					t.Errorf("the next key is %+v", infos[1])
+				}
+			}
+			// Whoever can write to the state cannot bring it back.
+			put(t, r.store, old)
+			other.turn()
+			r.turn()
+			if slices.Contains(r.kids(), before[i]) || slices.Contains(other.kids(), before[i]) {
+				t.Error("the revoked key is back")
+			}
+			if late := newReplica(t, r.store, setup{at: r.wall}); slices.Contains(late.kids(), before[i]) {
+				t.Error("the revoked key is back for who starts now")
+			}
+		})
+	}
+	r, _ := start(t)
+	wantError(t, r.Revoke(t.Context(), "x"), "key set: revoke: ", `no key "x"`, r.kids()[0]+" (current)", r.kids()[1]+" (next)")
+	if err := r.Revoke(t.Context(), r.kids()[0]); err != nil || !strings.Contains(r.log.String(), "do not know yet") {
+		t.Errorf("a successor that is unknown to verifiers: %v; log %s", err, r.log.String())
+	}
+}
+
+func TestImport(t *testing.T) {
+	key, other := newEC(t, elliptic.P256()), newEC(t, elliptic.P384())
+	r := newReplica(t, newStore(), setup{unloaded: true, shared: true})
+	info, err := r.Import(t.Context(), pkcs8PEM(t, key))
+	if err != nil || info.State != StateCurrent || r.signs() != info.KeyID || len(r.kids()) != 2 {
+		t.Fatalf("into an empty state: %+v, %v; %v", info, err, r.kids())
+	}
+	next := r.kids()[1]
+	if again, err := r.Import(t.Context(), pkcs8PEM(t, key)); err != nil || again != info || r.kids()[1] != next {
+		t.Errorf("the current key again: %+v, %v", again, err)
+	}
+	r.pass(time.Hour)
+	second, err := r.Import(t.Context(), pkcs8PEM(t, other))
+	if err != nil || second.State != StateNext || second.Algorithm != "ES384" || !second.Published.Equal(r.wall) || slices.Contains(r.kids(), next) || r.signs() != info.KeyID {
+		t.Fatalf("into a key set: %+v, %v; %v", second, err, r.kids())
+	}
+	r.pass(time.Hour)
+	if again, err := r.Import(t.Context(), pkcs8PEM(t, other)); err != nil || again != second {
+		t.Errorf("the next key again: %+v, %v", again, err)
+	}
+	if _, err := r.Rotate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if back, err := r.Import(t.Context(), pkcs8PEM(t, key)); err != nil || back.State != StateNext || len(r.kids()) != 2 {
+		t.Errorf("a retired key: %+v, %v; %v", back, err, r.kids())
+	}
+	_, err = r.Import(t.Context(), []byte("no key"))
+	wantError(t, err, "key set: import: the file holds no private key")
+}
+
+// The two procedures of the package's documentation, replica by replica. At
+// every moment each replica must publish what any of them signs with.
+func TestFromFilesToManagedAndBack(t *testing.T) {
+	store := newStore()
+	keyFile := writeFile(t, pkcs8PEM(t, newEC(t, elliptic.P256())))
+	now := testStart
+	replicas := map[string]*replica{}
+	start := func(name string, files ...string) {
+		replicas[name] = newReplica(t, store, setup{files: files, shared: true, at: now})
+	}
+	pass := func(d time.Duration) {
+		t.Helper()
+		now = now.Add(d)
+		for _, r := range replicas {
+			r.pass(d)
+			r.turn()
+		}
+		for name, signer := range replicas {
+			for other, r := range replicas {
+				if !slices.Contains(r.kids(), signer.signs()) {
+					t.Errorf("%s signs with %s, which %s does not publish", name, signer.signs(), other)
+				}
+			}
+		}
+	}
+	start("a", keyFile)
+	start("b", keyFile)
+	known := replicas["a"].signs()
+	pass(time.Minute)
+
+	// To managed.
+	pem, err := os.ReadFile(keyFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info, err := replicas["a"].Import(t.Context(), pem); err != nil || info.KeyID != known || info.State != StateCurrent {
+		t.Fatalf("Import = %+v, %v", info, err)
+	}
+	pass(time.Minute)
+	start("a")
+	pass(time.Minute)
+	start("b")
+	pass(time.Minute)
+	if replicas["a"].signs() != known || replicas["b"].signs() != known {
+		t.Error("another key signs than verifiers know")
+	}
+	pass(testConfig.RotationPeriod)
+	pass(10 * time.Second)
+	if replicas["a"].signs() == known {
+		t.Error("it is not rotated")
+	}
+
+	// And back.
+	newFile := writeFile(t, pkcs8PEM(t, newEC(t, elliptic.P256())))
+	if pem, err = os.ReadFile(newFile); err != nil {
+		t.Fatal(err)
+	}
+	imported, err := replicas["b"].Import(t.Context(), pem)
+	if err != nil || imported.State != StateNext {
+		t.Fatalf("Import = %+v, %v", imported, err)
+	}
+	pass(testLead)
+	start("a", newFile)
+	pass(time.Minute)
+	start("b", newFile)
+	pass(time.Minute)
+	for name, r := range replicas {
+		if r.signs() != imported.KeyID || len(r.kids()) < 2 {
+			t.Errorf("%s signs with %s and publishes %v", name, r.signs(), r.kids())
+		}
+		_, err := r.Rotate(t.Context())
+		wantError(t, err, "auth.signingKeyFile")
+		wantError(t, r.Revoke(t.Context(), imported.KeyID), "auth.signingKeyFile")
+	}
+}
+
+func TestFilesSignWhateverTheStateHas(t *testing.T) {
+	file := writeFile(t, pkcs8PEM(t, newEC(t, elliptic.P256())))
+	for name, break_ := range map[string]func(*replica){
+		"cannot be reached": func(r *replica) { r.fail = errors.New("connection refused") },
+		"has garbage":       func(r *replica) { put(t, r.store, []byte("garbage")) },
+		"has nothing":       func(*replica) {},
+	} {
+		r := newReplica(t, newStore(), setup{files: []string{file}, unloaded: true})
+		break_(r)
+		if err := r.Load(t.Context()); err != nil {
+			t.Fatalf("the state %s: %v", name, err)
+		}
+		r.pass(time.Hour)
+		r.turn()
+		issuer, err := NewIssuer(Config{TokenIssuer: testIssuer, TokenExpiry: time.Minute}, r, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := issuer.Issue(t.Context(), attesttest.Identity(t, attesttest.Instance(t), "web")); err != nil {
+			t.Errorf("the state %s: %v", name, err)
+		}
+		if (r.Err() == nil) != (name == "has nothing") || errors.Is(r.Err(), ErrKeysStale) {
+			t.Errorf("the state %s: Err() = %v", name, r.Err())
+		}
+		if issuer.MaxAge() != testConfig.MaxAge {
+			t.Errorf("MaxAge is %v", issuer.MaxAge())
+		}
+	}
+}
+
+func TestWhatVanishedIsWrittenBack(t *testing.T) {
+	r := newReplica(t, newStore(), setup{shared: true, unloaded: true})
+	wantError(t, r.Load(t.Context()), "keys init")
+	if err := r.Load(t.Context()); !errors.Is(err, ErrNoKeySet) {
+		t.Errorf("Load = %v", err)
+	}
+	if _, err := r.List(t.Context()); !errors.Is(err, ErrNoKeySet) {
+		t.Errorf("List = %v", err)
+	}
+	if err := r.Init(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Load(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	want := r.value()
+	if err := r.store.Forget(t.Context(), storeKey); err != nil {
+		t.Fatal(err)
+	}
+	r.turn()
+	if got := r.value(); string(got) != string(want) {
+		t.Errorf("the state has %d bytes, want the %d of before", len(got), len(want))
+	}
+}
+
+// A replica that was cut off for long may hold a key set that is long over.
+func TestWritingBackDoesNotFreshenAnOldKeySet(t *testing.T) {
+	r := newReplica(t, newStore(), setup{})
+	r.pass(testConfig.MaxAge + 1)
+	if err := r.store.Forget(t.Context(), storeKey); err != nil {
+		t.Fatal(err)
+	}
+	r.turn()
+	if r.usable() == nil {
+		t.Error("it signs before others had the time to put it right")
+	}
+	r.turn()
+	if err := r.usable(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestGarbageIsLeftAndServedPast(t *testing.T) {
+	keys := []string{encryptionKey(t)}
+	foreign := newReplica(t, newStore(), setup{config: ManagedConfig{EncryptionKeyFile: []string{encryptionKey(t)}}})
+	plain := newReplica(t, newStore(), setup{})
+	for name, value := range map[string][]byte{
+		"garbage":         []byte("garbage"),
+		"sealed by other": foreign.value(),
+		"plain":           plain.value(),
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newReplica(t, newStore(), setup{shared: true, unloaded: true, config: ManagedConfig{EncryptionKeyFile: keys}})
+			if err := r.Init(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if err := r.Load(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			issuer, err := NewIssuer(Config{TokenIssuer: testIssuer, TokenExpiry: time.Minute}, r, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			issuer.Now = func() time.Time { return r.wall }
+			identity := attesttest.Identity(t, attesttest.Instance(t), "web")
+			before, jwks := r.kids(), issuer.JWKS()
+			put(t, r.store, value)
+			for range 3 {
+				r.pass(10 * time.Second)
+				r.turn()
+			}
+			if string(r.value()) != string(value) {
+				t.Error("it was overwritten")
+			}
+			if n := strings.Count(r.log.String(), "could not be brought up to date"); n != 1 {
+				t.Errorf("it was logged %d times", n)
+			}
+			if _, err := issuer.Issue(t.Context(), identity); err != nil {
+				t.Errorf("Issue before maxAge is over: %v", err)
+			}
+			wantError(t, r.Err(), "key set: refresh: ", "keys init")
+			r.pass(testConfig.MaxAge - 29*time.Second)
+			if _, err := issuer.Issue(t.Context(), identity); !errors.Is(err, ErrKeysStale) {
+				t.Errorf("Issue after maxAge = %v", err)
+			}
+			if !errors.Is(r.Err(), ErrKeysStale) {
+				t.Errorf("Err() = %v", r.Err())
+			}
+			if string(issuer.JWKS().Body) != string(jwks.Body) || len(issuer.Discovery().Body) == 0 {
+				t.Error("the key set is no longer served")
+			}
+			// Who starts now, and holds nothing, overwrites nothing.
+			late := newReplica(t, r.store, setup{shared: true, unloaded: true, config: ManagedConfig{EncryptionKeyFile: keys}})
+			wantError(t, late.Init(t.Context()), "key set: init: ", "delete it")
+			if err := late.Load(t.Context()); err == nil {
+				t.Error("it was loaded")
+			}
+			if err := r.Init(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			r.turn()
+			if _, err := issuer.Issue(t.Context(), identity); err != nil || r.Err() != nil || !slices.Equal(before, r.kids()) {
+				t.Errorf("after Init: %v, %v", err, r.Err())
+			}
+		})
+	}
+	r := newReplica(t, newStore(), setup{})
+	put(t, r.store, []byte(format+"2 sealed something"))
+	wantError(t, r.Init(t.Context()), "newer release")
+}
+
+func TestAStaleReplicaSignsNoMore(t *testing.T) {
+	for name, pass := range map[string]func(*replica, time.Duration){
+		"by the monotonic clock":                     func(r *replica, d time.Duration) { r.mono += d },
+		"by the wall clock, after the machine slept": func(r *replica, d time.Duration) { r.wall = r.wall.Add(d) },
+	} {
+		r := newReplica(t, newStore(), setup{})
+		r.fail = errors.New("connection refused")
+		pass(r, testConfig.MaxAge)
+		r.turn()
+		if err := r.usable(); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		pass(r, 1)
+		wantError(t, r.usable(), "maxAge")
+		r.fail = nil
+		r.turn()
+		if err := r.usable(); err != nil {
+			t.Errorf("%s: after the state is back: %v", name, err)
+		}
+		if !strings.Contains(r.log.String(), "connection refused") || !strings.Contains(r.log.String(), "up to date again") {
+			t.Errorf("%s: log %s", name, r.log.String())
+		}
+	}
+}
+
+func TestAnotherAlgorithm(t *testing.T) {
+	store := newStore()
+	r := newReplica(t, store, setup{})
+	first := r.signs()
+	rs := testConfig
+	rs.Algorithm = RS256
+	changed := newReplica(t, store, setup{config: rs, at: r.wall})
+	if infos := changed.Published(); infos[0].KeyID != first || infos[1].Algorithm != RS256 || len(infos) != 2 {
+		t.Fatalf("keys %+v", infos)
+	}
+	issuer, err := NewIssuer(Config{TokenIssuer: testIssuer, TokenExpiry: time.Minute}, changed, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if body := string(issuer.Discovery().Body); !strings.Contains(body, `"id_token_signing_alg_values_supported":["ES256","RS256"]`) {
+		t.Errorf("discovery %s", body)
+	}
+	changed.pass(testLead - 1)
+	r.pass(testLead - 1)
+	changed.turn()
+	r.turn()
+	if changed.signs() != first || r.signs() != first {
+		t.Error("it signs before verifiers can know it")
+	}
+	changed.pass(1)
+	changed.turn()
+	if alg := changed.snapshot().signing.method.Alg(); alg != RS256 {
+		t.Errorf("%s signs", alg)
+	}
+	// One that still runs with the old configuration goes along.
+	for range 10 {
+		r.pass(testLead)
+		r.turn()
+	}
+	if r.signs() != changed.signs() {
+		t.Error("replicas of two configurations rotate against one another")
+	}
+	// What an operator imported stays, whatever its algorithm.
+	imported, err := changed.Import(t.Context(), pkcs8PEM(t, newEC(t, elliptic.P384())))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if late := newReplica(t, store, setup{config: rs, at: changed.wall}); late.kids()[1] != imported.KeyID {
+		t.Error("the imported key was replaced")
+	}
+}
+
+func TestAtMostTenKeys(t *testing.T) {
+	r := newReplica(t, newStore(), setup{life: 24 * time.Hour})
+	for range maxKeys - 2 {
+		r.pass(testLead)
+		if _, err := r.Rotate(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.pass(testLead)
+	_, err := r.Rotate(t.Context())
+	wantError(t, err, "the 10 keys", "2026-11-24T12:1")
+	r.config.RotationPeriod = time.Minute
+	before := r.signs()
+	r.turn()
+	if r.signs() != before {
+		t.Error("rotated beyond ten keys")
+	}
+	wantError(t, r.Err(), "rotation is due", "the 10 keys")
+}
+
+// A change of the configuration shortens no wait that others count on.
+func TestTheLongestLifeCounts(t *testing.T) {
+	store := newStore()
+	r := newReplica(t, store, setup{})
+	first := r.signs()
+	short := newReplica(t, store, setup{life: time.Minute})
+	role, err := attest.ParseRoleName("web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := NewIssuer(Config{TokenIssuer: testIssuer, TokenExpiry: time.Minute}, r, map[attest.RoleName]time.Duration{role: 3*time.Hour - 1}); err != nil {
+		t.Fatal(err)
+	}
+	r.turn()
+	short.pass(testConfig.RotationPeriod)
+	short.turn()
+	short.pass(3 * time.Hour)
+	short.turn()
+	if !slices.Contains(short.kids(), first) {
+		t.Error("the key is gone while another replica's token may be good")
+	}
+	longCache := testConfig
+	longCache.MaxAge = time.Hour
+	newReplica(t, store, setup{config: longCache, at: short.wall})
+	if _, err := short.Import(t.Context(), pkcs8PEM(t, newEC(t, elliptic.P256()))); err != nil {
+		t.Fatal(err)
+	}
+	newReplica(t, store, setup{config: longCache, at: short.wall})
+	short.pass(testLead)
+	_, err = short.Rotate(t.Context())
+	wantError(t, err, "verifiers may not know")
+}
+
+func TestRunEndsWithItsContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := newStore()
+		manager := func() *Manager {
+			m, err := NewManager(Config{TokenIssuer: testIssuer, TokenExpiry: time.Minute}, testConfig, store, ManagerOptions{Initialize: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := m.Load(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			return m
+		}
+		a, b := manager(), manager()
+		second := a.Published()[1].KeyID
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		for _, m := range []*Manager{a, b} {
+			go func() { done <- m.Run(ctx) }()
+		}
+		time.Sleep(testConfig.RotationPeriod + 21*time.Second) //nolint:forbidigo // the bubble's time
+		synctest.Wait()
+		for _, m := range []*Manager{a, b} {
+			if got := m.Published(); got[0].KeyID != second || len(got) != 3 {
+				t.Errorf("keys %+v, want %s to sign", got, second)
+			}
+			if err := m.Err(); err != nil {
+				t.Error(err)
+			}
+		}
+		cancel()
+		for range 2 {
+			if err := <-done; err != nil {
+				t.Errorf("Run = %v", err)
+			}
+		}
+	})
+}
+
+func TestList(t *testing.T) {
+	r := newReplica(t, newStore(), setup{})
+	command := newReplica(t, r.store, setup{unloaded: true})
+	got, err := command.List(t.Context())
+	if err != nil || !slices.Equal(got, r.Published()) || len(got) != 2 {
+		t.Errorf("List = %+v, %v", got, err)
+	}
+	file := writeFile(t, pkcs8PEM(t, newEC(t, elliptic.P256())))
+	static := newReplica(t, r.store, setup{files: []string{file}})
+	if got, err = static.List(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	states := map[KeyState]int{}
+	for _, k := range got {
+		states[k.State]++
+	}
+	if !maps.Equal(states, map[KeyState]int{StateCurrent: 1, StatePublished: 2}) || got[0].KeyID != static.signs() {
+		t.Errorf("List with files = %+v", got)
+	}
+	r.fail = errors.New("connection refused")
+	_, err = r.List(t.Context())
+	wantError(t, err, "key set: list: connection refused")
+}
+
+func TestAnIssuerWithoutAKeySetSignsAndPublishesNothing(t *testing.T) {
+	r := newReplica(t, newStore(), setup{unloaded: true})
+	i, err := NewIssuer(Config{TokenIssuer: testIssuer, TokenExpiry: time.Minute}, r, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if i.Discovery().Body != nil || i.JWKS().Body != nil {
+		t.Errorf("published: %s, %s", i.Discovery().Body, i.JWKS().Body)
+	}
+	in := attesttest.Instance(t)
+	if token, err := i.Issue(t.Context(), attesttest.Identity(t, in, "web")); !errors.Is(err, ErrKeysStale) || token.Compact != "" {
+		t.Errorf("Issue = %+v, %v", token, err)
+	}
+	if r.Err() == nil {
+		t.Error("what was not loaded is fresh")
+	}
+}
+
+func TestAnIssuerNeedsTheKeySetOfItsOwn(t *testing.T) {
+	r := newReplica(t, newStore(), setup{unloaded: true})
+	_, err := NewIssuer(Config{TokenIssuer: testIssuer + "/b", TokenExpiry: time.Minute}, r, nil)
+	wantError(t, err, testIssuer)
+}

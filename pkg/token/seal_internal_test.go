@@ -1,0 +1,225 @@
+package token
+
+import (
+	"bytes"
+	"encoding/base64"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestEncryptionKeyFiles(t *testing.T) {
+	good := encryptionKey(t)
+	random := func(n int) []byte { return bytes.Repeat([]byte("0123456789abcdef"), 4)[:n] }
+	b64 := func(b []byte) string { return writeFile(t, base64.StdEncoding.AppendEncode(nil, b)) }
+	tests := []struct {
+		name  string
+		files []string
+		want  string
+	}{
+		{"none there", []string{good, "missing"}, "missing: no such file or directory"},
+		{"a byte short", []string{b64(random(31))}, "does not hold 32 bytes"},
+		{"a byte long", []string{b64(random(33))}, "does not hold 32 bytes"},
+		{"32 bytes, but not in base64", []string{writeFile(t, random(32))}, "does not hold 32 bytes"},
+		{"empty", []string{writeFile(t, nil)}, "does not hold 32 bytes"},
+		{"two in one file", []string{writeFile(t, bytes.Repeat(append(base64.StdEncoding.AppendEncode(nil, random(32)), '\n'), 2))}, "does not hold 32 bytes"},
+		{"nothing random", []string{b64(make([]byte, 32))}, "over and over"},
+		{"the same twice", []string{good, good}, "is the same key as"},
+	}
+	for _, tt := range tests {
+		err := ValidateEncryptionKeys(tt.files)
+		if err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: %v, want %q", tt.name, err, tt.want)
+		}
+		if err != nil && strings.Contains(err.Error(), "0123") {
+			t.Errorf("%s: the error tells the key: %v", tt.name, err)
+		}
+	}
+	if err := ValidateEncryptionKeys([]string{good, encryptionKey(t)}); err != nil {
+		t.Error(err)
+	}
+}
+
+// Whoever can write to the state may put anything there.
+func TestWhatIsNotSealedByUsIsNotOpened(t *testing.T) {
+	file := encryptionKey(t)
+	sealed := setup{config: ManagedConfig{EncryptionKeyFile: []string{file}}}
+	r := newReplica(t, newStore(), sealed)
+	good := r.value()
+	if bytes.Contains(good, []byte("private")) || bytes.Contains(good, []byte(r.signs())) {
+		t.Fatal("the value can be read")
+	}
+	other := sealed
+	other.issuer = testIssuer + "/b"
+	raw, err := base64.StdEncoding.DecodeString(strings.TrimPrefix(string(good), sealedPrefix))
+	if err != nil {
+		t.Fatal(err)
+	}
+	again := func(raw []byte) []byte { return base64.StdEncoding.AppendEncode([]byte(sealedPrefix), raw) }
+	flipped := func(i int) []byte {
+		b := bytes.Clone(raw)
+		b[i] ^= 1
+		return again(b)
+	}
+	tests := []struct {
+		name  string
+		value []byte
+		want  error
+	}{
+		{"a bit of the nonce", flipped(0), errForeign},
+		{"a bit of the text", flipped(len(raw) / 2), errForeign},
+		{"a bit of the tag", flipped(len(raw) - 1), errForeign},
+		{"a byte short", again(raw[:len(raw)-1]), errForeign},
+		{"a byte long", again(append(bytes.Clone(raw), 0)), errForeign},
+		{"the nonce alone", again(raw[:12]), errForeign},
+		{"nothing sealed", []byte(sealedPrefix), errForeign},
+		{"no base64", []byte(sealedPrefix + "!"), errForeign},
+		{"sealed for another issuer", newReplica(t, newStore(), other).value(), errForeign},
+		{"sealed with another key", newReplica(t, newStore(), setup{config: ManagedConfig{EncryptionKeyFile: []string{encryptionKey(t)}}}).value(), errForeign},
+		{"not sealed", newReplica(t, newStore(), setup{}).value(), errNotSealed},
+		{"called plain", []byte(plainPrefix + strings.TrimPrefix(string(good), sealedPrefix)), errNotSealed},
+		{"of a newer release", append([]byte(format+"2 sealed "), good[len(sealedPrefix):]...), errNewer},
+		{"without its beginning", good[1:], errNoKeys},
+		{"empty", []byte{}, errNoKeys},
+		{"too long", bytes.Repeat(good, 1+maxStored/len(good)), errNoKeys},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			if keys, _, err := r.sealer.open(tt.value, testIssuer); !errors.Is(err, tt.want) || keys != nil {
+				t.Errorf("opened as %v, %v; want %v", keys, err, tt.want)
+			}
+			before := r.kids()
+			put(t, r.store, tt.value)
+			r.turn()
+			if got := r.kids(); strings.Join(got, " ") != strings.Join(before, " ") {
+				t.Errorf("published %v, want %v", got, before)
+			}
+			if _, err := tryReplica(t, r.store, sealed); err == nil {
+				t.Error("it was loaded")
+			}
+			put(t, r.store, good)
+		})
+	}
+	put(t, r.store, good)
+	_, err = tryReplica(t, r.store, setup{})
+	wantError(t, err, "encryptionKeyFile names nothing")
+
+	plain := newReplica(t, newStore(), setup{})
+	_, err = tryReplica(t, plain.store, setup{issuer: testIssuer + "/b"})
+	wantError(t, err, `of the issuer "https://id.example.com", not of "https://id.example.com/b"`)
+}
+
+func TestSealingIsTakenUpByInitAlone(t *testing.T) {
+	store := newStore()
+	before := newReplica(t, store, setup{}).kids()
+	files := ManagedConfig{EncryptionKeyFile: []string{encryptionKey(t)}}
+	_, err := tryReplica(t, store, setup{config: files})
+	wantError(t, err, "not sealed", "keys init")
+	shared := newReplica(t, store, setup{config: files, shared: true, unloaded: true})
+	wantError(t, shared.Init(t.Context()), "not sealed") // it may be the work of another
+	own := newReplica(t, store, setup{config: files, unloaded: true})
+	if err := own.Init(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	after := newReplica(t, store, setup{config: files})
+	if strings.Join(after.kids(), " ") != strings.Join(before, " ") || !bytes.HasPrefix(after.value(), []byte(sealedPrefix)) {
+		t.Errorf("keys %v, want %v, sealed", after.kids(), before)
+	}
+}
+
+func TestTheEncryptionKeyIsChanged(t *testing.T) {
+	store := newStore()
+	old, fresh := encryptionKey(t), encryptionKey(t)
+	var kids string
+	for i, files := range [][]string{{old}, {old, fresh}, {fresh, old}, {fresh}} {
+		r := newReplica(t, store, setup{config: ManagedConfig{EncryptionKeyFile: files}})
+		if kids == "" {
+			kids = strings.Join(r.kids(), " ")
+		}
+		if got := strings.Join(r.kids(), " "); got != kids {
+			t.Errorf("step %d: keys %s, want %s", i, got, kids)
+		}
+	}
+	_, err := tryReplica(t, store, setup{config: ManagedConfig{EncryptionKeyFile: []string{old}}})
+	wantError(t, err, "sealed with none")
+}
+
+func TestDecodeTakesNothingElse(t *testing.T) {
+	r := newReplica(t, newStore(), setup{})
+	r.pass(testConfig.RotationPeriod)
+	r.turn()
+	good := strings.TrimPrefix(string(r.value()), plainPrefix)
+	kids := r.kids()
+	if _, err := decodeKeys([]byte(good), testIssuer); err != nil {
+		t.Fatal(err)
+	}
+	tests := []struct{ name, old, by string }{
+		{"no generation", `"generation":2`, `"generation":0`},
+		{"an unknown member", `"generation":2`, `"generation":2,"x":1`},
+		{"another key's ID", kids[0], kids[1]},
+		{"another algorithm", `"alg":"ES256"`, `"alg":"RS256"`},
+		{"two current keys", `"state":"next"`, `"state":"current"`},
+		{"an unknown state", `"state":"retired"`, `"state":"gone"`},
+		{"a time that is missing", `"published":"2026-11-23T12:00:00Z"`, `"published":"0001-01-01T00:00:00Z"`},
+		{"a negative life", `"token_life":600`, `"token_life":-1`},
+		{"a life without end", `"token_life":600`, `"token_life":9223372036854775807`},
+	}
+	for _, tt := range tests {
+		bad := strings.Replace(good, tt.old, tt.by, 1)
+		if bad == good {
+			t.Fatalf("%s: nothing was changed", tt.name)
+		}
+		if _, err := decodeKeys([]byte(bad), testIssuer); !errors.Is(err, errNoKeys) {
+			t.Errorf("%s: %v", tt.name, err)
+		}
+	}
+	if _, err := decodeKeys([]byte(good+"{}"), testIssuer); err == nil {
+		t.Error("what follows was passed over")
+	}
+}
+
+func FuzzOpen(f *testing.F) {
+	generated, err := generateKey(ES256)
+	if err != nil {
+		f.Fatal(err)
+	}
+	second, err := generateKey(ES256)
+	if err != nil {
+		f.Fatal(err)
+	}
+	at := time.Date(2026, 11, 23, 12, 0, 0, 5, time.UTC)
+	good, err := sealer{}.seal(&managedKeys{testIssuer, 1, []managedKey{
+		{signingKey: generated, state: StateCurrent, created: at, published: at, since: at},
+		{signingKey: second, state: StateNext, created: at, published: at, imported: true, maxAge: time.Minute, life: time.Hour},
+	}})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(good)
+	f.Add(good[:len(good)-2])
+	f.Add(bytes.ReplaceAll(good, []byte("12:00:00.000000005Z"), []byte("12:00:00+01:30")))
+	f.Add([]byte(sealedPrefix + "AAAA"))
+	f.Add([]byte(plainPrefix + "{}"))
+	f.Add([]byte(format + "9 "))
+	f.Fuzz(func(t *testing.T, value []byte) {
+		keys, _, err := sealer{}.open(value, testIssuer)
+		if err != nil {
+			if keys != nil {
+				t.Fatal("keys with an error")
+			}
+			return
+		}
+		again, err := sealer{}.seal(keys)
+		if err != nil {
+			t.Fatal(err)
+		}
+		opened, _, err := sealer{}.open(again, testIssuer)
+		if err != nil || !opened.equal(keys) {
+			t.Fatalf("what was opened cannot be stored: %v", err)
+		}
+		if keys.current().state != StateCurrent || keys.next().state != StateNext {
+			t.Fatal("no current or no next key")
+		}
+	})
+}
