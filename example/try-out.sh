@@ -1,5 +1,6 @@
 #!/bin/sh
-# Makes what a trial needs, with nothing but openssl: a signing key, and a self-signed certificate for the server.
+# Makes what a trial needs, with nothing but openssl: a signing key, a key that seals managed ones, and a self-signed
+# certificate for the server.
 #
 #   try-out.sh [DIRECTORY [NAME-OR-ADDRESS...]]
 #
@@ -17,7 +18,7 @@ die() {
 
 case ${1:-} in
 -*)
-    sed -n '2,8s/^# \{0,1\}//p' "$0"
+    sed -n '2,9s/^# \{0,1\}//p' "$0"
     exit 2
     ;;
 esac
@@ -27,7 +28,7 @@ directory=${1:-.}
 
 command -v openssl >/dev/null || die "openssl is missing"
 [ -d "$directory" ] || die "$directory: not a directory"
-for file in signing-key.pem server.pem server-key.pem; do
+for file in signing-key.pem encryption.key server.pem server-key.pem; do
     if [ -e "$directory/$file" ] || [ -L "$directory/$file" ]; then
         die "$directory/$file exists; it is not overwritten"
     fi
@@ -74,15 +75,17 @@ END
 quietly openssl genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:3072 -out "$work/signing-key.pem"
 quietly openssl req -x509 -config "$work/openssl.cnf" -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -sha256 \
     -days 90 -keyout "$work/server-key.pem" -out "$work/server.pem"
-chmod 0600 "$work/signing-key.pem" "$work/server-key.pem"
+quietly openssl rand -base64 -out "$work/encryption.key" 32
+chmod 0600 "$work/signing-key.pem" "$work/server-key.pem" "$work/encryption.key"
 chmod 0644 "$work/server.pem"
 
-for file in signing-key.pem server.pem server-key.pem; do
+for file in signing-key.pem encryption.key server.pem server-key.pem; do
     mv "$work/$file" "$directory/$file"
 done
 
 cat <<END
 $directory/signing-key.pem   signs tokens: RSA 3072; keep it secret
+$directory/encryption.key    seals managed keys: keep it secret
 $directory/server-key.pem    the server's key: EC P-256; keep it secret
 $directory/server.pem        its certificate, for $*, 90 days; clients need it: curl --cacert server.pem
 

@@ -119,6 +119,7 @@ The credentials for OpenStack are OS_* variables or a cloud of clouds.yaml.`,
 	}
 	root.PersistentFlags().StringVarP(&file, "config", "c", "", "configuration `file` (default ./config.yml, else /etc/"+program+"/config.yml)")
 	root.Flags().BoolVarP(&showVersion, "version", "v", false, "print version and commit, and end")
-	root.AddCommand(newCheckCommand(&file, stdout), newDemoCommand(stdout))
+	root.AddCommand(newCheckCommand(&file, stdout), newDemoCommand(stdout),
+		newInstancesCommand(&file, stdout, stderr), newKeysCommand(&file, stdout, stderr), newStateCommand(&file, stdout, stderr))
 	return root
 }

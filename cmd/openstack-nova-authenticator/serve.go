@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"net/http"
 	"os"
 	"os/signal"
 	"sync"
@@ -63,6 +64,7 @@ type service struct {
 	cloud     *openstack.Client
 	audit     *server.AuditLog
 	store     state.Store
+	keys      *token.Manager
 	health    *server.Health
 	endpoints []server.Endpoint
 }
@@ -80,17 +82,22 @@ func newService(c *config.Config, stdout, stderr io.Writer) (_ *service, err err
 	if s.cloud, err = openstack.New(c.OpenStack, openstack.Options{Log: s.log, Observe: metrics.ObserveUpstream, UserAgent: userAgent()}); err != nil {
 		return nil, fmt.Errorf("openstack: %w", err)
 	}
-	issuer, err := token.NewIssuer(c.Auth.Config, c.Keys, c.TokenExpiryByRole())
-	if err != nil {
-		return nil, err
-	}
 	if s.audit, err = server.OpenAuditLog(c.Audit, stdout, stderr); err != nil {
 		return nil, err
 	}
-	if s.store, err = state.Open(c.State, nil); err != nil {
+	if err := s.openState(c); err != nil {
 		return nil, err
 	}
-	s.health = &server.Health{Cloud: s.cloud.Check}
+	issuer, err := token.NewIssuer(c.Auth.Config, s.keys, c.TokenExpiryByRole())
+	if err != nil {
+		return nil, err
+	}
+	s.health = &server.Health{
+		Published: func() bool { return len(issuer.JWKS().Body) > 0 },
+		Dependencies: map[string]func(context.Context) error{
+			"cloud": s.cloud.Check, "state": s.checkState, "keys": func(context.Context) error { return s.keys.Err() },
+		},
+	}
 	public := server.New(server.Options{
 		Attestor:   &attest.Attestor{Policy: c.RoleSet, Instances: s.cloud, State: s.store},
 		Issuer:     issuer,
@@ -117,19 +124,55 @@ func newService(c *config.Config, stdout, stderr io.Writer) (_ *service, err err
 		if l, err = server.ListenSocket(c.Admin.Socket); err != nil {
 			return nil, fmt.Errorf("admin.socket: %w", err)
 		}
-		status := server.Status{Version: ver, Commit: rev, Config: c.Hash, Started: time.Now().UTC().Format(time.RFC3339)}
-		s.endpoints = append(s.endpoints, server.Endpoint{Name: "admin", Listener: l, Handler: server.AdminHandler(status)})
+		s.endpoints = append(s.endpoints, server.Endpoint{Name: "admin", Listener: l, Handler: s.adminHandler(c)})
 	}
 	return s, nil
+}
+
+// openState opens the store, and what works on it.
+func (s *service) openState(c *config.Config) (err error) {
+	if s.store, err = state.Open(c.State, nil); err != nil {
+		return err
+	}
+	s.keys, err = token.NewManager(c.Auth.Config, c.Keys, s.store, token.ManagerOptions{
+		Log: s.log, Initialize: c.State.Type != state.TypeRedis, LongestLife: c.LongestLife(),
+	})
+	return err
+}
+
+// checkState writes: a full disk and a replica can be read.
+func (s *service) checkState(ctx context.Context) error {
+	_, err := s.store.Increment(ctx, "check", time.Now().Add(time.Minute))
+	return err
+}
+
+func (s *service) adminHandler(c *config.Config) http.Handler {
+	ver, rev := buildVersion()
+	o := server.AdminOptions{
+		Status:   server.Status{Version: ver, Commit: rev, Config: c.Hash, Started: time.Now().UTC().Format(time.RFC3339)},
+		Register: &attest.Register{Store: s.store},
+		Keys:     s.keys,
+		Audit:    s.audit,
+		Log:      s.log,
+	}
+	switch store := s.store.(type) {
+	case *state.File:
+		o.Save = store.Save
+	case *state.Redis:
+		o.InitState = store.Init
+	}
+	return server.AdminHandler(o)
 }
 
 // run serves until ctx ends.
 func (s *service) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	if err := s.connect(ctx); err != nil {
-		s.closeListeners()
-		return err
+	for _, begin := range []func(context.Context) error{s.loadKeys, s.connect} {
+		if err := begin(ctx); err != nil {
+			s.closeListeners()
+			return err
+		}
 	}
 	var background sync.WaitGroup
 	hangup := make(chan os.Signal, 1)
@@ -139,6 +182,7 @@ func (s *service) run(ctx context.Context) error {
 			s.log.Warn("SIGHUP is not acted on: a changed configuration needs a restart")
 		}
 	})
+	background.Go(func() { _ = s.keys.Run(ctx) })
 	background.Go(func() {
 		<-ctx.Done()
 		s.health.Stop()
@@ -149,6 +193,17 @@ func (s *service) run(ctx context.Context) error {
 	close(hangup)
 	background.Wait()
 	return err
+}
+
+// loadKeys reads the key set. A Redis that is away, new, or lost what it held is
+// no reason not to start: it is asked again.
+func (s *service) loadKeys(ctx context.Context) error {
+	err := s.keys.Load(ctx)
+	if _, shared := s.store.(*state.Redis); err == nil || !shared {
+		return err
+	}
+	s.log.Error("there are no signing keys yet; no token is issued until there are", "error", err)
+	return nil
 }
 
 // connect logs in. A cloud that is away is no reason not to start: the key set

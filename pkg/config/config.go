@@ -43,7 +43,11 @@ type Config struct {
 	Proxy server.ProxyConfig `yaml:"proxy"`
 	// Auth says when an instance may ask, and what signs its token.
 	Auth Auth `yaml:"auth"`
-	// State says where attempts are counted.
+	// Keys are the managed signing keys, which are in the state.
+	Keys token.ManagedConfig `yaml:"keys"`
+	// State says where attempts are counted and keys are kept. Its type defaults
+	// to memory in a file that names a signingKeyFile, as one for the original
+	// tool does.
 	State state.Config `yaml:"state"`
 	// OpenStack says which cloud to ask.
 	OpenStack openstack.Config `yaml:"openstack"`
@@ -65,8 +69,8 @@ type Config struct {
 	Hash string `yaml:"-"`
 	// RoleSet is Roles, compiled.
 	RoleSet attest.Policy `yaml:"-"`
-	// Keys are the signing keys, read.
-	Keys token.Keys `yaml:"-"`
+	// SigningKeys are those of auth.signingKeyFile, read.
+	SigningKeys token.Keys `yaml:"-"`
 
 	lines map[string]int
 }
@@ -105,7 +109,12 @@ func Default() Config {
 			Window: attest.Window{Limit: 3, Period: 5 * time.Minute, Since: attest.SinceCreated},
 			Config: token.Config{TokenExpiry: 10 * time.Minute},
 		},
-		State:     state.Config{Type: state.TypeMemory, File: state.FileConfig{Path: "state.db"}},
+		Keys: token.ManagedConfig{Algorithm: token.RS256, RotationPeriod: 30 * 24 * time.Hour, MaxAge: 5 * time.Minute},
+		State: state.Config{
+			Type:  state.TypeFile,
+			File:  state.FileConfig{Path: "state.db"},
+			Redis: state.RedisConfig{Addresses: []string{"127.0.0.1:6379"}, Prefix: "ona:"},
+		},
 		OpenStack: openstack.Config{Lookup: openstack.LookupAuto, Timeout: 3 * time.Second, MaxConcurrent: 64},
 		Throttle:  server.ThrottleConfig{PerAddress: ratelimit.Rate{Rate: 5, Burst: 20}},
 		Metrics:   server.MetricsConfig{Listen: "127.0.0.1:18776"},
@@ -155,6 +164,9 @@ func parse(data []byte, dir string) (*Config, []Problem) {
 	d := newDecoder()
 	d.document(data, &c)
 	c.lines = d.lines
+	if _, said := c.lines["state.type"]; !said && len(c.Auth.SigningKeyFile) > 0 {
+		c.State.Type = state.TypeMemory
+	}
 	sum := sha256.Sum256(data)
 	c.Hash = hex.EncodeToString(sum[:])[:12]
 	c.resolvePaths(dir)
@@ -190,6 +202,12 @@ func (c *Config) resolvePaths(dir string) {
 	paths := []*string{&c.TLS.CertFile, &c.TLS.KeyFile, &c.OpenStack.CloudsFile, &c.Admin.Socket}
 	for i := range c.Auth.SigningKeyFile {
 		paths = append(paths, &c.Auth.SigningKeyFile[i])
+	}
+	for i := range c.Keys.EncryptionKeyFile {
+		paths = append(paths, &c.Keys.EncryptionKeyFile[i])
+	}
+	if c.State.Type == state.TypeRedis {
+		paths = append(paths, &c.State.Redis.PasswordFile, &c.State.Redis.CAFile)
 	}
 	if c.Audit.Output != "stdout" && c.Audit.Output != "stderr" {
 		paths = append(paths, &c.Audit.Output)
@@ -240,9 +258,17 @@ func (c *Config) validate() []error {
 	} else if len(c.Auth.SigningKeyFile) > 0 {
 		keys, err := token.LoadKeys(c.Auth.SigningKeyFile)
 		add("auth.signingKeyFile: ", err)
-		c.Keys = keys
+		c.SigningKeys = keys
+	}
+	add("keys.", c.Keys.Validate())
+	add("keys.", c.Keys.ValidateLife(c.LongestLife()))
+	if !slices.Contains(c.Keys.EncryptionKeyFile, "") {
+		add("keys.encryptionKeyFile: ", token.ValidateEncryptionKeys(c.Keys.EncryptionKeyFile))
 	}
 	add("state.", c.State.Validate())
+	if c.State.Type == state.TypeRedis && len(c.Auth.SigningKeyFile) == 0 && len(c.Keys.EncryptionKeyFile) == 0 {
+		add("keys.encryptionKeyFile: ", errors.New("is required for state.type redis: whoever reads Redis must not have the keys (make one with: openssl rand -base64 32)"))
+	}
 	add("openstack.", c.OpenStack.Validate())
 	add("throttle.perAddress.", c.Throttle.PerAddress.Validate())
 	add("admin.socket: ", server.ValidateSocket(c.Admin.Socket))
@@ -303,6 +329,17 @@ func (c *Config) TokenExpiryByRole() map[attest.RoleName]time.Duration {
 	return lives
 }
 
+// LongestLife is the longest life of the tokens of any role.
+func (c *Config) LongestLife() time.Duration {
+	longest := c.Auth.TokenExpiry
+	for _, r := range c.Roles {
+		if r.TokenExpiry != nil {
+			longest = max(longest, *r.TokenExpiry)
+		}
+	}
+	return longest
+}
+
 // longLife is how long a token may live before the operator is asked whether
 // that is meant: no token is revoked.
 const longLife = time.Hour
@@ -330,6 +367,15 @@ func (c *Config) Warnings() []Problem {
 	}
 	for _, file := range c.Auth.SigningKeyFile {
 		warnExposed("auth.signingKeyFile", file, "sign any token")
+	}
+	for _, file := range c.Keys.EncryptionKeyFile {
+		warnExposed("keys.encryptionKeyFile", file, "open the signing keys")
+	}
+	if c.State.Type == state.TypeRedis {
+		warnExposed("state.redis.passwordFile", c.State.Redis.PasswordFile, "give attempts back")
+	}
+	if c.State.Type == state.TypeMemory && len(c.Auth.SigningKeyFile) == 0 {
+		warn("state.type", "memory loses the signing keys with a restart, and with them every token that is out")
 	}
 	warnExposed("tls.keyFile", c.TLS.KeyFile, "pose as this server")
 	if c.Auth.TokenExpiry > longLife {

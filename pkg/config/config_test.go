@@ -24,6 +24,7 @@ import (
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/config"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/state"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/token"
 )
 
@@ -82,6 +83,7 @@ func newDir(t testing.TB) string {
 	for name, data := range files {
 		write(t, filepath.Join(dir, name), data)
 	}
+	write(t, filepath.Join(dir, "encryption.key"), []byte("MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=\n"))
 	return dir
 }
 
@@ -252,6 +254,7 @@ func TestDefault(t *testing.T) {
 	c := mustLoad(t, auth+roles)
 	want := config.Default()
 	want.Auth.SigningKeyFile = c.Auth.SigningKeyFile
+	want.State.Type = state.TypeMemory // for a file that names a signingKeyFile
 	want.Auth.TokenIssuer = "https://id.example.com"
 	want.Roles = map[string]config.Role{"web": {Rules: attest.Rules{ProjectID: []string{"7e562c1a85814230b973a83db9534b02"}}}}
 	if diff := cmp.Diff(want, *c, ignoreDerived, netips); diff != "" {
@@ -261,7 +264,7 @@ func TestDefault(t *testing.T) {
 
 var (
 	ignoreDerived = cmp.FilterPath(func(p cmp.Path) bool {
-		return slices.Contains([]string{"Hash", "RoleSet", "Keys", "lines"}, p.Last().String()[1:]) && len(p) == 2
+		return slices.Contains([]string{"Hash", "RoleSet", "SigningKeys", "lines"}, p.Last().String()[1:]) && len(p) == 2
 	}, cmp.Ignore())
 	netips = cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })
 )
@@ -432,14 +435,14 @@ roles:
 	if c.Auth.Limit != 3 || c.Auth.Period != 10*time.Minute || c.Auth.Since != attest.SinceCreated || c.Auth.TokenExpiry != time.Minute {
 		t.Errorf("auth is %+v", c.Auth)
 	}
-	if _, err := token.NewIssuer(c.Auth.Config, c.Keys, c.TokenExpiryByRole()); err != nil {
+	if _, err := token.NewIssuer(c.Auth.Config, c.SigningKeys, c.TokenExpiryByRole()); err != nil {
 		t.Errorf("the keys were not read: %v", err)
 	}
 }
 
 func TestSeveralSigningKeys(t *testing.T) {
 	c := mustLoad(t, strings.Replace(auth, "signing-key.pem", "[second-key.pem, signing-key.pem]", 1)+roles)
-	i, err := token.NewIssuer(c.Auth.Config, c.Keys, nil)
+	i, err := token.NewIssuer(c.Auth.Config, c.SigningKeys, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -544,6 +547,55 @@ func TestStateFile(t *testing.T) {
 				t.Errorf("the file is %q, want %q", c.State.File.Path, want)
 			}
 		})
+	}
+}
+
+// A file of the original tool, which knew no state, needs no place to keep one.
+func TestStateType(t *testing.T) {
+	managed := "auth: {tokenIssuer: https://id.example.com}\n"
+	for _, tt := range []struct{ name, text, want string }{
+		{"managed keys", managed, state.TypeFile},
+		{"a signing key", auth, state.TypeMemory},
+		{"a signing key, and a state without a type", auth + "state: {file: {path: other.db}}\n", state.TypeMemory},
+		{"a signing key, and a type", auth + "state: {type: file}\n", state.TypeFile},
+		{"managed keys in memory", managed + "state: {type: memory}\n", state.TypeMemory},
+		{"redis without managed keys", auth + "state: {type: redis}\n", state.TypeRedis},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if c := mustLoad(t, tt.text+roles); c.State.Type != tt.want {
+				t.Errorf("the state is in %s, want %s", c.State.Type, tt.want)
+			}
+		})
+	}
+}
+
+func TestRedis(t *testing.T) {
+	dir := newDir(t)
+	file := filepath.Join(dir, "config.yml")
+	write(t, file, []byte(`auth: {tokenIssuer: https://id.example.com}
+keys: {encryptionKeyFile: encryption.key}
+state: {type: redis, redis: {addresses: 192.0.2.20:6379, passwordFile: password, caFile: ca.pem}}
+`+roles))
+	c, err := config.Load(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := state.RedisConfig{Addresses: []string{"192.0.2.20:6379"}, Prefix: "ona:", PasswordFile: filepath.Join(dir, "password"), CAFile: filepath.Join(dir, "ca.pem")}
+	if diff := cmp.Diff(want, c.State.Redis); diff != "" {
+		t.Errorf("redis (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff([]string{filepath.Join(dir, "encryption.key")}, c.Keys.EncryptionKeyFile); diff != "" {
+		t.Errorf("the encryption key (-want +got):\n%s", diff)
+	}
+}
+
+func TestLongestLife(t *testing.T) {
+	c := mustLoad(t, auth+roles+"  db: {projectID: a, tokenExpiry: 30m}\n  dns: {projectID: a, tokenExpiry: 1m}\n")
+	if got := c.LongestLife(); got != 30*time.Minute {
+		t.Errorf("the longest life is %v", got)
+	}
+	if got := mustLoad(t, auth+roles).LongestLife(); got != 10*time.Minute {
+		t.Errorf("the longest life without roles of their own is %v", got)
 	}
 }
 

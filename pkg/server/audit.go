@@ -12,6 +12,12 @@ import (
 	"time"
 )
 
+// The events, as the lines' msg.
+const (
+	eventDecision = "decision"
+	eventAdmin    = "admin"
+)
+
 const (
 	auditQueue = 1024
 	auditWait  = time.Second // how long a token waits for its line
@@ -22,7 +28,7 @@ var (
 	errAuditClosed = errors.New("the audit log is closed")
 )
 
-// AuditLog writes the line of each decision. One goroutine writes, so that a
+// AuditLog writes a line for each decision, and for each act of an operator. One goroutine writes, so that a
 // stalled pipe or disk holds up no more than auditQueue lines and no request
 // longer than auditWait.
 type AuditLog struct {
@@ -71,9 +77,9 @@ func (a *AuditLog) write() {
 // record writes a line. Unless the log is required it does not wait for the
 // line to be written; an error then says only that there was no room for it,
 // and lost is told later if it could not be written.
-func (a *AuditLog) record(ctx context.Context, at time.Time, attrs []slog.Attr, lost func(error)) error {
+func (a *AuditLog) record(ctx context.Context, at time.Time, event string, attrs []slog.Attr, lost func(error)) error {
 	var text bytes.Buffer
-	record := slog.NewRecord(at.UTC(), slog.LevelInfo, "decision", 0)
+	record := slog.NewRecord(at.UTC(), slog.LevelInfo, event, 0)
 	record.AddAttrs(attrs...)
 	if err := slog.NewJSONHandler(&text, nil).Handle(ctx, record); err != nil {
 		return err

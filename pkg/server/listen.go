@@ -110,6 +110,7 @@ func Serve(ctx context.Context, log *slog.Logger, endpoints ...Endpoint) error {
 			Handler:           e.Handler,
 			ReadHeaderTimeout: readHeaderTimeout, ReadTimeout: readTimeout, WriteTimeout: writeTimeout, IdleTimeout: idleTimeout,
 			MaxHeaderBytes: maxHeader,
+			ConnContext:    withPeerUser,
 			ErrorLog:       slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 		}
 		servers[i] = s

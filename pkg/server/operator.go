@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
-	"net/http/pprof"
 	"sync"
 	"time"
 
@@ -18,15 +17,16 @@ const (
 
 // Health is what the operator's pages say of the process.
 type Health struct {
-	// Cloud reports whether the cloud answers. Its result is kept for two
-	// seconds.
-	Cloud func(context.Context) error
+	// Published tells whether there is a key set to serve. Optional.
+	Published func() bool
+	// Dependencies tell whether what a token needs beyond this process answers,
+	// by name. Their results are kept for two seconds.
+	Dependencies map[string]func(context.Context) error
 
 	mu       sync.Mutex
 	stopping bool
-	cloud    error
+	results  map[string]error
 	at       time.Time
-	checked  bool
 
 	checking sync.Mutex
 }
@@ -44,52 +44,70 @@ type readiness struct {
 }
 
 // ready tells whether the process can serve its key set, and what is known of
-// the cloud. With ask it asks the cloud, and an answer counts.
+// its dependencies. With ask it asks them, and their answers count.
 func (h *Health) ready(ctx context.Context, ask bool) readiness {
 	if ask {
 		h.check(ctx)
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	r := readiness{Ready: !h.stopping, Checks: map[string]string{"process": "ok", "cloud": "ok"}}
-	if h.stopping {
-		r.Checks["process"] = "stopping"
-	}
+	r := readiness{Ready: !h.stopping, Checks: map[string]string{"process": "ok"}}
 	switch {
-	case !h.checked:
-		r.Checks["cloud"] = "not asked yet"
-	case h.cloud != nil:
-		r.Checks["cloud"] = h.cloud.Error()
-		r.Ready = r.Ready && !ask
+	case h.stopping:
+		r.Checks["process"] = "stopping"
+	case h.Published != nil && !h.Published():
+		r.Ready, r.Checks["process"] = false, "there is no key set yet"
+	}
+	for name := range h.Dependencies {
+		switch {
+		case h.results == nil:
+			r.Checks[name] = "not asked yet"
+		case h.results[name] != nil:
+			r.Checks[name] = h.results[name].Error()
+			r.Ready = r.Ready && !ask
+		default:
+			r.Checks[name] = "ok"
+		}
 	}
 	return r
 }
 
-// check asks the cloud unless that was just done; whoever comes meanwhile waits
-// for the result.
+// check asks the dependencies unless that was just done; whoever comes meanwhile
+// waits for the result.
 func (h *Health) check(ctx context.Context) {
 	h.checking.Lock()
 	defer h.checking.Unlock()
 	h.mu.Lock()
-	fresh := h.checked && time.Since(h.at) < checkKept
+	fresh := h.results != nil && time.Since(h.at) < checkKept
 	h.mu.Unlock()
 	if fresh {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), checkWait)
 	defer cancel()
-	err := h.Cloud(ctx)
+	results := make(map[string]error, len(h.Dependencies))
+	var mu sync.Mutex
+	var asked sync.WaitGroup
+	for name, ask := range h.Dependencies {
+		asked.Go(func() {
+			err := ask(ctx)
+			mu.Lock()
+			defer mu.Unlock()
+			results[name] = err
+		})
+	}
+	asked.Wait()
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.cloud, h.at, h.checked = err, time.Now(), true
+	h.results, h.at = results, time.Now()
 }
 
 // OperatorHandler serves monitoring and load balancers:
 //
 //	GET /metrics       Prometheus
 //	GET /healthz       200 as long as the process answers
-//	GET /readyz        200 when it can serve; the cloud's state in the body alone,
-//	                   so that an outage of Keystone takes no key set away
+//	GET /readyz        200 when it can serve; cloud, state and keys in the body
+//	                   alone, so that their outage takes no key set away
 //	GET /readyz/auth   200 when it could issue a token, too
 func OperatorHandler(m *Metrics, h *Health) http.Handler {
 	mux := http.NewServeMux()
@@ -107,29 +125,6 @@ func OperatorHandler(m *Metrics, h *Health) http.Handler {
 			writeJSON(w, status, ready)
 		})
 	}
-	return mux
-}
-
-// Status is what GET /status on the admin socket says.
-type Status struct {
-	Version string `json:"version"`
-	Commit  string `json:"commit"`
-	Config  string `json:"config"` // the hash of the file
-	Started string `json:"started"`
-}
-
-// AdminHandler serves the operator on this machine: GET /status and
-// /debug/pprof/.
-func AdminHandler(status Status) http.Handler {
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) {
-		writeJSON(w, http.StatusOK, status)
-	})
-	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
-	mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
-	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
-	mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
-	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
 	return mux
 }
 

@@ -86,12 +86,18 @@ func TestReadiness(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var cloud error
 		var asked int
-		health := &server.Health{Cloud: func(context.Context) error { asked++; return cloud }}
+		health := &server.Health{Dependencies: map[string]func(context.Context) error{
+			"cloud": func(context.Context) error { asked++; return cloud },
+			"state": func(context.Context) error { return nil },
+		}}
 		h := server.OperatorHandler(server.NewMetrics("", "", func() int { return 0 }), health)
 		expect := func(path string, status int, process, cloud string) {
 			t.Helper()
 			got, body := readyz(t, h, path)
-			want := ready{status == http.StatusOK, map[string]string{"process": process, "cloud": cloud}}
+			want := ready{status == http.StatusOK, map[string]string{"process": process, "cloud": cloud, "state": "ok"}}
+			if cloud == "not asked yet" {
+				want.Checks["state"] = cloud
+			}
 			if diff := cmp.Diff(want, body); got != status || diff != "" {
 				t.Errorf("%s: %d, want %d; the body (-want +got):\n%s", path, got, status, diff)
 			}
@@ -128,7 +134,7 @@ func TestReadiness(t *testing.T) {
 func TestReadinessIsAskedOnce(t *testing.T) {
 	var asked atomic.Int64
 	begun, release := make(chan struct{}), make(chan struct{})
-	health := &server.Health{Cloud: func(ctx context.Context) error {
+	health := &server.Health{Dependencies: map[string]func(context.Context) error{"cloud": func(ctx context.Context) error {
 		asked.Add(1)
 		close(begun)
 		<-release
@@ -136,7 +142,7 @@ func TestReadinessIsAskedOnce(t *testing.T) {
 			t.Error("the question has no deadline")
 		}
 		return ctx.Err()
-	}}
+	}}}
 	h := server.OperatorHandler(server.NewMetrics("", "", func() int { return 0 }), health)
 	var probes sync.WaitGroup
 	probe := func(ctx context.Context) {
@@ -183,7 +189,7 @@ func TestAdminSocket(t *testing.T) {
 		t.Fatal(err)
 	}
 	status := server.Status{Version: "1.2.3", Commit: "abc", Config: "c0ffee", Started: "2026-11-23T12:00:00Z"}
-	run(t, newScene(t).open(t).logger, server.Endpoint{Name: "admin", Listener: l, Handler: server.AdminHandler(status)})
+	run(t, newScene(t).open(t).logger, server.Endpoint{Name: "admin", Listener: l, Handler: server.AdminHandler(server.AdminOptions{Status: status})})
 	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", path)
 	}}}

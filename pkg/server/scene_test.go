@@ -134,7 +134,7 @@ func (s *scene) open(t testing.TB) *door {
 	}
 	t.Cleanup(func() { _ = d.auditLog.Close() })
 	metrics := server.NewMetrics("1.2.3", "abc", func() int { return 0 })
-	d.operator = server.OperatorHandler(metrics, &server.Health{Cloud: func(context.Context) error { return nil }})
+	d.operator = server.OperatorHandler(metrics, &server.Health{})
 	d.Server = server.New(server.Options{
 		Attestor:   &attest.Attestor{Policy: attest.NewPolicy(role), Instances: counted{cloud, d.asked}, State: attempts},
 		Issuer:     newIssuer(t, s.issuer),

@@ -143,7 +143,7 @@ func (s *Server) record(ctx context.Context, d *decision) {
 	}
 	if d.outcome == outcomeInvalid || d.outcome == outcomeThrottled {
 		s.log.Debug("not judged", "reason", d.reason, "detail", d.detail, "client", d.evidence.String(), "request_id", d.requestID)
-	} else if err := s.audit.record(context.WithoutCancel(ctx), now, s.auditAttrs(d, now), lost); err != nil {
+	} else if err := s.audit.record(context.WithoutCancel(ctx), now, eventDecision, s.auditAttrs(d, now), lost); err != nil {
 		lost(err)
 		if s.audit.required && d.outcome == outcomeGranted {
 			d.set(outcomeFailed, attest.AuditUnavailable, http.StatusServiceUnavailable, time.Second)
@@ -266,10 +266,15 @@ func (s *Server) refuse(err error, c echo.Context) {
 
 // publish serves a document that verifiers may cache (RFC 9111).
 func (s *Server) publish(document func() token.Document) echo.HandlerFunc {
-	cacheControl := fmt.Sprintf("public, max-age=%d", int(token.MaxAge.Seconds()))
+	cacheControl := fmt.Sprintf("public, max-age=%d", int(s.issuer.MaxAge().Seconds()))
 	return func(c echo.Context) error {
 		doc := document()
 		h := c.Response().Header()
+		if doc.Body == nil {
+			h.Set(echo.HeaderCacheControl, "no-store")
+			h.Set(echo.HeaderRetryAfter, retryAfter(time.Second, requestID(c)))
+			return c.JSON(http.StatusServiceUnavailable, refusal{Error: "temporarily_unavailable", RequestID: requestID(c)})
+		}
 		h.Set(echo.HeaderContentType, echo.MIMEApplicationJSON)
 		h.Set(echo.HeaderCacheControl, cacheControl)
 		h.Set("ETag", doc.ETag)

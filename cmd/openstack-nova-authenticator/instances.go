@@ -1,0 +1,151 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
+)
+
+const onState = `
+Works through the admin socket of the server that runs; without one, on the
+state itself.`
+
+func newInstancesCommand(file *string, stdout, stderr io.Writer) *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "instances",
+		Short: "See and change what is kept of instances: attempts, and who is denied",
+		Long:  "What is kept of instances: the attempts of open windows, and who is denied.\n" + onState,
+		Args:  cobra.NoArgs,
+	}
+	list := &cobra.Command{
+		Use: "list", Short: "List the instances of which anything is kept", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			var v struct {
+				Instances []attest.Kept `json:"instances"`
+				More      bool          `json:"more"`
+			}
+			q := request{method: http.MethodGet, path: []string{"instances"}, json: asJSON}
+			return operate(cmd.Context(), *file, stdout, stderr, q, &v, func(w io.Writer) {
+				printInstances(w, v.Instances)
+				if v.More {
+					fmt.Fprintln(w, "There are more.")
+				}
+			})
+		},
+	}
+	show := &cobra.Command{
+		Use: "show ID", Short: "Show what is kept of an instance", Args: instanceArg,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			var v attest.Kept
+			q := request{method: http.MethodGet, path: []string{"instances", args[0]}, json: asJSON}
+			return operate(cmd.Context(), *file, stdout, stderr, q, &v, func(w io.Writer) {
+				printInstances(w, []attest.Kept{v})
+			})
+		},
+	}
+	for _, c := range []*cobra.Command{list, show} {
+		c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	}
+	reset := &cobra.Command{
+		Use: "reset ID", Short: "Give an instance the attempts of its open windows back", Args: instanceArg,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			var v struct {
+				Windows int `json:"windows"`
+			}
+			q := request{method: http.MethodPost, path: []string{"instances", args[0], "reset"}}
+			return operate(cmd.Context(), *file, stdout, stderr, q, &v, func(w io.Writer) {
+				if v.Windows == 0 {
+					fmt.Fprintf(w, "%s had made no attempt.\n", args[0])
+					return
+				}
+				fmt.Fprintf(w, "%s has its attempts back, in %d window(s).\n", args[0], v.Windows)
+			})
+		},
+	}
+	var life time.Duration
+	var reason string
+	deny := &cobra.Command{
+		Use: "deny ID", Short: "Give an instance no more tokens", Args: instanceArg,
+		Long: `Gives an instance no more tokens, on all servers that share the state, until it
+is allowed again or the time is over. Tokens that it has already are good until
+they expire.
+` + onState,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			body := map[string]string{"reason": reason}
+			if cmd.Flags().Changed("for") {
+				body["for"] = life.String()
+			}
+			data, err := json.Marshal(body)
+			if err != nil {
+				return err
+			}
+			var v attest.Denial
+			q := request{method: http.MethodPost, path: []string{"instances", args[0], "deny"}, body: data}
+			return operate(cmd.Context(), *file, stdout, stderr, q, &v, func(w io.Writer) {
+				fmt.Fprintf(w, "%s is denied %s.\n", v.Instance, denialEnd(v))
+			})
+		},
+	}
+	deny.Flags().DurationVar(&life, "for", 0, "for how `long`, such as 24h (default: until it is allowed again)")
+	deny.Flags().StringVar(&reason, "reason", "", "why, for the audit log and instances list")
+	allow := &cobra.Command{
+		Use: "allow ID", Short: "End what deny began", Args: instanceArg,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			q := request{method: http.MethodPost, path: []string{"instances", args[0], "allow"}}
+			return operate(cmd.Context(), *file, stdout, stderr, q, &struct{}{}, func(w io.Writer) {
+				fmt.Fprintf(w, "%s is not denied.\n", args[0])
+			})
+		},
+	}
+	cmd.AddCommand(list, show, reset, deny, allow)
+	return cmd
+}
+
+// instanceArg takes one instance ID.
+func instanceArg(cmd *cobra.Command, args []string) error {
+	if err := cobra.ExactArgs(1)(cmd, args); err != nil {
+		return err
+	}
+	id, err := attest.ParseInstanceID(args[0])
+	if err != nil {
+		return fmt.Errorf("%q: %w", args[0], err)
+	}
+	args[0] = id.String()
+	return nil
+}
+
+func denialEnd(d attest.Denial) string {
+	if d.Until.IsZero() {
+		return "until it is allowed again"
+	}
+	return "until " + d.Until.Format(time.RFC3339)
+}
+
+func printInstances(w io.Writer, kept []attest.Kept) {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "INSTANCE\tROLE\tATTEMPTS\tWINDOW OPENED\tENDS\tDENIED")
+	for _, k := range kept {
+		denied := "-"
+		if d := k.Denial; d != nil {
+			denied = denialEnd(*d)
+			if d.Reason != "" {
+				denied += fmt.Sprintf(": %q", d.Reason) // quoted: it must not move the terminal's cursor
+			}
+		}
+		if len(k.Attempts) == 0 {
+			fmt.Fprintf(t, "%s\t-\t-\t-\t-\t%s\n", k.Instance, denied)
+		}
+		for _, a := range k.Attempts {
+			fmt.Fprintf(t, "%s\t%s\t%d\t%s\t%s\t%s\n", k.Instance, a.Role, a.Count, a.Opened.Format(time.RFC3339), a.Expires.Format(time.RFC3339), denied)
+		}
+	}
+	_ = t.Flush() // to a buffer
+}

@@ -1,0 +1,121 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/token"
+)
+
+// maxKeyFile bounds the file that keys import reads.
+const maxKeyFile = 64 << 10
+
+func newKeysCommand(file *string, stdout, stderr io.Writer) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "keys",
+		Short: "See and change the signing keys that the state holds",
+		Long: `The signing keys that the state holds. The next key is published long before it
+signs, the current one signs, and a retired one is published until its last
+token has expired; all of that happens by itself.
+` + onState,
+		Args: cobra.NoArgs,
+	}
+	var asJSON bool
+	list := &cobra.Command{
+		Use: "list", Short: "List the signing keys", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			var v struct {
+				Keys []token.KeyInfo `json:"keys"`
+			}
+			q := request{method: http.MethodGet, path: []string{"keys"}, json: asJSON}
+			return operate(cmd.Context(), *file, stdout, stderr, q, &v, func(w io.Writer) { printKeys(w, v.Keys...) })
+		},
+	}
+	list.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	rotate := &cobra.Command{
+		Use: "rotate", Short: "Let the next key sign from now on", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			var v token.KeyInfo
+			q := request{method: http.MethodPost, path: []string{"keys", "rotate"}}
+			return operate(cmd.Context(), *file, stdout, stderr, q, &v, func(w io.Writer) { printKeys(w, v) })
+		},
+	}
+	revoke := &cobra.Command{
+		Use: "revoke KID", Short: "Take a key out of the key set at once", Args: cobra.ExactArgs(1),
+		Long: `Takes a key out of the key set at once: verifiers that fetch the key set refuse
+its tokens from then on, those that keep it for keys.maxAge do so when that is
+over. If it was the one that signs, the next one signs from now on.
+` + onState,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			q := request{method: http.MethodPost, path: []string{"keys", args[0], "revoke"}}
+			return operate(cmd.Context(), *file, stdout, stderr, q, &struct{}{}, func(w io.Writer) {
+				fmt.Fprintf(w, "%s is revoked.\n", args[0])
+			})
+		},
+	}
+	imports := &cobra.Command{
+		Use: "import FILE", Short: "Take a private key from a file, so that one can go from signingKeyFile to managed keys", Args: cobra.ExactArgs(1),
+		Long: `Takes a private key, PEM, into the key set. If that is empty the key signs from
+now on: it is the one that verifiers know. Otherwise it becomes the next key.
+` + onState,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			pem, err := readBounded(args[0])
+			if err != nil {
+				return err
+			}
+			var v token.KeyInfo
+			q := request{method: http.MethodPost, path: []string{"keys", "import"}, body: pem}
+			return operate(cmd.Context(), *file, stdout, stderr, q, &v, func(w io.Writer) { printKeys(w, v) })
+		},
+	}
+	initialize := &cobra.Command{
+		Use: "init", Short: "Accept a Redis that is new or lost what it held", Args: cobra.NoArgs,
+		Long: `Accepts a Redis that is new, or that lost what it held: a server refuses such a
+one, since the attempts that it counted are gone. If a server runs, its key set
+is written back, and the tokens that are out stay good; otherwise a new key set
+is made if there is none. A state that has all of this is left as it is.
+` + onState,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			q := request{method: http.MethodPost, path: []string{"keys", "init"}}
+			return operate(cmd.Context(), *file, stdout, stderr, q, &struct{}{}, func(w io.Writer) {
+				fmt.Fprintln(w, "The state is accepted and has a key set.")
+			})
+		},
+	}
+	cmd.AddCommand(list, rotate, revoke, imports, initialize)
+	return cmd
+}
+
+func readBounded(file string) ([]byte, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxKeyFile+1))
+	if err == nil && len(data) > maxKeyFile {
+		err = fmt.Errorf("%s is longer than %d bytes", file, maxKeyFile)
+	}
+	return data, err
+}
+
+func printKeys(w io.Writer, keys ...token.KeyInfo) {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "KID\tALGORITHM\tSTATE\tPUBLISHED\tSIGNS SINCE\tRETIRED\tREMOVED AFTER")
+	at := func(t time.Time) string {
+		if t.IsZero() {
+			return "-"
+		}
+		return t.UTC().Format(time.RFC3339)
+	}
+	for _, k := range keys {
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", k.KeyID, k.Algorithm, k.State, at(k.Published), at(k.Since), at(k.Retired), at(k.RemovedAfter))
+	}
+	_ = t.Flush() // to a buffer
+}
