@@ -477,7 +477,7 @@ func TestExpectContinue(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				resp.Body.Close()
+				_ = resp.Body.Close()
 				if resp.StatusCode != want {
 					t.Fatalf("answer %d is %d, want %d", i+1, resp.StatusCode, want)
 				}
