@@ -43,6 +43,7 @@ func Listen(address string, t TLSConfig, p ProxyConfig, log *slog.Logger) (net.L
 	if err != nil {
 		return nil, err
 	}
+	l = bound(l, maxConns, maxConnsOfOne, p.trusts)
 	if p.Via == ViaProtocol && len(p.Trusted) > 0 {
 		l = &proxyproto.Listener{
 			Listener:          l,
