@@ -14,6 +14,7 @@ import (
 const (
 	maxConns      = 4096
 	maxConnsOfOne = 512
+	maxStreams    = 8 // requests at a time of one connection of HTTP/2
 )
 
 // boundListener closes what comes beyond its bounds.

@@ -111,6 +111,7 @@ func Serve(ctx context.Context, log *slog.Logger, endpoints ...Endpoint) error {
 			Handler:           e.Handler,
 			ReadHeaderTimeout: readHeaderTimeout, ReadTimeout: readTimeout, WriteTimeout: writeTimeout, IdleTimeout: idleTimeout,
 			MaxHeaderBytes: maxHeader,
+			HTTP2:          &http.HTTP2Config{MaxConcurrentStreams: maxStreams},
 			ConnContext:    withPeerUser,
 			ErrorLog:       slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 		}
