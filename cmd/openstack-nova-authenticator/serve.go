@@ -259,6 +259,9 @@ func serve(ctx context.Context, file string, stdout, stderr io.Writer) error {
 	for _, w := range c.Warnings() {
 		s.log.Warn("configuration", "file", file, "warning", w.String())
 	}
+	if s.cloud.Unverified() {
+		s.log.Warn("configuration", "file", file, "warning", "openstack: "+unverified)
+	}
 	if err := s.run(ctx); err != nil {
 		return err
 	}

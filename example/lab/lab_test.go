@@ -103,6 +103,7 @@ type authenticator struct {
 // config is what differs from one authenticator to the next.
 type config struct {
 	cloud  string // of clouds.yaml
+	file   string // default: the lab's clouds.yaml
 	lookup string // default: auto
 	listen string // default: all addresses, both families
 	extra  string // more YAML
@@ -116,6 +117,9 @@ func (c config) yaml() string {
 	if c.listen == "" {
 		c.listen = "[::]:" + outsidePort
 	}
+	if c.file == "" {
+		c.file = filepath.Join(stateDir, "clouds.yaml")
+	}
 	return fmt.Sprintf(`listen: "%s"
 tls: {certFile: %[2]s/server.pem, keyFile: %[2]s/server-key.pem}
 auth:
@@ -125,7 +129,7 @@ auth:
   tokenIssuer: https://%[3]s:%[4]s
 openstack:
   cloud: %[5]s
-  cloudsFile: %[6]s/clouds.yaml
+  cloudsFile: %[6]s
   lookup: %[7]s
   timeout: 10s
 metrics: {listen: ""}
@@ -139,7 +143,7 @@ roles:
   few: {allowAnyInstance: true, limit: 2}
   launched: {allowAnyInstance: true, since: launched, limit: 1}
   young: {allowAnyInstance: true, period: 1s}
-%[9]s`, c.listen, workDir, facts.Outside["v4"], outsidePort, c.cloud, stateDir, c.lookup, facts.Projects["workloads"], c.extra)
+%[9]s`, c.listen, workDir, facts.Outside["v4"], outsidePort, c.cloud, c.file, c.lookup, facts.Projects["workloads"], c.extra)
 }
 
 // start starts an authenticator and waits until it serves.

@@ -150,6 +150,10 @@ func New(cfg Config, opts Options) (*Client, error) {
 	return c, nil
 }
 
+// Unverified reports whether the cloud's certificates are taken as they come,
+// as `verify: false` in clouds.yaml has it.
+func (c *Client) Unverified() bool { return c.creds.tls.InsecureSkipVerify }
+
 // Close ends the calls that are in flight and waits for them.
 func (c *Client) Close() {
 	c.end()

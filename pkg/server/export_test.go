@@ -14,6 +14,7 @@ import (
 var (
 	ParseForm = parseForm
 	ParseJSON = parseJSON
+	Bound     = bound
 )
 
 // BadRequest is the only error of the parsers.

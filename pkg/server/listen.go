@@ -24,7 +24,7 @@ const (
 	readTimeout       = 10 * time.Second
 	writeTimeout      = 35 * time.Second // a CPU profile takes 30
 	idleTimeout       = 60 * time.Second
-	maxHeader         = 16 << 10
+	maxHeader         = 4 * maxHeaders // beyond it net/http answers in its own words
 	drainTimeout      = 15 * time.Second
 )
 
@@ -43,6 +43,7 @@ func Listen(address string, t TLSConfig, p ProxyConfig, log *slog.Logger) (net.L
 	if err != nil {
 		return nil, err
 	}
+	l = bound(l, maxConns, maxConnsOfOne, p.trusts)
 	if p.Via == ViaProtocol && len(p.Trusted) > 0 {
 		l = &proxyproto.Listener{
 			Listener:          l,

@@ -16,7 +16,20 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
 )
 
-const maxRequest = 64 << 10
+const (
+	maxRequest = 64 << 10
+	maxHeaders = 16 << 10
+)
+
+// headerSize counts as HTTP/2 does (RFC 9113, section 10.5.1).
+func headerSize(h http.Header) (size int) {
+	for name, values := range h {
+		for _, v := range values {
+			size += len(name) + len(v) + 32
+		}
+	}
+	return size
+}
 
 // badRequest is what a client is told of its own mistake.
 type badRequest struct {
@@ -109,10 +122,14 @@ func readFields(w http.ResponseWriter, r *http.Request) (map[string]string, erro
 	default:
 		return nil, &badRequest{http.StatusUnsupportedMediaType, "the body must be application/x-www-form-urlencoded or application/json"}
 	}
+	tooLong := &badRequest{http.StatusRequestEntityTooLarge, fmt.Sprintf("the body is longer than %d bytes", maxRequest)}
+	if r.ContentLength > maxRequest {
+		return nil, tooLong
+	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxRequest))
 	if err != nil {
 		if errors.As(err, new(*http.MaxBytesError)) {
-			return nil, &badRequest{http.StatusRequestEntityTooLarge, fmt.Sprintf("the body is longer than %d bytes", maxRequest)}
+			return nil, tooLong
 		}
 		return nil, badField("the body could not be read to its end")
 	}

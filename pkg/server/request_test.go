@@ -1,15 +1,20 @@
 package server_test
 
 import (
+	"bufio"
 	"bytes"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"maps"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
@@ -290,7 +295,7 @@ func TestMethods(t *testing.T) {
 func TestUnknownPaths(t *testing.T) {
 	d := newScene(t).open(t)
 	base, client := "http://"+d.serve(t), clientFrom(t, home)
-	for _, path := range []string{"/", "/auth/", "/Auth", "/auth/x", "//auth", "/auth%2F", "/./auth/../x", "/metrics", "/status", "/debug/pprof/", "/readyz", "/.well-known/", "/%00", "/%ff<script>"} {
+	for _, path := range []string{"/", "/auth/", "/Auth", "/auth/x", "//auth", "/auth%2F", "/./auth/../x", "/metrics", "/status", "/debug/pprof/", "/readyz", "/.well-known/", "/%00", "/%ff<script>", "/%61uth", "/auth;x", "/auth%00", "/auth%3Frole=web", "/x/../auth", "/auth\\"} {
 		send(t, client, http.MethodPost, base+path, formType, strings.NewReader(webForm)).wants(t, http.StatusNotFound, "invalid_request", "there is nothing at this path")
 	}
 	d.untouched(t)
@@ -436,3 +441,80 @@ func refuses(t *testing.T, err error) {
 
 // pad gives s with spaces to a length.
 func pad(s string, length int) string { return s + strings.Repeat(" ", length-len(s)) }
+
+// The host of a request, wherever it stands, changes nothing.
+func TestAbsoluteForm(t *testing.T) {
+	d := newScene(t).open(t)
+	conn := dialFrom(t, home, d.serve(t))
+	write(t, conn, strings.Replace(rawAuth(""), "POST /auth ", "POST http://other.example/auth ", 1))
+	if got := readStatus(t, conn); got != http.StatusOK {
+		t.Errorf("status %d", got)
+	}
+}
+
+// A client that waits for leave to send its body gets it, unless the headers are
+// enough to refuse.
+func TestExpectContinue(t *testing.T) {
+	for _, row := range []struct {
+		name, old, now string
+		want           []int
+	}{
+		{"a good request", "", "", []int{http.StatusContinue, http.StatusOK}},
+		{"another media type", formType, "text/plain", []int{http.StatusUnsupportedMediaType}},
+		{"a query", "/auth", "/auth?x=1", []int{http.StatusBadRequest}},
+		{"another method", "POST", "PUT", []int{http.StatusMethodNotAllowed}},
+		{"a body that is too long", "Content-Length: ", "Content-Length: 1000", []int{http.StatusRequestEntityTooLarge}},
+		{"another expectation", "100-continue", "200-ok", []int{http.StatusExpectationFailed}},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			d := newScene(t).open(t)
+			conn := dialFrom(t, home, d.serve(t))
+			head, form, _ := strings.Cut(rawAuth("Expect: 100-continue\r\n"), "\r\n\r\n")
+			write(t, conn, strings.Replace(head, row.old, row.now, 1)+"\r\n\r\n")
+			r := bufio.NewReader(conn)
+			for i, want := range row.want {
+				resp, err := http.ReadResponse(r, nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				_ = resp.Body.Close()
+				if resp.StatusCode != want {
+					t.Fatalf("answer %d is %d, want %d", i+1, resp.StatusCode, want)
+				}
+				if want == http.StatusContinue {
+					write(t, conn, form)
+				}
+			}
+		})
+	}
+}
+
+func TestLongHeaders(t *testing.T) {
+	s := newScene(t)
+	s.tls, _ = newCertificate(t, "id.example.com")
+	d := s.open(t)
+	base := "https://" + d.serve(t)
+	for _, h2 := range []bool{false, true} {
+		client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
+			TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, ForceAttemptHTTP2: h2,
+		}}
+		t.Cleanup(client.CloseIdleConnections)
+		for name, header := range map[string]http.Header{
+			"one long value":    {"X": {strings.Repeat("a", 17<<10)}},
+			"many short values": {"X": slices.Repeat([]string{"a"}, 600)},
+		} {
+			t.Run(fmt.Sprintf("%s, HTTP/2: %t", name, h2), func(t *testing.T) {
+				for _, path := range []string{"/auth", jwks, "/none"} {
+					r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, base+path, strings.NewReader(webForm))
+					if err != nil {
+						t.Fatal(err)
+					}
+					r.Header = header.Clone()
+					r.Header.Set("Content-Type", formType)
+					sendRequest(t, client, r).wants(t, http.StatusRequestHeaderFieldsTooLarge, "invalid_request", "the headers are longer than 16384 bytes")
+				}
+			})
+		}
+	}
+	d.untouched(t)
+}

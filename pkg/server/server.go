@@ -115,6 +115,9 @@ func (s *Server) identify(next echo.HandlerFunc) echo.HandlerFunc {
 		c.Set(keyRequestID, text)
 		c.Response().Header().Set(echo.HeaderXRequestID, text)
 		c.Response().Header().Set(echo.HeaderXContentTypeOptions, "nosniff")
+		if headerSize(c.Request().Header) > maxHeaders {
+			return echo.NewHTTPError(http.StatusRequestHeaderFieldsTooLarge)
+		}
 		return next(c)
 	}
 }
@@ -258,6 +261,8 @@ func (s *Server) refuse(err error, c echo.Context) {
 		status, body.Description = he.Code, "there is nothing at this path"
 	case errors.As(err, &he) && he.Code == http.StatusMethodNotAllowed:
 		status, body.Description = he.Code, "this path takes "+c.Response().Header().Get(echo.HeaderAllow)
+	case errors.As(err, &he) && he.Code == http.StatusRequestHeaderFieldsTooLarge:
+		status, body.Description = he.Code, fmt.Sprintf("the headers are longer than %d bytes", maxHeaders)
 	case errors.As(err, &he) && he.Code < 500:
 		status = he.Code
 	default:
