@@ -82,7 +82,7 @@ func check(ctx context.Context, file string, online bool) (*report, error) {
 		return nil, err
 	}
 	r.add("warning", c.Warnings()...)
-	cloud, err := openstack.New(c.OpenStack, openstack.Options{UserAgent: userAgent()})
+	cloud, err := openstack.New(c.OpenStack, openstack.Options{UserAgent: userAgent(), ProjectNames: c.NeedsProjects()})
 	if err != nil {
 		r.add("error", config.Problem{Path: "openstack", Message: err.Error()})
 		return r, nil

@@ -79,7 +79,7 @@ func newService(c *config.Config, stdout, stderr io.Writer) (_ *service, err err
 	}()
 	ver, rev := buildVersion()
 	metrics := server.NewMetrics(ver, rev, func() int { return s.cloud.InFlight() })
-	if s.cloud, err = openstack.New(c.OpenStack, openstack.Options{Log: s.log, Observe: metrics.ObserveUpstream, UserAgent: userAgent()}); err != nil {
+	if s.cloud, err = openstack.New(c.OpenStack, openstack.Options{Log: s.log, Observe: metrics.ObserveUpstream, UserAgent: userAgent(), ProjectNames: c.NeedsProjects()}); err != nil {
 		return nil, fmt.Errorf("openstack: %w", err)
 	}
 	if s.audit, err = server.OpenAuditLog(c.Audit, stdout, stderr); err != nil {
@@ -88,7 +88,7 @@ func newService(c *config.Config, stdout, stderr io.Writer) (_ *service, err err
 	if err := s.openState(c); err != nil {
 		return nil, err
 	}
-	issuer, err := token.NewIssuer(c.Auth.Config, s.keys, c.TokenExpiryByRole())
+	issuer, err := token.NewIssuer(c.Auth.Config, s.keys, c.TokensByRole(), s.cloud)
 	if err != nil {
 		return nil, err
 	}

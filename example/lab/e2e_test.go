@@ -238,20 +238,42 @@ func TestLookupAccounts(t *testing.T) {
 	}
 	t.Run("without the right", func(t *testing.T) {
 		a := launch(t, config{cloud: "no-rights", lookup: "list"})
-		select {
-		case err := <-a.ended:
-			a.ended <- err
-			if err == nil {
-				t.Error("it ended well")
-			}
-		case <-time.After(60 * time.Second):
-			t.Fatal("it goes on without the right")
+		a.wantRefused(t, "os_compute_api:servers:detail:get_all_tenants", "os_compute_api:servers:allow_all_filters")
+	})
+}
+
+// Claims say what the real cloud knows of web-1, the name of its project among
+// it, for which the account needs a right of Keystone's.
+func TestClaims(t *testing.T) {
+	const role = `  told:
+    allowAnyInstance: true
+    audience: [https://vault.example.com, https://keystone.example.com]
+    subject: project/${project_id}/instance/${instance_id}
+    claims: [user_id, image_id, flavor, availability_zone, region, hostname, address, created, launched_at, project_name, project_domain_id, metadata.role]
+`
+	a := start(t, config{cloud: "authenticator", extra: role})
+	web := facts.Servers["web-1"]
+	got := a.ask(t, "web-1", facts.Outside["v4"], web.ID, "told&audience=https://keystone.example.com")
+	got.want(t, http.StatusOK, granted)
+	claims := payload(t, got.Token)
+	for name, want := range map[string]any{
+		"sub": "project/" + web.ProjectID + "/instance/" + web.ID, "aud": "https://keystone.example.com",
+		"user_id": web.UserID, "image_id": facts.Images["tiny"], "flavor": "m1.nano", "availability_zone": "nova", "region": "RegionOne",
+		"hostname": "web-1", "address": web.FloatingIP, "project_name": "workloads", "project_domain_id": "default", "metadata_role": "web",
+	} {
+		if claims[name] != want {
+			t.Errorf("%s is %v, want %v", name, claims[name], want)
 		}
-		for _, want := range []string{"os_compute_api:servers:detail:get_all_tenants", "os_compute_api:servers:allow_all_filters"} {
-			if !strings.Contains(a.log(), want) {
-				t.Errorf("the message does not name %s:\n%s", want, a.log())
-			}
+	}
+	for _, name := range []string{"created", "launched_at"} {
+		if at, ok := claims[name].(float64); !ok || time.Unix(int64(at), 0).After(time.Now()) {
+			t.Errorf("%s is %v", name, claims[name])
 		}
+	}
+	a.ask(t, "web-1", facts.Outside["v4"], web.ID, "told&audience=https://minio.example.com").want(t, http.StatusForbidden, "audience_denied")
+
+	t.Run("without the right", func(t *testing.T) {
+		launch(t, config{cloud: "no-rights", lookup: "show", extra: role}).wantRefused(t, "identity:get_project")
 	})
 }
 

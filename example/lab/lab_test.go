@@ -204,6 +204,26 @@ func launch(t *testing.T, c config) *authenticator {
 	return a
 }
 
+// wantRefused waits for the end of one that must not start, and looks for what
+// it says.
+func (a *authenticator) wantRefused(t *testing.T, words ...string) {
+	t.Helper()
+	select {
+	case err := <-a.ended:
+		a.ended <- err
+		if err == nil {
+			t.Error("it ended well")
+		}
+	case <-time.After(60 * time.Second):
+		t.Fatal("it goes on without the right")
+	}
+	for _, want := range words {
+		if !strings.Contains(a.log(), want) {
+			t.Errorf("the message does not name %s:\n%s", want, a.log())
+		}
+	}
+}
+
 func (a *authenticator) stop() {
 	_ = a.cmd.Process.Signal(syscall.SIGTERM)
 	select {

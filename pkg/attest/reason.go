@@ -15,8 +15,15 @@ const (
 	Granted Reason = "granted"
 
 	RoleUnknown       Reason = "role_unknown"
+	ProofNotAccepted  Reason = "proof_not_accepted"
+	AudienceDenied    Reason = "audience_denied"
+	AgentUnknown      Reason = "agent_unknown"
+	AgentClaimInvalid Reason = "agent_claim_invalid"
+	DocumentInvalid   Reason = "document_invalid"
+	DocumentVoid      Reason = "document_void"
 	InstanceUnknown   Reason = "instance_unknown"
 	AddressMismatch   Reason = "address_mismatch"
+	ProjectMismatch   Reason = "project_mismatch"
 	WindowClosed      Reason = "window_closed"
 	InstanceDenied    Reason = "instance_denied"
 	StatusDenied      Reason = "status_denied"
@@ -29,6 +36,7 @@ const (
 
 	RequestInvalid     Reason = "request_invalid"
 	ThrottledAddress   Reason = "throttled_address"
+	ThrottledInstance  Reason = "throttled_instance"
 	ThrottledLookups   Reason = "throttled_lookups"
 	CloudUnavailable   Reason = "cloud_unavailable"
 	StateUnavailable   Reason = "state_unavailable"

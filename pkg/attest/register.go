@@ -14,6 +14,7 @@ import (
 const (
 	attemptsPrefix = "attempts/"
 	denialPrefix   = "denied/"
+	documentPrefix = "documents/"
 
 	// maxListed bounds what Register.List holds at one time.
 	maxListed = 10_000
@@ -23,6 +24,10 @@ const (
 
 func attemptKey(id InstanceID, role RoleName, start time.Time) string {
 	return fmt.Sprintf("%s%s/%s/%d", attemptsPrefix, id, role, start.Unix())
+}
+
+func documentKey(id InstanceID, document string) string {
+	return documentPrefix + id.String() + "/" + document
 }
 
 func denialKey(id InstanceID) string { return denialPrefix + id.String() }

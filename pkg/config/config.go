@@ -77,19 +77,23 @@ type Config struct {
 
 // Auth is the defaults of all roles and the issuer.
 type Auth struct {
+	// Proof is what an instance must show for a role that does not say: address,
+	// document, metadataService or address+document, which is both. Of a list any
+	// one. Default: address.
+	Proof         []attest.Proof `yaml:"proof"`
 	attest.Window `yaml:",inline"`
 	token.Config  `yaml:",inline"`
 }
 
 // Role is who may have a role and what differs for it from auth.
 type Role struct {
-	attest.Rules `yaml:",inline"`
+	attest.Rules     `yaml:",inline"`
+	attest.Grant     `yaml:",inline"`
+	token.RoleConfig `yaml:",inline"`
 	// Limit, Period and Since override auth's. Optional.
 	Limit  *int           `yaml:"limit"`
 	Period *time.Duration `yaml:"period"`
 	Since  *attest.Since  `yaml:"since"`
-	// TokenExpiry overrides auth's. Optional.
-	TokenExpiry *time.Duration `yaml:"tokenExpiry"`
 }
 
 // Log is how the process speaks on stderr.
@@ -106,6 +110,7 @@ func Default() Config {
 		Listen: "0.0.0.0:18775",
 		Proxy:  server.ProxyConfig{Via: server.ViaHeader},
 		Auth: Auth{
+			Proof:  []attest.Proof{attest.ProofAddress},
 			Window: attest.Window{Limit: 3, Period: 5 * time.Minute, Since: attest.SinceCreated},
 			Config: token.Config{TokenExpiry: 10 * time.Minute},
 		},
@@ -116,7 +121,7 @@ func Default() Config {
 			Redis: state.RedisConfig{Addresses: []string{"127.0.0.1:6379"}, Prefix: "ona:"},
 		},
 		OpenStack: openstack.Config{Lookup: openstack.LookupAuto, Timeout: 3 * time.Second, MaxConcurrent: 64},
-		Throttle:  server.ThrottleConfig{PerAddress: ratelimit.Rate{Rate: 5, Burst: 20}},
+		Throttle:  server.ThrottleConfig{PerAddress: ratelimit.Rate{Rate: 5, Burst: 20}, PerInstance: ratelimit.Rate{Rate: 1, Burst: 10}},
 		Metrics:   server.MetricsConfig{Listen: "127.0.0.1:18776"},
 		Log:       Log{Level: "info", Format: "json"},
 		Audit:     server.AuditConfig{Output: "stdout"},
@@ -251,7 +256,8 @@ func (c *Config) validate() []error {
 		add("tls: ", err)
 	}
 	add("proxy.", c.Proxy.Validate())
-	add("auth.", c.Auth.Window.Validate())
+	add("auth.", attest.ValidateProofs(c.Auth.Proof))
+	add("auth.", c.Auth.Window.Validate(c.Auth.Proof))
 	add("auth.", c.Auth.Config.Validate())
 	if slices.Contains(c.Auth.SigningKeyFile, "") {
 		add("auth.signingKeyFile: ", errors.New("an empty value names no file"))
@@ -271,6 +277,7 @@ func (c *Config) validate() []error {
 	}
 	add("openstack.", c.OpenStack.Validate())
 	add("throttle.perAddress.", c.Throttle.PerAddress.Validate())
+	add("throttle.perInstance.", c.Throttle.PerInstance.Validate())
 	add("admin.socket: ", server.ValidateSocket(c.Admin.Socket))
 	if c.Metrics.Listen != "" {
 		add("metrics.listen: ", server.ValidateListen(c.Metrics.Listen))
@@ -291,9 +298,13 @@ func (c *Config) compileRoles() []error {
 	}
 	var all []error
 	var roles []attest.Role
-	base := c.Auth.Window
-	if base.Validate() != nil {
-		base = Default().Auth.Window // reported once, at auth
+	// What is wrong at auth is reported once, there.
+	base, proof := c.Auth.Window, c.Auth.Proof
+	if attest.ValidateProofs(proof) != nil {
+		proof = Default().Auth.Proof
+	}
+	if base.Validate(proof) != nil {
+		base = Default().Auth.Window
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.Roles)) {
 		r := c.Roles[name]
@@ -301,7 +312,10 @@ func (c *Config) compileRoles() []error {
 		override(&w.Limit, r.Limit)
 		override(&w.Period, r.Period)
 		override(&w.Since, r.Since)
-		role, err := attest.NewRole(name, w, r.Rules)
+		if r.Proof == nil {
+			r.Proof = proof
+		}
+		role, err := attest.NewRole(name, r.Grant, w, r.Rules)
 		for _, e := range prefixed("", err) {
 			separator := "."
 			if errors.Is(e, attest.ErrNoRule) || errors.Is(e, attest.ErrInvalidRoleName) {
@@ -309,24 +323,35 @@ func (c *Config) compileRoles() []error {
 			}
 			all = append(all, fmt.Errorf("roles.%s%s%w", name, separator, e))
 		}
-		if r.TokenExpiry != nil {
-			all = append(all, prefixed("roles."+name+".tokenExpiry: ", token.ValidateExpiry(*r.TokenExpiry))...)
-		}
+		all = append(all, prefixed("roles."+name+".", r.RoleConfig.Validate())...)
 		roles = append(roles, role)
 	}
 	c.RoleSet = attest.NewPolicy(roles...)
+	if policy, err := c.RoleSet.IssuedBy(c.Auth.TokenIssuer); err == nil { // else reported at auth
+		c.RoleSet = policy
+	}
 	return all
 }
 
-// TokenExpiryByRole is the life of the tokens of the roles that say so.
-func (c *Config) TokenExpiryByRole() map[attest.RoleName]time.Duration {
-	lives := map[attest.RoleName]time.Duration{}
+// TokensByRole is what differs in the tokens of roles.
+func (c *Config) TokensByRole() map[attest.RoleName]token.RoleConfig {
+	all := map[attest.RoleName]token.RoleConfig{}
 	for name, r := range c.Roles {
-		if n, err := attest.ParseRoleName(name); err == nil && r.TokenExpiry != nil {
-			lives[n] = *r.TokenExpiry
+		if n, err := attest.ParseRoleName(name); err == nil {
+			all[n] = r.RoleConfig
 		}
 	}
-	return lives
+	return all
+}
+
+// NeedsProjects reports whether a token says what Keystone alone knows.
+func (c *Config) NeedsProjects() bool {
+	for _, r := range c.Roles {
+		if r.NeedsProjects() {
+			return true
+		}
+	}
+	return false
 }
 
 // LongestLife is the longest life of the tokens of any role.

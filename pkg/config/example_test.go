@@ -19,7 +19,7 @@ import (
 // they have no default, or the default says nothing.
 var examples = []string{
 	"auth.signingKeyFile", "auth.tokenIssuer", "keys.encryptionKeyFile",
-	"roles.*.limit", "roles.*.metadata", "roles.*.period", "roles.*.projectID", "roles.*.since", "roles.*.tokenExpiry", "roles.*.userID",
+	"roles.*.limit", "roles.*.metadata", "roles.*.period", "roles.*.projectID", "roles.*.since", "roles.*.tokenExpiry", "roles.*.proof", "roles.*.audience", "roles.*.subject", "roles.*.claims", "roles.*.userID",
 	"tls.certFile", "tls.keyFile",
 }
 

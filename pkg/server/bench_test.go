@@ -101,7 +101,7 @@ func benchServer(b testing.TB, remembered int) http.Handler {
 		b.Fatal(err)
 	}
 	b.Cleanup(func() { _ = audit.Close() })
-	role, err := attest.NewRole("web", s.window, s.rules)
+	role, err := attest.NewRole("web", attest.Grant{}, s.window, s.rules)
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -27,6 +27,7 @@ const (
 // decision is everything about one request that its answer, its audit line and
 // the metrics are made of.
 type decision struct {
+	door      string
 	requestID string
 	clientID  string // the request ID that the client sent, cleaned
 	began     time.Time
@@ -64,7 +65,7 @@ func (d *decision) conclude(err error) {
 	case errors.As(err, &bad):
 		d.set(outcomeInvalid, attest.RequestInvalid, bad.status, 0)
 	case errors.As(err, &often):
-		d.set(outcomeThrottled, attest.ThrottledAddress, http.StatusTooManyRequests, often.wait)
+		d.set(outcomeThrottled, often.reason, http.StatusTooManyRequests, often.wait)
 	case errors.As(err, &failure) && failure.Reason == attest.ThrottledLookups:
 		d.set(outcomeThrottled, failure.Reason, http.StatusTooManyRequests, time.Second)
 	case errors.As(err, &failure):
@@ -96,13 +97,11 @@ func (s *Server) judge(ctx context.Context, d *decision, w http.ResponseWriter, 
 	if d.request, err = parseAuth(w, r); err != nil {
 		return err
 	}
-	// Not d.began: who holds a body back could turn the bucket's clock back with
-	// it, and so have it filled anew.
-	if wait, ok := s.throttle.Allow(d.evidence.Addr(), s.now()); !ok {
-		return &throttled{wait}
+	if err := s.limit(d); err != nil {
+		return err
 	}
 	d.identity, d.instance, err = s.attestor.Attest(ctx, attest.Request{
-		Instance: d.request.instance, Role: d.request.role, Evidence: d.evidence,
+		Instance: d.request.instance, Role: d.request.role, Audience: d.request.audience, Evidence: d.evidence,
 	})
 	if err != nil {
 		return err
@@ -113,6 +112,27 @@ func (s *Server) judge(ctx context.Context, d *decision, w http.ResponseWriter, 
 	return nil
 }
 
-type throttled struct{ wait time.Duration }
+// limit counts a request by the caller's address, or by instance if the caller
+// was recognised: neighbours behind one NAT address must not starve each other.
+//
+// Its clock is not d.began: who holds a body back could turn the bucket's clock
+// back with it, and so have it filled anew.
+func (s *Server) limit(d *decision) error {
+	if d.evidence.Recognised() {
+		if wait, ok := s.instances.Allow(d.request.instance, s.now()); !ok {
+			return &throttled{attest.ThrottledInstance, wait}
+		}
+		return nil
+	}
+	if wait, ok := s.throttle.Allow(d.evidence.Addr(), s.now()); !ok {
+		return &throttled{attest.ThrottledAddress, wait}
+	}
+	return nil
+}
+
+type throttled struct {
+	reason attest.Reason
+	wait   time.Duration
+}
 
 func (t *throttled) Error() string { return fmt.Sprintf("asks too often; again in %v", t.wait) }

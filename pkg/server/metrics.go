@@ -73,11 +73,13 @@ func (m *Metrics) observe(d *decision, known bool, took time.Duration) {
 	if known {
 		role = d.request.role.String()
 	}
-	m.decisions.WithLabelValues(doorAddress, role, d.outcome, string(d.reason)).Inc()
-	m.seconds.WithLabelValues(doorAddress, d.outcome).Observe(took.Seconds())
+	m.decisions.WithLabelValues(d.door, role, d.outcome, string(d.reason)).Inc()
+	m.seconds.WithLabelValues(d.door, d.outcome).Observe(took.Seconds())
 	switch d.reason {
 	case attest.ThrottledAddress:
 		m.throttled.WithLabelValues("address").Inc()
+	case attest.ThrottledInstance:
+		m.throttled.WithLabelValues("instance").Inc()
 	case attest.ThrottledLookups:
 		m.throttled.WithLabelValues("lookups").Inc()
 	}

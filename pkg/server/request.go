@@ -9,6 +9,7 @@ import (
 	"mime"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -46,13 +47,15 @@ func badField(format string, args ...any) *badRequest {
 type authRequest struct {
 	instance attest.InstanceID
 	role     attest.RoleName
-	bare     bool // the token alone as text
+	audience attest.Audience // zero if the role's first is meant
+	bare     bool            // the token alone as text
 }
 
 // The fields of POST /auth.
 const (
 	fieldInstance = "instance_id"
 	fieldRole     = "role"
+	fieldAudience = "audience"
 	fieldFormat   = "format"
 )
 
@@ -67,32 +70,41 @@ func parseAuth(w http.ResponseWriter, r *http.Request) (authRequest, error) {
 	if err != nil {
 		return a, err
 	}
+	return a, a.fill(fields, fieldInstance, fieldRole, fieldAudience, fieldFormat)
+}
+
+// fill takes the fields, of which there may be no others than those known.
+func (a *authRequest) fill(fields map[string]string, known ...string) error {
 	for name := range fields {
-		if name != fieldInstance && name != fieldRole && name != fieldFormat {
-			return a, badField("unknown field %q; known are instance_id, role and format", clean(name))
+		if !slices.Contains(known, name) {
+			return badField("unknown field %q; known are %s", clean(name), strings.Join(known, ", "))
 		}
 	}
-	// The ID and role are read even if the other is wrong: the log shows them.
-	var idErr, roleErr error
-	if a.instance, idErr = attest.ParseInstanceID(fields[fieldInstance]); idErr != nil {
-		idErr = badField("instance_id: %v", idErr)
+	// All are read even if one is wrong: the log shows them.
+	var first error
+	note := func(field string, err error) {
+		if err != nil && first == nil {
+			first = badField("%s: %v", field, err)
+		}
 	}
-	if a.role, roleErr = attest.ParseRoleName(fields[fieldRole]); roleErr != nil {
-		roleErr = badField("role: %v", roleErr)
+	var err error
+	if slices.Contains(known, fieldInstance) {
+		a.instance, err = attest.ParseInstanceID(fields[fieldInstance])
+		note(fieldInstance, err)
 	}
-	if idErr != nil {
-		return a, idErr
-	}
-	if roleErr != nil {
-		return a, roleErr
+	a.role, err = attest.ParseRoleName(fields[fieldRole])
+	note(fieldRole, err)
+	if name, ok := fields[fieldAudience]; ok {
+		a.audience, err = attest.ParseAudience(name)
+		note(fieldAudience, err)
 	}
 	switch format, ok := fields[fieldFormat]; {
 	case format == "token":
 		a.bare = true
 	case ok && format != "json":
-		return a, badField("format: is json or token")
+		note(fieldFormat, errors.New("is json or token"))
 	}
-	return a, nil
+	return first
 }
 
 // readFields reads the body by its media type.

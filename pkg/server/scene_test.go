@@ -115,7 +115,7 @@ func (s *scene) open(t testing.TB) *door {
 	t.Helper()
 	d := &door{scene: s, audit: newLines(), log: newLines(), asked: new(atomic.Int64), attempts: &attesttest.State{}}
 	d.logger = slog.New(slog.NewJSONHandler(d.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	role, err := attest.NewRole("web", s.window, s.rules)
+	role, err := attest.NewRole("web", attest.Grant{}, s.window, s.rules)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -173,7 +173,7 @@ func newIssuer(t testing.TB, name string) *token.Issuer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	issuer, err := token.NewIssuer(token.Config{TokenIssuer: name, TokenExpiry: 10 * time.Minute}, keys, nil)
+	issuer, err := token.NewIssuer(token.Config{TokenIssuer: name, TokenExpiry: 10 * time.Minute}, keys, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

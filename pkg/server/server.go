@@ -31,7 +31,8 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/token"
 )
 
-// throttleSize is how many client addresses are remembered.
+// throttleSize is how many client addresses, and how many instances, are
+// remembered.
 const throttleSize = 1 << 16
 
 // Options are what a Server is made of. All but Now are required.
@@ -54,6 +55,7 @@ type Server struct {
 	issuer     *token.Issuer
 	proxy      ProxyConfig
 	throttle   *ratelimit.Addresses
+	instances  *ratelimit.Limiter[attest.InstanceID]
 	audit      *AuditLog
 	metrics    *Metrics
 	log        *slog.Logger
@@ -66,8 +68,9 @@ type Server struct {
 func New(o Options) *Server {
 	s := &Server{
 		attestor: o.Attestor, issuer: o.Issuer, proxy: o.Proxy,
-		throttle: ratelimit.NewAddresses(o.Throttle.PerAddress, throttleSize),
-		audit:    o.Audit, metrics: o.Metrics, log: o.Log, configHash: o.ConfigHash, now: o.Now,
+		throttle:  ratelimit.NewAddresses(o.Throttle.PerAddress, throttleSize),
+		instances: ratelimit.New[attest.InstanceID](o.Throttle.PerInstance, throttleSize),
+		audit:     o.Audit, metrics: o.Metrics, log: o.Log, configHash: o.ConfigHash, now: o.Now,
 		echo: echo.New(),
 	}
 	if s.now == nil {
@@ -128,7 +131,7 @@ func requestID(c echo.Context) string {
 func (s *Server) auth(c echo.Context) error {
 	r := c.Request()
 	d := &decision{
-		requestID: requestID(c), clientID: clean(r.Header.Get(echo.HeaderXRequestID)),
+		door: doorAddress, requestID: requestID(c), clientID: clean(r.Header.Get(echo.HeaderXRequestID)),
 		began: s.now(), evidence: s.proxy.evidence(r), peer: r.RemoteAddr,
 	}
 	s.decide(r.Context(), d, c.Response(), r)
@@ -159,7 +162,7 @@ func (s *Server) record(ctx context.Context, d *decision) {
 
 func (s *Server) auditAttrs(d *decision, now time.Time) []slog.Attr {
 	attrs := []slog.Attr{
-		slog.String("door", doorAddress),
+		slog.String("door", d.door),
 		slog.String("outcome", d.outcome),
 		slog.String("reason", string(d.reason)),
 		slog.String("request_id", d.requestID),
@@ -175,12 +178,14 @@ func (s *Server) auditAttrs(d *decision, now time.Time) []slog.Attr {
 			attrs = append(attrs, slog.String(key, value))
 		}
 	}
+	optional("audience", d.request.audience.String())
 	optional("detail", d.detail)
 	optional("project_id", d.instance.ProjectID)
 	optional("instance_name", d.instance.Name)
 	optional("client_request_id", d.clientID)
 	if d.outcome == outcomeGranted {
-		attrs = append(attrs, slog.String("jti", d.token.ID), slog.Time("expires_at", d.token.Expires), slog.Int64("attempt", d.identity.Attempt()))
+		attrs = append(attrs, slog.String("jti", d.token.ID), slog.Time("expires_at", d.token.Expires),
+			slog.Any("amr", d.identity.Proofs()), slog.Int64("attempt", d.identity.Attempt()))
 	}
 	return attrs
 }

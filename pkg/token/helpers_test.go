@@ -162,9 +162,9 @@ func newIssuer(t *testing.T, url string, keys token.Keys) *token.Issuer {
 	return newIssuerByRole(t, url, keys, nil)
 }
 
-func newIssuerByRole(t *testing.T, url string, keys token.Keys, byRole map[attest.RoleName]time.Duration) *token.Issuer {
+func newIssuerByRole(t *testing.T, url string, keys token.Keys, byRole map[attest.RoleName]token.RoleConfig) *token.Issuer {
 	t.Helper()
-	i, err := token.NewIssuer(token.Config{TokenIssuer: url, TokenExpiry: 10 * time.Minute}, keys, byRole)
+	i, err := token.NewIssuer(token.Config{TokenIssuer: url, TokenExpiry: 10 * time.Minute}, keys, byRole, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

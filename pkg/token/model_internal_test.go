@@ -280,7 +280,7 @@ func (w *model) connected() (all []*modelReplica) {
 // safeInStore reports whether a replica that can reach the state holds what is
 // newest: the state may lose that alone which somebody can bring back.
 func (w *model) safeInStore() bool {
-	return slices.ContainsFunc(w.connected(), func(r *modelReplica) bool { return r.manager.keys().equal(w.newest) })
+	return w.newest != nil && slices.ContainsFunc(w.connected(), func(r *modelReplica) bool { return r.manager.keys().equal(w.newest) })
 }
 
 func (w *model) revoke(r *modelReplica) {
