@@ -140,8 +140,11 @@ func (e Evidence) isAt(in Instance) bool {
 
 // checkAddress is nil if the caller speaks from an address of the instance.
 func (e Evidence) checkAddress(in Instance) error {
-	if e.offers(ProofAddress) && e.isAt(in) {
+	switch {
+	case e.offers(ProofAddress) && e.isAt(in):
 		return nil
+	case lags(in):
+		return checkStatus(in)
 	}
 	return denied(AddressMismatch, "the caller speaks from %s, the instance has %v", e, addrs(in))
 }
@@ -157,11 +160,15 @@ func (e Evidence) checkAgent(in Instance) error {
 		return denied(ProjectMismatch, "the metadata agent says that the project is %q", clip(e.agent.project))
 	case e.isAt(in) || e.isLinkLocalOf(in):
 		return nil
-	case len(in.Addresses) == 0 && in.Status == "BUILD":
-		return checkStatus(in) // the record lags behind the port
+	case lags(in):
+		return checkStatus(in)
 	}
 	return denied(AddressMismatch, "the metadata agent was asked from %s, the instance has %v", e, addrs(in))
 }
+
+// lags reports whether the record may lag behind the ports: Nova shows no address
+// of an instance that it builds.
+func lags(in Instance) bool { return len(in.Addresses) == 0 && in.Status == "BUILD" }
 
 // isLinkLocalOf reports whether e was seen at the address that IPv6 makes of a
 // MAC of the instance; the metadata agent finds the port by it, too.
