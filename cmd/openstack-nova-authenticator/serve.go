@@ -114,6 +114,16 @@ func newService(c *config.Config, stdout, stderr io.Writer) (_ *service, err err
 		return nil, fmt.Errorf("listen: %w", err)
 	}
 	s.endpoints = append(s.endpoints, server.Endpoint{Name: "instances", Listener: l, Handler: public})
+	if c.MetadataService.Listen != "" {
+		agents, err := public.Agents(c.MetadataService)
+		if err != nil {
+			return nil, err
+		}
+		if l, err = server.ListenAgents(c.MetadataService, s.log); err != nil {
+			return nil, fmt.Errorf("metadataService.listen: %w", err)
+		}
+		s.endpoints = append(s.endpoints, server.Endpoint{Name: "metadata agents", Listener: l, Handler: agents})
+	}
 	if c.Metrics.Listen != "" {
 		if l, err = server.Listen(c.Metrics.Listen, server.TLSConfig{}, server.ProxyConfig{}, s.log); err != nil {
 			return nil, fmt.Errorf("metrics.listen: %w", err)

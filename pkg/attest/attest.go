@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -112,18 +115,10 @@ func (a *Attestor) Attest(ctx context.Context, r Request) (Identity, Instance, e
 		return Identity{}, Instance{}, err
 	}
 
-	in, err := a.Instances.Instance(ctx, r.Instance, r.Evidence.caller())
-	switch {
-	case errors.Is(err, ErrNoInstance):
-		return Identity{}, Instance{}, denied(InstanceUnknown, "%v", err)
-	case errors.Is(err, ErrTooManyLookups):
-		return Identity{}, Instance{}, &Failure{ThrottledLookups, err}
-	case err != nil:
-		return Identity{}, Instance{}, &Failure{CloudUnavailable, err}
-	case in.ID.IsZero() || in.ID != r.Instance:
-		return Identity{}, Instance{}, &Failure{CloudUnavailable, fmt.Errorf("asked for instance %s, was given %q", r.Instance, in.ID)}
+	in, err := a.lookup(ctx, r.Instance, r.Evidence)
+	if err != nil {
+		return Identity{}, Instance{}, err
 	}
-
 	proven, err := a.prove(role, offered, in, r.Evidence)
 	if err != nil {
 		return Identity{}, in, err
@@ -137,6 +132,57 @@ func (a *Attestor) Attest(ctx context.Context, r Request) (Identity, Instance, e
 		id.addr = r.Evidence.addr
 	}
 	return id, in, nil
+}
+
+// lookup asks the cloud.
+func (a *Attestor) lookup(ctx context.Context, id InstanceID, e Evidence) (Instance, error) {
+	in, err := a.Instances.Instance(ctx, id, e.caller())
+	switch {
+	case errors.Is(err, ErrNoInstance):
+		return Instance{}, denied(InstanceUnknown, "%v", err)
+	case errors.Is(err, ErrTooManyLookups):
+		return Instance{}, &Failure{ThrottledLookups, err}
+	case err != nil:
+		return Instance{}, &Failure{CloudUnavailable, err}
+	case in.ID.IsZero() || in.ID != id:
+		return Instance{}, &Failure{CloudUnavailable, fmt.Errorf("asked for instance %s, was given %q", id, in.ID)}
+	}
+	return in, nil
+}
+
+// Roles gives the roles that an instance could have with what it shows now, in
+// the order of their names. Nothing is spent, and attempts do not count. Errors
+// and the instance are those of [Attestor.Attest].
+func (a *Attestor) Roles(ctx context.Context, id InstanceID, e Evidence) ([]RoleName, Instance, error) {
+	in, err := a.lookup(ctx, id, e)
+	if err != nil {
+		return nil, Instance{}, err
+	}
+	var proven bool
+	refused := error(denied(ProofNotAccepted, "no role takes what is shown"))
+	names := []RoleName{}
+	for _, name := range slices.SortedFunc(maps.Keys(a.Policy.roles), func(a, b RoleName) int { return strings.Compare(a.name, b.name) }) {
+		role := a.Policy.roles[name]
+		offered := role.grant.offered(e)
+		if len(offered) == 0 {
+			continue
+		}
+		if _, err := a.prove(role, offered, in, e); err != nil {
+			refused = err
+			continue
+		}
+		proven = true
+		if role.rules.allow(in) == nil {
+			names = append(names, name)
+		}
+	}
+	if !proven {
+		return nil, in, refused
+	}
+	if err := checkDenial(ctx, a.State, in.ID); err != nil {
+		return nil, in, err
+	}
+	return names, in, checkStatus(in)
 }
 
 // proven is what was proven, with what counts the attempts of it.

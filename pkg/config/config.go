@@ -53,6 +53,8 @@ type Config struct {
 	OpenStack openstack.Config `yaml:"openstack"`
 	// Throttle bounds requests.
 	Throttle server.ThrottleConfig `yaml:"throttle"`
+	// MetadataService is the listener for Neutron's metadata agents.
+	MetadataService server.MetadataServiceConfig `yaml:"metadataService"`
 	// Admin is the socket for the operator.
 	Admin server.AdminConfig `yaml:"admin"`
 	// Metrics is the listener for monitoring.
@@ -204,7 +206,13 @@ func (c *Config) problem(err error) Problem {
 
 // resolvePaths makes the paths of the file relative to the file.
 func (c *Config) resolvePaths(dir string) {
-	paths := []*string{&c.TLS.CertFile, &c.TLS.KeyFile, &c.OpenStack.CloudsFile, &c.Admin.Socket}
+	paths := []*string{
+		&c.TLS.CertFile, &c.TLS.KeyFile, &c.OpenStack.CloudsFile, &c.Admin.Socket,
+		&c.MetadataService.TLS.CertFile, &c.MetadataService.TLS.KeyFile, &c.MetadataService.TLS.ClientCAFile,
+	}
+	for i := range c.MetadataService.SharedSecretFile {
+		paths = append(paths, &c.MetadataService.SharedSecretFile[i])
+	}
 	for i := range c.Auth.SigningKeyFile {
 		paths = append(paths, &c.Auth.SigningKeyFile[i])
 	}
@@ -281,6 +289,11 @@ func (c *Config) validate() []error {
 	add("admin.socket: ", server.ValidateSocket(c.Admin.Socket))
 	if c.Metrics.Listen != "" {
 		add("metrics.listen: ", server.ValidateListen(c.Metrics.Listen))
+	}
+	add("metadataService.", c.MetadataService.Validate())
+	if m := c.MetadataService; m.Listen != "" && m.TLS.CertFile != "" && m.TLS.KeyFile != "" {
+		_, err := server.LoadCertificate(m.TLS.TLSConfig)
+		add("metadataService.tls: ", err)
 	}
 	add("audit.", c.Audit.Validate())
 	if !slices.Contains([]string{"debug", "info", "warn", "error"}, c.Log.Level) {
@@ -403,6 +416,17 @@ func (c *Config) Warnings() []Problem {
 		warn("state.type", "memory loses the signing keys with a restart, and with them every token that is out")
 	}
 	warnExposed("tls.keyFile", c.TLS.KeyFile, "pose as this server")
+	if m := c.MetadataService; m.Listen != "" {
+		warnExposed("metadataService.tls.keyFile", m.TLS.KeyFile, "pose as this server to metadata agents")
+		for _, file := range m.SharedSecretFile {
+			warnExposed("metadataService.sharedSecretFile", file, "speak for any instance")
+		}
+		if m.TLS.ClientCAFile == "" {
+			warn("metadataService.tls", "has no clientCAFile, so that whoever takes an agent's address is an agent, and reads its signatures on the way: they are good for ever")
+		}
+	} else if c.needsMetadataService() {
+		warn("metadataService.listen", "is empty, and a role takes no other proof than metadataService: nobody can have it")
+	}
 	if c.Auth.TokenExpiry > longLife {
 		warn("auth.tokenExpiry", "%v is long: a token cannot be revoked", c.Auth.TokenExpiry)
 	}
@@ -422,6 +446,20 @@ func (c *Config) Warnings() []Problem {
 	}
 	slices.SortStableFunc(all, func(a, b Problem) int { return cmp.Compare(a.Line, b.Line) })
 	return all
+}
+
+// needsMetadataService reports whether a role takes that proof alone.
+func (c *Config) needsMetadataService() bool {
+	for _, r := range c.Roles {
+		proofs := r.Proof
+		if proofs == nil {
+			proofs = c.Auth.Proof
+		}
+		if slices.Equal(proofs, []attest.Proof{attest.ProofMetadataService}) {
+			return true
+		}
+	}
+	return false
 }
 
 // bound reports whether every pattern has a character that is no wildcard.

@@ -80,24 +80,31 @@ func (d *decision) set(outcome string, reason attest.Reason, status int, retryAf
 	d.outcome, d.reason, d.status, d.retryAfter = outcome, reason, status, retryAfter
 }
 
-// decide judges one request of the address door.
-func (s *Server) decide(ctx context.Context, d *decision, w http.ResponseWriter, r *http.Request) {
-	if err := s.judge(ctx, d, w, r); err != nil {
-		d.conclude(err)
-		if ctx.Err() != nil && d.outcome == outcomeFailed {
-			d.reason, d.detail = attest.ClientGone, "the client hung up"
-		}
+// settle turns the outcome of a judgement into a decision.
+func (d *decision) settle(ctx context.Context, err error) {
+	if err == nil {
+		d.set(outcomeGranted, attest.Granted, http.StatusOK, 0)
 		return
 	}
-	d.set(outcomeGranted, attest.Granted, http.StatusOK, 0)
+	d.conclude(err)
+	if ctx.Err() != nil && d.outcome == outcomeFailed {
+		d.reason, d.detail = attest.ClientGone, "the client hung up"
+	}
 }
 
+// judge judges one request of the address door.
 func (s *Server) judge(ctx context.Context, d *decision, w http.ResponseWriter, r *http.Request) error {
 	var err error
 	if d.request, err = parseAuth(w, r); err != nil {
 		return err
 	}
-	if err := s.limit(d); err != nil {
+	return s.grant(ctx, d)
+}
+
+// grant judges a request that was read, and signs.
+func (s *Server) grant(ctx context.Context, d *decision) error {
+	err := s.limit(d)
+	if err != nil {
 		return err
 	}
 	d.identity, d.instance, err = s.attestor.Attest(ctx, attest.Request{

@@ -58,18 +58,22 @@ func Listen(address string, t TLSConfig, p ProxyConfig, log *slog.Logger) (net.L
 		}
 	}
 	if t.CertFile != "" {
-		c, err := newCertificate(t, log)
+		config, err := tlsConfig(t, log)
 		if err != nil {
 			_ = l.Close()
 			return nil, err
 		}
-		l = tls.NewListener(l, &tls.Config{
-			MinVersion:     tls.VersionTLS12,
-			NextProtos:     []string{"h2", "http/1.1"},
-			GetCertificate: c.get,
-		})
+		l = tls.NewListener(l, config)
 	}
 	return l, nil
+}
+
+func tlsConfig(files TLSConfig, log *slog.Logger) (*tls.Config, error) {
+	c, err := newCertificate(files, log)
+	if err != nil {
+		return nil, err
+	}
+	return &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}, GetCertificate: c.get}, nil
 }
 
 // ListenSocket opens a Unix socket that its owner alone can use. One that a

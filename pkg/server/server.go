@@ -134,7 +134,7 @@ func (s *Server) auth(c echo.Context) error {
 		door: doorAddress, requestID: requestID(c), clientID: clean(r.Header.Get(echo.HeaderXRequestID)),
 		began: s.now(), evidence: s.proxy.evidence(r), peer: r.RemoteAddr,
 	}
-	s.decide(r.Context(), d, c.Response(), r)
+	d.settle(r.Context(), s.judge(r.Context(), d, c.Response(), r))
 	s.record(r.Context(), d)
 	return s.answer(c, d)
 }
@@ -183,7 +183,7 @@ func (s *Server) auditAttrs(d *decision, now time.Time) []slog.Attr {
 	optional("project_id", d.instance.ProjectID)
 	optional("instance_name", d.instance.Name)
 	optional("client_request_id", d.clientID)
-	if d.outcome == outcomeGranted {
+	if d.token.ID != "" {
 		attrs = append(attrs, slog.String("jti", d.token.ID), slog.Time("expires_at", d.token.Expires),
 			slog.Any("amr", d.identity.Proofs()), slog.Int64("attempt", d.identity.Attempt()))
 	}
@@ -219,17 +219,17 @@ func (s *Server) answer(c echo.Context, d *decision) error {
 		})
 	}
 	body := refusal{RequestID: d.requestID}
-	switch d.status {
-	case http.StatusForbidden:
+	switch d.outcome {
+	case outcomeDenied:
 		body.Error = "access_denied"
-	case http.StatusTooManyRequests:
+	case outcomeThrottled:
 		body.Error = "slow_down"
-	case http.StatusServiceUnavailable:
-		body.Error = "temporarily_unavailable"
-	default:
+	case outcomeInvalid:
 		body.Error, body.Description = "invalid_request", d.detail
+	default:
+		body.Error = "temporarily_unavailable"
 	}
-	if d.status == http.StatusTooManyRequests || d.status == http.StatusServiceUnavailable {
+	if d.retryAfter > 0 {
 		h.Set(echo.HeaderRetryAfter, retryAfter(d.retryAfter, d.requestID))
 	}
 	return c.JSON(d.status, body)
