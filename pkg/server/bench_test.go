@@ -55,29 +55,6 @@ func BenchmarkAuth(b *testing.B) {
 	}
 }
 
-// The least of many is what a request costs when nothing else is in the way. To
-// look at each of what is remembered would cost hundreds of times as much.
-func TestTheCostDoesNotGrowWithWhatIsRemembered(t *testing.T) {
-	least := func(remembered int) time.Duration {
-		h, least := benchServer(t, remembered), time.Hour
-		for range 300 {
-			r, w := httptest.NewRequest(http.MethodPost, "/auth", strings.NewReader(webForm)), httptest.NewRecorder()
-			r.Header.Set("Content-Type", formType)
-			r.RemoteAddr = home + ":4711"
-			began := time.Now()
-			h.ServeHTTP(w, r)
-			least = min(least, time.Since(began))
-			if w.Code != http.StatusOK {
-				t.Fatalf("%d %s", w.Code, w.Body)
-			}
-		}
-		return least
-	}
-	if few, many := least(10), least(50_000); many > 4*few {
-		t.Errorf("a request costs %v with 10 instances remembered, %v with 50,000", few, many)
-	}
-}
-
 // bareServer is what an echo handler costs that does nothing.
 func bareServer(body []byte) http.Handler {
 	e := echo.New()

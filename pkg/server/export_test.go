@@ -15,6 +15,8 @@ var (
 	ParseForm = parseForm
 	ParseJSON = parseJSON
 	Bound     = bound
+	RawPath   = rawPath
+	LeadsToUs = leadsToUs
 )
 
 // BadRequest is the only error of the parsers.
