@@ -273,6 +273,7 @@ func TestClaims(t *testing.T) {
 	a.ask(t, "web-1", facts.Outside["v4"], web.ID, "told&audience=https://minio.example.com").want(t, http.StatusForbidden, "audience_denied")
 
 	t.Run("without the right", func(t *testing.T) {
+		a.stop() // its port is wanted
 		launch(t, config{cloud: "no-rights", lookup: "show", extra: role}).wantRefused(t, "identity:get_project")
 	})
 }
