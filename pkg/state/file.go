@@ -22,7 +22,7 @@ const (
 	// fileVersion is what this binary writes and reads. A newer one is refused:
 	// what it means is unknown.
 	fileVersion = 1
-	// fileSize is how many counts a file holds; some 250 bytes each.
+	// fileSize is how many counts a file holds; some 600 bytes each.
 	fileSize = 1 << 20
 
 	fileLockWait = time.Second      // for another process to let go of the file

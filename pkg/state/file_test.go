@@ -1,17 +1,18 @@
 package state_test
 
 import (
-	"bufio"
 	"bytes"
-	"context"
+	"compress/gzip"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -20,17 +21,6 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/state"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/state/statetest"
 )
-
-// childEnv makes a run of this test binary count in the file it names, until it
-// is killed.
-const childEnv = "STATE_TEST_COUNT_IN"
-
-func TestMain(m *testing.M) {
-	if path := os.Getenv(childEnv); path != "" {
-		countForEver(path)
-	}
-	os.Exit(m.Run()) //nolint:forbidigo // a TestMain has no other way to fail
-}
 
 func openFile(t *testing.T, path string) *state.File {
 	t.Helper()
@@ -77,75 +67,6 @@ func TestFileSurvivesARestart(t *testing.T) {
 	}
 	if v, err := f.Get(t.Context(), "v"); string(v) != "value" || err != nil {
 		t.Errorf("Get after a restart = %q, %v", v, err)
-	}
-}
-
-// countForEver prints what each Increment answered, one a line.
-func countForEver(path string) {
-	f, err := state.OpenFile(path, nil)
-	if err != nil {
-		fmt.Fprintln(os.Stdout, err)
-		os.Exit(1) //nolint:forbidigo // a program of its own
-	}
-	var mu sync.Mutex
-	for i := range 8 {
-		go func() {
-			for {
-				n, err := f.Increment(context.Background(), fmt.Sprint("k", i%2), time.Now().Add(time.Hour))
-				mu.Lock()
-				fmt.Fprintln(os.Stdout, i%2, n, err)
-				mu.Unlock()
-			}
-		}()
-	}
-	select {}
-}
-
-// What was answered is never forgotten, whenever the process is killed.
-func TestFileKeepsWhatItAnsweredWhenKilled(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "state.db")
-	highest := map[string]int64{}
-	for round := range 5 {
-		child := exec.CommandContext(t.Context(), os.Args[0])
-		child.Env = append(os.Environ(), childEnv+"="+path)
-		out, err := child.StdoutPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := child.Start(); err != nil {
-			t.Fatal(err)
-		}
-		// Answers that were printed before the kill have been read when the pipe ends.
-		before, lines := map[string]int64{"0": highest["0"], "1": highest["1"]}, 0
-		for scan := bufio.NewScanner(out); scan.Scan(); lines++ {
-			var key string
-			var n int64
-			var problem string
-			if _, err := fmt.Sscan(scan.Text(), &key, &n, &problem); err == nil {
-				if problem != "<nil>" {
-					t.Errorf("round %d: %s", round, scan.Text())
-				}
-				if n <= before[key] {
-					t.Errorf("round %d: k%s was answered %d, and before the kill %d", round, key, n, before[key])
-				}
-				highest[key] = max(highest[key], n)
-			}
-			if lines == 100+37*round {
-				if err := child.Process.Kill(); err != nil {
-					t.Fatal(err)
-				}
-			}
-		}
-		_ = child.Wait()
-		if lines < 100 {
-			t.Fatalf("round %d ended after %d answers", round, lines)
-		}
-	}
-	f := openFile(t, path)
-	for key, n := range highest {
-		if got, err := f.Count(t.Context(), "k"+key); got < n || err != nil {
-			t.Errorf("k%s counts %d, %v; %d had been answered", key, got, err, n)
-		}
 	}
 }
 
@@ -304,6 +225,128 @@ func TestFileDoesNotGrowForEver(t *testing.T) {
 	}
 }
 
+// A disk without room is an error; nothing that was counted is lost by it, and
+// nobody has to do anything but make room.
+func TestFileOnAFullDisk(t *testing.T) {
+	dir := smallDisk(t)
+	path, rest := filepath.Join(dir, "state.db"), filepath.Join(dir, "rest")
+	f := openFile(t, path)
+	later := time.Now().Add(time.Hour)
+	var next atomic.Int64
+	var mu sync.Mutex
+	var counted []string
+	fill := func() error { // until it fails
+		var wg sync.WaitGroup
+		var failed atomic.Pointer[error]
+		for range 64 {
+			wg.Go(func() {
+				for failed.Load() == nil {
+					key := fmt.Sprint("attempts/", next.Add(1))
+					n, err := f.Increment(t.Context(), key, later)
+					if err != nil {
+						failed.Store(&err)
+						return
+					}
+					if n != 1 {
+						t.Errorf("the first attempt of %s has number %d", key, n)
+					}
+					mu.Lock()
+					counted = append(counted, key)
+					mu.Unlock()
+				}
+			})
+		}
+		wg.Wait()
+		return *failed.Load()
+	}
+	if err := os.WriteFile(rest, make([]byte, 512<<10), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		if err := fill(); !errors.Is(err, syscall.ENOSPC) {
+			t.Fatalf("Increment on a full disk = %v", err)
+		}
+	}
+	full := len(counted)
+	if err := os.Remove(rest); err != nil {
+		t.Fatal(err)
+	}
+	if err := fill(); !errors.Is(err, syscall.ENOSPC) || len(counted) < full+100 {
+		t.Errorf("%d were counted on the full disk, and %d with room, %v", full, len(counted), err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	f = openFile(t, path)
+	for _, key := range counted {
+		if n, err := f.Count(t.Context(), key); n != 1 || err != nil {
+			t.Fatalf("Count(%s) of %d = %d, %v", key, len(counted), n, err)
+		}
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mount("none", dir, "", syscall.MS_REMOUNT|syscall.MS_RDONLY, ""); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := state.OpenFile(path, nil); !errors.Is(err, syscall.EROFS) || !strings.Contains(err.Error(), "state file "+path+": ") {
+		t.Errorf("OpenFile on a read-only disk = %v", err)
+	}
+	if after, err := os.ReadFile(path); err != nil || !bytes.Equal(after, whole) {
+		t.Errorf("the file was changed, %v", err)
+	}
+}
+
+// smallDisk is a file system of its own, for as long as the test runs.
+func smallDisk(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := syscall.Mount("none", dir, "tmpfs", 0, "size=1m"); err != nil {
+		t.Skipf("this user cannot mount a small disk: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(dir, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
+// What this version wrote, later ones read. The file is that of version 1.
+func TestFileOfVersion1(t *testing.T) {
+	packed, err := os.Open("testdata/state-1.db.gz")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer packed.Close()
+	unpacked, err := gzip.NewReader(packed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := io.ReadAll(unpacked)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "state.db")
+	write(t, path, string(data))
+	f := openFile(t, path)
+	for key, want := range map[string]int64{"attempts/x": 2, "attempts/old": 0} {
+		if n, err := f.Count(t.Context(), key); n != want || err != nil {
+			t.Errorf("Count(%s) = %d, %v, want %d", key, n, err, want)
+		}
+	}
+	for key, want := range map[string]string{"keys": "sealed words", "denied/x": "until 2100"} {
+		if v, err := f.Get(t.Context(), key); string(v) != want || err != nil {
+			t.Errorf("Get(%s) = %q, %v, want %q", key, v, err, want)
+		}
+	}
+}
+
 func TestOpen(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "missing", "state.db")
 	if s, err := state.Open(state.Config{Type: state.TypeFile, File: state.FileConfig{Path: path}}, nil); s != nil || !errors.Is(err, os.ErrNotExist) {
@@ -326,21 +369,4 @@ func TestOpen(t *testing.T) {
 			t.Errorf("Validate of %+v = %q, want %q", c, got, want)
 		}
 	}
-}
-
-func BenchmarkFileIncrement(b *testing.B) {
-	f, err := state.OpenFile(filepath.Join(b.TempDir(), "state.db"), nil)
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer f.Close()
-	expires := time.Now().Add(time.Hour)
-	b.SetParallelism(64)
-	b.RunParallel(func(pb *testing.PB) {
-		for pb.Next() {
-			if _, err := f.Increment(b.Context(), "k", expires); err != nil {
-				b.Error(err)
-			}
-		}
-	})
 }

@@ -13,6 +13,25 @@ func redisConfig(p *statetest.Process) state.RedisConfig {
 	return state.RedisConfig{Addresses: []string{p.Addr}, Prefix: "ona:"}
 }
 
+func openRedis(t testing.TB, c state.RedisConfig) *state.Redis {
+	t.Helper()
+	r, err := state.OpenRedis(c, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = r.Close() })
+	return r
+}
+
+// initRedis opens one that has been accepted.
+func initRedis(t testing.TB, c state.RedisConfig) *state.Redis {
+	t.Helper()
+	r := openRedis(t, c)
+	if err := r.Init(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
 func TestRedis(t *testing.T) {
 	server := statetest.StartRedis(t)
 	var n atomic.Int64

@@ -1,9 +1,3 @@
-// Package state keeps what outlives a request: counts that expire, and a few
-// small values that replicas agree on.
-//
-// Two stores are here: memory, and one file with bbolt, whose answers survive a
-// crash. It knows nothing of what it keeps. A failure of the store is an error, and
-// never a count: whoever asks must refuse.
 package state
 
 import (
