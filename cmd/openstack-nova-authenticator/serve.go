@@ -79,7 +79,7 @@ func newService(c *config.Config, stdout, stderr io.Writer) (_ *service, err err
 	}()
 	ver, rev := buildVersion()
 	metrics := server.NewMetrics(ver, rev, func() int { return s.cloud.InFlight() })
-	if s.cloud, err = openstack.New(c.OpenStack, openstack.Options{Log: s.log, Observe: metrics.ObserveUpstream, UserAgent: userAgent(), ProjectNames: c.NeedsProjects()}); err != nil {
+	if s.cloud, err = openstack.New(c.OpenStack, openstack.Options{Log: s.log, Observe: metrics.ObserveUpstream, UserAgent: userAgent(), ProjectNames: c.NeedsProjects(), Callers: len(c.Vendordata.Users) > 0}); err != nil {
 		return nil, fmt.Errorf("openstack: %w", err)
 	}
 	if s.audit, err = server.OpenAuditLog(c.Audit, stdout, stderr); err != nil {
@@ -107,6 +107,8 @@ func newService(c *config.Config, stdout, stderr io.Writer) (_ *service, err err
 		Metrics:    metrics,
 		Log:        s.log,
 		ConfigHash: c.Hash,
+		Nova:       c.Vendordata,
+		Callers:    s.cloud,
 	})
 
 	l, err := server.Listen(c.Listen, c.TLS, c.Proxy, s.log)
@@ -114,6 +116,12 @@ func newService(c *config.Config, stdout, stderr io.Writer) (_ *service, err err
 		return nil, fmt.Errorf("listen: %w", err)
 	}
 	s.endpoints = append(s.endpoints, server.Endpoint{Name: "instances", Listener: l, Handler: public})
+	if len(c.Vendordata.Users) > 0 && c.Vendordata.Listen != "" {
+		if l, err = server.Listen(c.Vendordata.Listen, c.TLS, server.ProxyConfig{}, s.log); err != nil {
+			return nil, fmt.Errorf("vendordata.listen: %w", err)
+		}
+		s.endpoints = append(s.endpoints, server.Endpoint{Name: "nova", Listener: l, Handler: public.Vendordata()})
+	}
 	if c.MetadataService.Listen != "" {
 		agents, err := public.Agents(c.MetadataService)
 		if err != nil {
@@ -178,11 +186,9 @@ func (s *service) adminHandler(c *config.Config) http.Handler {
 func (s *service) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	for _, begin := range []func(context.Context) error{s.loadKeys, s.connect} {
-		if err := begin(ctx); err != nil {
-			s.closeListeners()
-			return err
-		}
+	if err := s.loadKeys(ctx); err != nil {
+		s.closeListeners()
+		return err
 	}
 	var background sync.WaitGroup
 	hangup := make(chan os.Signal, 1)
@@ -197,12 +203,19 @@ func (s *service) run(ctx context.Context) error {
 		<-ctx.Done()
 		s.health.Stop()
 	})
+	// Nova's metadata, and the key set, do not wait for Keystone.
+	var refused error
+	background.Go(func() {
+		if refused = s.connect(ctx); refused != nil {
+			cancel()
+		}
+	})
 	err := server.Serve(ctx, s.log, s.endpoints...)
 	cancel()
 	signal.Stop(hangup)
 	close(hangup)
 	background.Wait()
-	return err
+	return errors.Join(refused, err)
 }
 
 // loadKeys reads the key set. A Redis that is away, new, or lost what it held is
@@ -224,7 +237,7 @@ func (s *service) connect(ctx context.Context) error {
 	switch {
 	case errors.As(err, &setup):
 		return fmt.Errorf("openstack: %w", err)
-	case err != nil:
+	case err != nil && ctx.Err() == nil:
 		s.log.Warn("the cloud cannot be reached; no token is issued until it can", "error", err)
 	case info.Narrow:
 		s.log.Warn("the account sees the instances of one project alone", "scope", info.Scope)

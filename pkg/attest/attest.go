@@ -14,6 +14,9 @@ import (
 // ErrNoInstance is the cloud's definite word that there is no such instance.
 var ErrNoInstance = errors.New("the cloud knows no such instance")
 
+// ErrUnknownCaller is Keystone's definite word that a token is none that is good.
+var ErrUnknownCaller = errors.New("keystone knows no such token")
+
 // ErrTooManyLookups says that the caller's address has as many lookups in
 // flight as one address may have. Nothing was asked of the cloud.
 var ErrTooManyLookups = errors.New("one address has too many lookups in flight")
@@ -183,6 +186,38 @@ func (a *Attestor) Roles(ctx context.Context, id InstanceID, e Evidence) ([]Role
 		return nil, in, err
 	}
 	return names, in, checkStatus(in)
+}
+
+// Vouched is an instance that Nova itself spoke for. Only [Attestor.Vouch] makes
+// one; the zero value is none.
+type Vouched struct{ instance Instance }
+
+// IsZero reports whether nobody was spoken for.
+func (v Vouched) IsZero() bool { return v.instance.ID.IsZero() }
+
+// Instance is the record that was judged.
+func (v Vouched) Instance() Instance { return v.instance }
+
+// Vouch judges what a caller says, who was recognised as Nova itself: that it
+// asks for an instance of a project. Nova does so while it builds the instance,
+// and goes on for some seconds after its end with what it remembers. Errors and
+// the instance are those of [Attestor.Attest].
+func (a *Attestor) Vouch(ctx context.Context, id InstanceID, project string) (Vouched, Instance, error) {
+	in, err := a.lookup(ctx, id, Evidence{})
+	if err != nil {
+		return Vouched{}, Instance{}, err
+	}
+	if in.ProjectID != project {
+		return Vouched{}, in, denied(ProjectMismatch, "nova says that the project is %q", clip(project))
+	}
+	if err := checkDenial(ctx, a.State, in.ID); err != nil {
+		return Vouched{}, in, err
+	}
+	// One that changes will run.
+	if err := checkStatus(in); isVerdict(err) {
+		return Vouched{}, in, err
+	}
+	return Vouched{in}, in, nil
 }
 
 // proven is what was proven, with what counts the attempts of it.

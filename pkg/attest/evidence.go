@@ -22,6 +22,9 @@ const (
 	// ProofMetadataService is what Neutron's metadata agent says of the instance
 	// that asked it.
 	ProofMetadataService Proof = "metadataService"
+	// ProofVendordata is Nova's own word, when it asks for vendordata. No role takes
+	// it: what is given to Nova is for the instance to show.
+	ProofVendordata Proof = "vendordata"
 	// ProofAddressAndDocument is both of its parts.
 	ProofAddressAndDocument Proof = "address+document"
 )
@@ -201,6 +204,11 @@ type Document struct {
 // IsZero reports whether there is no document.
 func (d Document) IsZero() bool { return d.ID == "" || d.Instance.IsZero() }
 
+// buildFor is how long after a document that was made while the instance was
+// built its first launch may be. Nova's record does not tell the first launch from
+// that after a rebuild: one within this time goes unseen.
+const buildFor = 2 * time.Minute
+
 // check is nil if the document is about the instance as it now is: what runs
 // after a rebuild is another system with the same ID.
 func (d Document) check(in Instance, now time.Time) error {
@@ -217,7 +225,7 @@ func (d Document) check(in Instance, now time.Time) error {
 		return denied(DocumentVoid, "the document is of image %q", d.ImageID)
 	case d.Launched.Equal(in.Launched):
 		return nil
-	case d.Launched.IsZero() && in.Launched.After(d.Issued.Add(-clockSkew)):
+	case d.Launched.IsZero() && in.Launched.After(d.Issued.Add(-clockSkew)) && in.Launched.Before(d.Issued.Add(buildFor)):
 		return nil
 	}
 	return denied(DocumentVoid, "the document is of the launch at %s, the instance was launched at %s: it was rebuilt, unshelved, rescued or resized since",

@@ -122,7 +122,7 @@ func (p Policy) audience(r Role, wanted Audience) (Audience, error) {
 		return Audience{}, nil
 	case !r.grant.anyAudience:
 		return Audience{}, denied(AudienceDenied, "the role has no audience %q", wanted)
-	case p.reserved(wanted):
+	case p.Reserved(wanted):
 		return Audience{}, denied(AudienceDenied, "audience %q is the issuer's or another role's", wanted)
 	}
 	return wanted, nil
@@ -144,11 +144,11 @@ func (p Policy) defaultAudience(name RoleName) string {
 	return p.issuer.ResolveReference(&url.URL{Path: "roles/" + name.String()}).String()
 }
 
-// reserved reports whether an audience is not for an instance to name: another
+// Reserved reports whether an audience is not for an instance to name: another
 // role's, or one that names the issuer's host, as the issuer and the default
 // audiences of all roles do. It compares more loosely than verifiers do, some of
 // which fold case, cut a slash off, or normalise.
-func (p Policy) reserved(a Audience) bool {
+func (p Policy) Reserved(a Audience) bool {
 	if p.issuer == nil || strings.Contains(fold(a.name), fold(p.issuer.Hostname())) {
 		return true
 	}

@@ -49,6 +49,7 @@ func TestProofs(t *testing.T) {
 
 		{"a document for an address, from elsewhere", nil, with(stranger), no(attest.AddressMismatch), nil},
 		{"a document for a document, from elsewhere", []attest.Proof{"document"}, with(stranger), granted, []attest.Proof{"document"}},
+		{"Nova's word, which no role takes", []attest.Proof{"address"}, func(*scene) attest.Evidence { return attest.Evidence{} }, no(attest.AddressMismatch), nil},
 		{"a document for the metadata service", []attest.Proof{"metadataService"}, with(address), no(attest.ProofNotAccepted), nil},
 		{"a document for both, from elsewhere", []attest.Proof{"address+document"}, with(stranger), no(attest.AddressMismatch), nil},
 		{"both for both", []attest.Proof{"address+document"}, with(address), granted, []attest.Proof{"address", "document"}},
@@ -114,6 +115,10 @@ func TestDocument(t *testing.T) {
 		{"made while BUILD, which is over", func(s *scene, d *attest.Document) {
 			d.Launched, s.instance.Launched = time.Time{}, d.Issued.Add(5*time.Second)
 		}, granted},
+		{"made while BUILD, and rebuilt since", func(s *scene, d *attest.Document) {
+			d.Launched, s.now, d.Expires = time.Time{}, d.Issued.Add(4*time.Minute), d.Issued.Add(5*time.Minute)
+			s.instance.Launched = d.Issued.Add(3 * time.Minute)
+		}, no(attest.DocumentVoid)},
 		{"made while BUILD, which goes on", func(s *scene, d *attest.Document) {
 			d.Launched, s.instance.Launched, s.instance.Status, s.instance.TaskState = time.Time{}, time.Time{}, "BUILD", "spawning"
 		}, later(attest.InstanceChanging)},
@@ -274,5 +279,62 @@ func TestIdentityAddress(t *testing.T) {
 		if err != nil || id.Address() != want {
 			t.Errorf("from %v: %v, %v, want %v", from, id.Address(), err, want)
 		}
+	}
+}
+
+// What Nova itself says of an instance.
+func TestVouch(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		edit func(*scene)
+		as   string // the project that Nova names
+		want string
+	}{
+		{"of another project", func(*scene) {}, "other", no(attest.ProjectMismatch)},
+		{"of no project", func(*scene) {}, "", no(attest.ProjectMismatch)},
+		{"of an instance that is gone", func(s *scene) { s.cloud = attesttest.Cloud{} }, "", no(attest.InstanceUnknown)},
+		{"of one in ERROR", func(s *scene) { s.instance.Status = "ERROR" }, "own", no(attest.StatusDenied)},
+		{"of one that is shelved", func(s *scene) { s.instance.Status = "SHELVED_OFFLOADED" }, "own", no(attest.StatusDenied)},
+		{"of one that an operator denied", func(s *scene) {
+			s.attempts = &attesttest.State{Values: map[string][]byte{"denied/" + s.instance.ID.String(): []byte("{}")}}
+		}, "own", no(attest.InstanceDenied)},
+		{"of one that is built, without an address", func(s *scene) {
+			s.instance.Status, s.instance.TaskState, s.instance.Addresses, s.instance.Launched = "BUILD", "spawning", nil, time.Time{}
+		}, "own", granted},
+		{"of one that is rebuilt", func(s *scene) { s.instance.Status, s.instance.TaskState = "REBUILD", "rebuild_spawning" }, "own", granted},
+		{"of one that runs, long after its window", func(s *scene) { s.now = created.Add(1000 * time.Hour) }, "own", granted},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := newScene(t)
+			tt.edit(s)
+			if tt.as == "own" {
+				tt.as = s.instance.ProjectID
+			}
+			v, _, err := s.attestor(t).Vouch(t.Context(), s.instance.ID, tt.as)
+			if got := outcome(err); got != tt.want || v.IsZero() != (err != nil) {
+				t.Errorf("%s, %+v, want %s", got, v, tt.want)
+			}
+		})
+	}
+}
+
+func TestRoles(t *testing.T) {
+	s := newScene(t)
+	s.grant.Proof = []attest.Proof{attest.ProofMetadataService}
+	a := s.attestor(t)
+	agent := attest.FromMetadataAgent(s.instance.ID, s.instance.ProjectID, attesttest.Addr)
+	names, _, err := a.Roles(t.Context(), s.instance.ID, agent)
+	if err != nil || len(names) != 1 || names[0].String() != "web" {
+		t.Errorf("Roles = %v, %v, want web and not db, which takes an address", names, err)
+	}
+	if names, _, err := a.Roles(t.Context(), s.instance.ID, attest.FromAddress(neighbour)); outcome(err) != no(attest.AddressMismatch) || names != nil {
+		t.Errorf("Roles of a stranger = %v, %v", names, err)
+	}
+	s.instance.Status = "SHUTOFF"
+	if names, _, err := s.attestor(t).Roles(t.Context(), s.instance.ID, agent); outcome(err) != no(attest.StatusDenied) {
+		t.Errorf("Roles of a stopped instance = %v, %v", names, err)
+	}
+	if n := s.attempts.(*attesttest.State).Writes(); n != 0 {
+		t.Errorf("%d attempts were written", n)
 	}
 }

@@ -19,6 +19,8 @@ const (
 	AudienceDenied    Reason = "audience_denied"
 	AgentUnknown      Reason = "agent_unknown"
 	AgentClaimInvalid Reason = "agent_claim_invalid"
+	CallerUnknown     Reason = "caller_unknown"
+	CallerDenied      Reason = "caller_denied"
 	DocumentInvalid   Reason = "document_invalid"
 	DocumentVoid      Reason = "document_void"
 	InstanceUnknown   Reason = "instance_unknown"

@@ -53,6 +53,8 @@ type Config struct {
 	OpenStack openstack.Config `yaml:"openstack"`
 	// Throttle bounds requests.
 	Throttle server.ThrottleConfig `yaml:"throttle"`
+	// Vendordata is the door for Nova's DynamicJSON.
+	Vendordata server.VendordataConfig `yaml:"vendordata"`
 	// MetadataService is the listener for Neutron's metadata agents.
 	MetadataService server.MetadataServiceConfig `yaml:"metadataService"`
 	// Admin is the socket for the operator.
@@ -122,11 +124,12 @@ func Default() Config {
 			File:  state.FileConfig{Path: "state.db"},
 			Redis: state.RedisConfig{Addresses: []string{"127.0.0.1:6379"}, Prefix: "ona:"},
 		},
-		OpenStack: openstack.Config{Lookup: openstack.LookupAuto, Timeout: 3 * time.Second, MaxConcurrent: 64},
-		Throttle:  server.ThrottleConfig{PerAddress: ratelimit.Rate{Rate: 5, Burst: 20}, PerInstance: ratelimit.Rate{Rate: 1, Burst: 10}},
-		Metrics:   server.MetricsConfig{Listen: "127.0.0.1:18776"},
-		Log:       Log{Level: "info", Format: "json"},
-		Audit:     server.AuditConfig{Output: "stdout"},
+		OpenStack:  openstack.Config{Lookup: openstack.LookupAuto, Timeout: 3 * time.Second, MaxConcurrent: 64},
+		Throttle:   server.ThrottleConfig{PerAddress: ratelimit.Rate{Rate: 5, Burst: 20}, PerInstance: ratelimit.Rate{Rate: 1, Burst: 10}},
+		Vendordata: server.VendordataConfig{DocumentExpiry: 5 * time.Minute},
+		Metrics:    server.MetricsConfig{Listen: "127.0.0.1:18776"},
+		Log:        Log{Level: "info", Format: "json"},
+		Audit:      server.AuditConfig{Output: "stdout"},
 	}
 }
 
@@ -290,6 +293,7 @@ func (c *Config) validate() []error {
 	if c.Metrics.Listen != "" {
 		add("metrics.listen: ", server.ValidateListen(c.Metrics.Listen))
 	}
+	add("vendordata.", c.Vendordata.Validate())
 	add("metadataService.", c.MetadataService.Validate())
 	if m := c.MetadataService; m.Listen != "" && m.TLS.CertFile != "" && m.TLS.KeyFile != "" {
 		_, err := server.LoadCertificate(m.TLS.TLSConfig)
@@ -340,8 +344,25 @@ func (c *Config) compileRoles() []error {
 		roles = append(roles, role)
 	}
 	c.RoleSet = attest.NewPolicy(roles...)
+	all = append(all, c.reservedAudiences()...)
 	if policy, err := c.RoleSet.IssuedBy(c.Auth.TokenIssuer); err == nil { // else reported at auth
 		c.RoleSet = policy
+	}
+	return all
+}
+
+// reservedAudiences finds those of the tokens that Nova is given which belong to
+// a role or to us: what asks for no role must not pass for one.
+func (c *Config) reservedAudiences() []error {
+	policy, err := c.RoleSet.IssuedBy(c.Auth.TokenIssuer)
+	if err != nil {
+		return nil // reported at auth
+	}
+	var all []error
+	for i, name := range c.Vendordata.Audience {
+		if a, err := attest.ParseAudience(name); err == nil && policy.Reserved(a) {
+			all = append(all, fmt.Errorf("vendordata.audience[%d]: %q is a role's or ours, and the token in the answer to Nova has no role", i, name))
+		}
 	}
 	return all
 }
@@ -367,9 +388,12 @@ func (c *Config) NeedsProjects() bool {
 	return false
 }
 
-// LongestLife is the longest life of the tokens of any role.
+// LongestLife is the longest life of the tokens of any role, and of documents.
 func (c *Config) LongestLife() time.Duration {
 	longest := c.Auth.TokenExpiry
+	if len(c.Vendordata.Users) > 0 {
+		longest = max(longest, c.Vendordata.DocumentExpiry)
+	}
 	for _, r := range c.Roles {
 		if r.TokenExpiry != nil {
 			longest = max(longest, *r.TokenExpiry)
@@ -424,8 +448,14 @@ func (c *Config) Warnings() []Problem {
 		if m.TLS.ClientCAFile == "" {
 			warn("metadataService.tls", "has no clientCAFile, so that whoever takes an agent's address is an agent, and reads its signatures on the way: they are good for ever")
 		}
-	} else if c.needsMetadataService() {
+	} else if c.needsProof(attest.ProofMetadataService) {
 		warn("metadataService.listen", "is empty, and a role takes no other proof than metadataService: nobody can have it")
+	}
+	switch v := c.Vendordata; {
+	case len(v.Users) == 0 && c.needsProof(attest.ProofDocument, attest.ProofAddressAndDocument):
+		warn("vendordata.users", "is empty, so there are no documents, and a role takes no other proof: nobody can have it")
+	case len(v.Users) > 0 && len(v.From) == 0 && v.Listen == "":
+		warn("vendordata.from", "is empty, so that instances, too, can have Keystone asked about tokens; name the hosts of Nova, or give the door a listener of its own")
 	}
 	if c.Auth.TokenExpiry > longLife {
 		warn("auth.tokenExpiry", "%v is long: a token cannot be revoked", c.Auth.TokenExpiry)
@@ -448,14 +478,14 @@ func (c *Config) Warnings() []Problem {
 	return all
 }
 
-// needsMetadataService reports whether a role takes that proof alone.
-func (c *Config) needsMetadataService() bool {
+// needsProof reports whether a role takes these proofs alone.
+func (c *Config) needsProof(these ...attest.Proof) bool {
 	for _, r := range c.Roles {
 		proofs := r.Proof
 		if proofs == nil {
 			proofs = c.Auth.Proof
 		}
-		if slices.Equal(proofs, []attest.Proof{attest.ProofMetadataService}) {
+		if !slices.ContainsFunc(proofs, func(p attest.Proof) bool { return !slices.Contains(these, p) }) {
 			return true
 		}
 	}

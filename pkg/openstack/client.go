@@ -62,6 +62,9 @@ type Options struct {
 	// ProjectNames says that [Client.Project] will be called, for which the account
 	// needs a right of its own.
 	ProjectNames bool
+	// Callers says that [Client.Caller] will be called, for which the account needs
+	// a right of its own.
+	Callers bool
 	// Now is the clock of the caches; nil means time.Now.
 	Now func() time.Time
 }
@@ -83,6 +86,9 @@ type Client struct {
 
 	lookups  *lookups
 	projects *projects // nil unless their names are wanted
+	callers  *callers
+
+	wantsCallers bool
 
 	seenMu sync.Mutex
 	seen   *ttlCache[attest.InstanceID, struct{}]
@@ -144,6 +150,7 @@ func New(cfg Config, opts Options) (*Client, error) {
 	c.life, c.end = context.WithCancel(context.Background())
 	c.lookups = newLookups(c.fetch, cfg, opts.Now)
 	c.seen = newTTLCache[attest.InstanceID, struct{}](seenFor, seenSize)
+	c.callers, c.wantsCallers = newCallers(c), opts.Callers
 	if opts.ProjectNames {
 		c.projects = newProjects(c)
 	}
@@ -372,6 +379,9 @@ func minorOf2(version string) (int, error) {
 // right to it.
 func (c *Client) probe(ctx context.Context, s *session) error {
 	project, roles := describeToken(s.compute.ProviderClient)
+	if c.wantsCallers && !validates(roles) {
+		c.log.Warn("the account has neither the role service nor admin, without which Keystone's own policy lets it validate no token of Nova's", "roles", roles)
+	}
 	own := "of project " + project + " alone"
 	admin := slices.Contains(roles, "admin")
 	if c.cfg.Lookup == LookupShow || (c.cfg.Lookup == LookupAuto && admin) {

@@ -44,6 +44,7 @@ type decision struct {
 	identity attest.Identity
 	instance attest.Instance
 	token    token.Token
+	document string // the ID of the document that was shown or made
 }
 
 // conclude is the one place that turns an error into an outcome and an HTTP
@@ -56,6 +57,8 @@ func (d *decision) conclude(err error) {
 	var often *throttled
 	d.detail = err.Error()
 	switch {
+	case errors.As(err, new(errUnauthorized)):
+		d.set(outcomeDenied, attest.CallerUnknown, http.StatusUnauthorized, 0)
 	case errors.As(err, &denied):
 		d.set(outcomeDenied, denied.Reason, http.StatusForbidden, 0)
 		d.detail = denied.Detail
@@ -98,7 +101,40 @@ func (s *Server) judge(ctx context.Context, d *decision, w http.ResponseWriter, 
 	if d.request, err = parseAuth(w, r); err != nil {
 		return err
 	}
+	if err := s.readDocument(d); err != nil {
+		return err
+	}
 	return s.grant(ctx, d)
+}
+
+// readDocument takes the document of a request, which then is evidence. One that
+// does not verify is a denial, and counts as a stranger's.
+func (s *Server) readDocument(d *decision) error {
+	if d.request.document == "" {
+		return nil
+	}
+	document, err := s.issuer.VerifyDocument(d.request.document)
+	if errors.Is(err, token.ErrInvalidDocument) {
+		if err := s.limit(d); err != nil {
+			return err
+		}
+		return &attest.Denied{Reason: attest.DocumentInvalid, Detail: err.Error()}
+	}
+	if err != nil {
+		return &attest.Failure{Reason: attest.SigningUnavailable, Err: err}
+	}
+	d.document = document.ID
+	if d.request.instance.IsZero() {
+		d.request.instance = document.Instance
+	}
+	if d.request.instance != document.Instance {
+		if err := s.limit(d); err != nil {
+			return err
+		}
+		return &attest.Denied{Reason: attest.DocumentVoid, Detail: fmt.Sprintf("the document is of instance %s", document.Instance)}
+	}
+	d.evidence = d.evidence.WithDocument(document)
+	return nil
 }
 
 // grant judges a request that was read, and signs.

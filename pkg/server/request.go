@@ -48,6 +48,7 @@ type authRequest struct {
 	instance attest.InstanceID
 	role     attest.RoleName
 	audience attest.Audience // zero if the role's first is meant
+	document string          // "" for none; not verified
 	bare     bool            // the token alone as text
 }
 
@@ -56,6 +57,7 @@ const (
 	fieldInstance = "instance_id"
 	fieldRole     = "role"
 	fieldAudience = "audience"
+	fieldDocument = "document"
 	fieldFormat   = "format"
 )
 
@@ -70,7 +72,7 @@ func parseAuth(w http.ResponseWriter, r *http.Request) (authRequest, error) {
 	if err != nil {
 		return a, err
 	}
-	return a, a.fill(fields, fieldInstance, fieldRole, fieldAudience, fieldFormat)
+	return a, a.fill(fields, fieldInstance, fieldRole, fieldAudience, fieldDocument, fieldFormat)
 }
 
 // fill takes the fields, of which there may be no others than those known.
@@ -88,7 +90,12 @@ func (a *authRequest) fill(fields map[string]string, known ...string) error {
 		}
 	}
 	var err error
-	if slices.Contains(known, fieldInstance) {
+	document, shown := fields[fieldDocument]
+	if a.document = document; shown && document == "" {
+		note(fieldDocument, errors.New("is empty"))
+	}
+	// A document says whose it is.
+	if _, said := fields[fieldInstance]; slices.Contains(known, fieldInstance) && (said || !shown) {
 		a.instance, err = attest.ParseInstanceID(fields[fieldInstance])
 		note(fieldInstance, err)
 	}

@@ -61,8 +61,10 @@ type scene struct {
 	tls       server.TLSConfig
 	throttle  ratelimit.Rate
 	instances ratelimit.Rate // of an instance that was recognised
-	audit     io.Writer      // nil: remembers the lines
-	lossy     bool           // a token does not wait for its line
+	nova      server.VendordataConfig
+	callers   server.Callers
+	audit     io.Writer // nil: remembers the lines
+	lossy     bool      // a token does not wait for its line
 	now       func() time.Time
 }
 
@@ -150,6 +152,8 @@ func (s *scene) open(t testing.TB) *door {
 		Metrics:    metrics,
 		Log:        d.logger,
 		ConfigHash: "c0ffee",
+		Nova:       s.nova,
+		Callers:    s.callers,
 		Now:        s.now,
 	})
 	return d

@@ -35,7 +35,8 @@ import (
 // remembered.
 const throttleSize = 1 << 16
 
-// Options are what a Server is made of. All but Now are required.
+// Options are what a Server is made of. All are required but
+// those that say so.
 type Options struct {
 	Attestor   *attest.Attestor
 	Issuer     *token.Issuer
@@ -45,6 +46,10 @@ type Options struct {
 	Metrics    *Metrics
 	Log        *slog.Logger
 	ConfigHash string
+	// Nova is the door for vendordata, which is closed without users, and Callers
+	// knows who comes to it. Optional.
+	Nova    VendordataConfig
+	Callers Callers
 	// Now is the clock. Optional, nil means time.Now.
 	Now func() time.Time
 }
@@ -60,6 +65,8 @@ type Server struct {
 	metrics    *Metrics
 	log        *slog.Logger
 	configHash string
+	nova       VendordataConfig
+	callers    Callers
 	now        func() time.Time
 	echo       *echo.Echo
 }
@@ -70,7 +77,7 @@ func New(o Options) *Server {
 		attestor: o.Attestor, issuer: o.Issuer, proxy: o.Proxy,
 		throttle:  ratelimit.NewAddresses(o.Throttle.PerAddress, throttleSize),
 		instances: ratelimit.New[attest.InstanceID](o.Throttle.PerInstance, throttleSize),
-		audit:     o.Audit, metrics: o.Metrics, log: o.Log, configHash: o.ConfigHash, now: o.Now,
+		audit:     o.Audit, metrics: o.Metrics, log: o.Log, configHash: o.ConfigHash, nova: o.Nova, callers: o.Callers, now: o.Now,
 		echo: echo.New(),
 	}
 	if s.now == nil {
@@ -91,6 +98,9 @@ func New(o Options) *Server {
 	path := s.issuer.Path()
 	if path != "" {
 		e.POST(path+"/auth", s.auth)
+	}
+	if len(s.nova.Users) > 0 && s.nova.Listen == "" {
+		e.POST(vendordataPath, s.vendordata)
 	}
 	for at, document := range map[string]func() token.Document{
 		token.DiscoveryPath: s.issuer.Discovery,
@@ -183,9 +193,12 @@ func (s *Server) auditAttrs(d *decision, now time.Time) []slog.Attr {
 	optional("project_id", d.instance.ProjectID)
 	optional("instance_name", d.instance.Name)
 	optional("client_request_id", d.clientID)
+	optional("document", d.document)
 	if d.token.ID != "" {
-		attrs = append(attrs, slog.String("jti", d.token.ID), slog.Time("expires_at", d.token.Expires),
-			slog.Any("amr", d.identity.Proofs()), slog.Int64("attempt", d.identity.Attempt()))
+		attrs = append(attrs, slog.String("jti", d.token.ID), slog.Time("expires_at", d.token.Expires))
+	}
+	if !d.identity.IsZero() {
+		attrs = append(attrs, slog.Any("amr", d.identity.Proofs()), slog.Int64("attempt", d.identity.Attempt()))
 	}
 	return attrs
 }

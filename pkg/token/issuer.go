@@ -202,24 +202,30 @@ func (i *Issuer) Issue(ctx context.Context, id attest.Identity) (Token, error) {
 	if err := p.add(ctx, id, i.projects, claims); err != nil {
 		return Token{}, err
 	}
-	in, now := id.Instance(), i.now().Truncate(time.Second)
-	t := Token{ID: rand.Text(), Expires: now.Add(p.expiry).Truncate(time.Second).UTC()}
-	claims["iss"] = i.name
 	claims["sub"] = sub
 	claims["aud"] = i.audience(id)
+	claims["role"] = id.Role().String()
+	claims["amr"] = id.Proofs()
+	return i.sign(claims, id.Instance(), p)
+}
+
+// sign adds the claims that every token has, and signs.
+func (i *Issuer) sign(claims jwt.MapClaims, in attest.Instance, p profile) (Token, error) {
+	now := i.now().Truncate(time.Second)
+	t := Token{ID: rand.Text(), Expires: now.Add(p.expiry).Truncate(time.Second).UTC()}
+	claims["iss"] = i.name
 	claims["jti"] = t.ID
 	claims["iat"] = now.Unix()
 	claims["nbf"] = now.Unix()
 	claims["exp"] = t.Expires.Unix()
 	claims["instance_id"] = in.ID.String()
 	claims["project_id"] = in.ProjectID
-	claims["role"] = id.Role().String()
-	claims["amr"] = id.Proofs()
 	p.set(claims, claim{name: "instance_name", byUser: true}, in.Name)
 
 	key := i.keys.snapshot().signing
 	unsigned := jwt.NewWithClaims(key.method, claims)
 	unsigned.Header["kid"] = key.public.KeyID
+	var err error
 	if t.Compact, err = unsigned.SignedString(key.private); err != nil {
 		return Token{}, fmt.Errorf("sign with key %s: %w", key.public.KeyID, err)
 	}

@@ -76,6 +76,17 @@ func IdentityFor(t *testing.T, in attest.Instance, role string, grant attest.Gra
 	return id
 }
 
+// Vouched is an instance that Nova spoke for.
+func Vouched(t *testing.T, in attest.Instance) attest.Vouched {
+	t.Helper()
+	a := attest.Attestor{Instances: Cloud{in.ID: in}, State: &State{}}
+	v, _, err := a.Vouch(t.Context(), in.ID, in.ProjectID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
 // Cloud knows these instances and no others.
 type Cloud map[attest.InstanceID]attest.Instance
 
