@@ -198,7 +198,10 @@ func (s *Server) auditAttrs(d *decision, now time.Time) []slog.Attr {
 		attrs = append(attrs, slog.String("jti", d.token.ID), slog.Time("expires_at", d.token.Expires))
 	}
 	if !d.identity.IsZero() {
-		attrs = append(attrs, slog.Any("amr", d.identity.Proofs()), slog.Int64("attempt", d.identity.Attempt()))
+		attrs = append(attrs, slog.Any("amr", d.identity.Proofs()))
+	}
+	if n := d.identity.Attempt(); n > 0 {
+		attrs = append(attrs, slog.Int64("attempt", n))
 	}
 	return attrs
 }

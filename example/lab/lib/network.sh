@@ -32,7 +32,7 @@ END
   cat >"$ETC/neutron/metadata.ini" <<END
 [DEFAULT]
 nova_metadata_host = 127.0.0.1
-nova_metadata_port = 8775
+nova_metadata_port = $METADATA_PORT
 metadata_proxy_shared_secret = $METADATA_SECRET
 metadata_workers = 0
 END
