@@ -67,6 +67,7 @@ metadataService:
   nova: http://%[7]s
 roles:
   papers: {allowAnyInstance: true, proof: document}
+  near: {allowAnyInstance: true, limit: 100, period: 720h}
   agent: {allowAnyInstance: true, proof: metadataService, anyAudience: true}
   workload: {projectID: %[8]s, proof: [metadataService, document]}
 %[9]s`, publicAddr, workDir, stateDir, userID(t, "nova-vendordata"), agentsAddr, secret, novaAddr, facts.Projects["workloads"], extra)})
@@ -383,6 +384,30 @@ func TestIdentityFromTheMetadataService(t *testing.T) {
 		}
 		if status, _ := guest(t, "other-1", "-X", "PUT", metadataURL+"/identity/token?role=workload"); status != http.StatusForbidden {
 			t.Errorf("another project's role: %d", status)
+		}
+	})
+
+	t.Run("by the script of the example", func(t *testing.T) {
+		file := filepath.Join(t.TempDir(), "token")
+		for way, args := range map[string][]string{
+			"metadata": {"-r", "agent", "-a", vault}, "document": {"-r", "papers", "-w", "document"}, "address": {"-r", "near", "-w", "address"},
+			"file": {"-r", "agent", "-o", file},
+		} {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			out, err := exec.CommandContext(ctx, "./instance", append([]string{"web-1", "sh", "../instance/token.sh", "-u", "http://172.24.4.1:8791"}, args...)...).Output()
+			cancel()
+			if err != nil {
+				t.Errorf("%s: %v\n%s", way, err, stderrOf(err))
+				continue
+			}
+			if way == "file" {
+				if out, err = os.ReadFile(file); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if sub := payload(t, strings.TrimSpace(string(out)))["sub"]; sub != s["web-1"].ID {
+				t.Errorf("%s: the token is of %v", way, sub)
+			}
 		}
 	})
 
