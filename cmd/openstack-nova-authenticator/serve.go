@@ -67,6 +67,7 @@ type service struct {
 	keys      *token.Manager
 	health    *server.Health
 	endpoints []server.Endpoint
+	linger    time.Duration // between SIGTERM and the end of service
 }
 
 // newService builds all parts and opens all listeners; nothing is served yet.
@@ -97,6 +98,9 @@ func newService(c *config.Config, stdout, stderr io.Writer) (_ *service, err err
 		Dependencies: map[string]func(context.Context) error{
 			"cloud": s.cloud.Check, "state": s.checkState, "keys": func(context.Context) error { return s.keys.Err() },
 		},
+	}
+	if len(c.Proxy.Trusted)+len(c.MetadataService.Proxies) > 0 {
+		s.linger = noticed
 	}
 	public := server.New(server.Options{
 		Attestor:   &attest.Attestor{Policy: c.RoleSet, Instances: s.cloud, State: s.store},
@@ -182,10 +186,20 @@ func (s *service) adminHandler(c *config.Config) http.Handler {
 	return server.AdminHandler(o)
 }
 
-// run serves until ctx ends.
-func (s *service) run(ctx context.Context) error {
-	ctx, cancel := context.WithCancel(ctx)
+// noticed is how long a load balancer may take to see that we are not ready: two
+// checks, one a second, in example/ha.
+const noticed = 3 * time.Second
+
+// run serves until stop ends, and behind load balancers a little longer: what they
+// still send meanwhile would be lost.
+func (s *service) run(stop context.Context) error {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(stop))
 	defer cancel()
+	unready := context.AfterFunc(stop, func() {
+		s.health.Stop()
+		time.AfterFunc(s.linger, cancel)
+	})
+	defer unready()
 	if err := s.loadKeys(ctx); err != nil {
 		s.closeListeners()
 		return err
@@ -199,10 +213,6 @@ func (s *service) run(ctx context.Context) error {
 		}
 	})
 	background.Go(func() { _ = s.keys.Run(ctx) })
-	background.Go(func() {
-		<-ctx.Done()
-		s.health.Stop()
-	})
 	// Nova's metadata, and the key set, do not wait for Keystone.
 	var refused error
 	background.Go(func() {
