@@ -32,7 +32,7 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	w := &world{statuses: map[string]int{}}
+	w := &world{}
 	w.Server = httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		w.mu.Lock()
@@ -87,6 +87,13 @@ func (w *world) run(t *testing.T, env []string, script string, args ...string) (
 	return cmd.ProcessState.ExitCode(), out.String(), said.String()
 }
 
+// answer has paths answer with a status alone.
+func (w *world) answer(statuses map[string]int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.statuses = statuses
+}
+
 func (w *world) requests() []string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -127,7 +134,7 @@ func TestToken(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			w := newWorld(t)
-			w.statuses = tt.statuses
+			w.answer(tt.statuses)
 			args := slices.Clone(tt.args)
 			for i := range args {
 				args[i] = strings.Replace(args[i], "URL", w.URL, 1)
@@ -170,9 +177,7 @@ func TestTokenInAFile(t *testing.T) {
 			t.Errorf("%q, mode %v, %v", data, info.Mode(), err)
 		}
 	}
-	w.mu.Lock()
-	w.statuses = map[string]int{"/identity/token": 403}
-	w.mu.Unlock()
+	w.answer(map[string]int{"/identity/token": 403})
 	if status, _, _ := w.run(t, env, "token.sh", "-o", file); status != 1 {
 		t.Errorf("status %d", status)
 	}
@@ -204,9 +209,7 @@ func TestLogins(t *testing.T) {
 	if got := w.requests(); !slices.Equal(got, want) {
 		t.Errorf("they asked\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
-	w.mu.Lock()
-	w.statuses = map[string]int{"/v1/auth/jwt/login": 400, "/v3/OS-FEDERATION/identity_providers/nova-authenticator/protocols/openid/auth": 401}
-	w.mu.Unlock()
+	w.answer(map[string]int{"/v1/auth/jwt/login": 400, "/v3/OS-FEDERATION/identity_providers/nova-authenticator/protocols/openid/auth": 401})
 	for _, args := range [][]string{{"vault-login.sh", "-a", w.URL, "-r", "web", "-t", file}, {"keystone-token.sh", "-k", w.URL + "/v3", "-p", "p", "-t", file}} {
 		if status, out, _ := w.run(t, nil, args[0], args[1:]...); status == 0 || out != "" {
 			t.Errorf("%s, refused: status %d, %q", args[0], status, out)
