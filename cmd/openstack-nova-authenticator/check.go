@@ -17,6 +17,9 @@ import (
 // onlineTimeout bounds check --online.
 const onlineTimeout = 30 * time.Second
 
+// unverified is what is said of `verify: false` in clouds.yaml.
+const unverified = "the cloud says verify: false: whoever sits between can answer for Nova, and so be any instance; give it a cacert instead"
+
 // finding is one line of check.
 type finding struct {
 	Level   string `json:"level"` // error or warning
@@ -42,7 +45,7 @@ func newCheckCommand(file *string, stdout io.Writer) *cobra.Command {
 the credentials for OpenStack, and reports every problem and warning. It listens
 nowhere and, unless told, asks nobody.
 
-The exit status is 0 when serve would start, 1 when it would not.`,
+The exit status is 1 when there is an error, or with --strict a warning, else 0.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			r, err := check(cmd.Context(), *file, online)
@@ -79,12 +82,15 @@ func check(ctx context.Context, file string, online bool) (*report, error) {
 		return nil, err
 	}
 	r.add("warning", c.Warnings()...)
-	cloud, err := openstack.New(c.OpenStack, openstack.Options{UserAgent: userAgent()})
+	cloud, err := openstack.New(c.OpenStack, openstack.Options{UserAgent: userAgent(), ProjectNames: c.NeedsProjects(), Callers: len(c.Vendordata.Users) > 0})
 	if err != nil {
 		r.add("error", config.Problem{Path: "openstack", Message: err.Error()})
 		return r, nil
 	}
 	defer cloud.Close()
+	if cloud.Unverified() {
+		r.add("warning", config.Problem{Path: "openstack", Message: unverified})
+	}
 	if online {
 		ctx, cancel := context.WithTimeout(ctx, onlineTimeout)
 		defer cancel()

@@ -66,7 +66,7 @@ func newInstancesCommand(file *string, stdout, stderr io.Writer) *cobra.Command 
 					fmt.Fprintf(w, "%s had made no attempt.\n", args[0])
 					return
 				}
-				fmt.Fprintf(w, "%s has its attempts back, in %d window(s).\n", args[0], v.Windows)
+				fmt.Fprintf(w, "%s has its attempts back, in %d window(s) or document(s).\n", args[0], v.Windows)
 			})
 		},
 	}
@@ -140,7 +140,10 @@ func printInstances(w io.Writer, kept []attest.Kept) {
 				denied += fmt.Sprintf(": %q", d.Reason) // quoted: it must not move the terminal's cursor
 			}
 		}
-		if len(k.Attempts) == 0 {
+		for _, a := range k.Documents {
+			fmt.Fprintf(t, "%s\t(document)\t%d\t-\t%s\t%s\n", k.Instance, a.Count, a.Expires.Format(time.RFC3339), denied)
+		}
+		if len(k.Attempts)+len(k.Documents) == 0 {
 			fmt.Fprintf(t, "%s\t-\t-\t-\t-\t%s\n", k.Instance, denied)
 		}
 		for _, a := range k.Attempts {

@@ -5,14 +5,18 @@ import (
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
+	"crypto/hmac"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/x509"
+	"encoding/hex"
 	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -52,13 +56,20 @@ func TestScripts(t *testing.T) {
 			}
 			env.Defer(func() { _ = cloud.Close() })
 			env.Values["cloud"] = cloud
-			for _, name := range []string{"PORT1", "PORT2"} {
+			for _, name := range []string{"PORT1", "PORT2", "PORT3"} {
 				port, err := freePort()
 				if err != nil {
 					return err
 				}
 				env.Vars = append(env.Vars, name+"="+port)
 			}
+			metadata := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				fmt.Fprintf(w, "nova was asked for %s", r.RequestURI)
+			}))
+			env.Defer(metadata.Close)
+			mac := hmac.New(sha256.New, []byte("metadata-secret"))
+			mac.Write([]byte(scriptWeb))
+			env.Vars = append(env.Vars, "METADATA="+metadata.URL, "SIGNATURE="+hex.EncodeToString(mac.Sum(nil)))
 			env.Vars = append(env.Vars,
 				"OS_AUTH_URL="+cloud.AuthURL(), "OS_USERNAME=authenticator", "OS_PASSWORD=secret-word",
 				"OS_PROJECT_NAME=service", "OS_USER_DOMAIN_NAME=Default", "OS_PROJECT_DOMAIN_NAME=Default",
@@ -201,12 +212,16 @@ func poll(ts *testscript.TestScript, failure string, done func() bool) {
 	}
 }
 
-// cloud down | up: Nova and Keystone answer 503, or as they should.
+// cloud down | hang | up: Nova and Keystone answer 503, not at all, or as they
+// should.
 func cmdCloud(ts *testscript.TestScript, _ bool, args []string) {
 	cloud := ts.Value("cloud").(*simulator.Cloud)
 	fault := simulator.Fault{}
-	if args[0] == "down" {
+	switch args[0] {
+	case "down":
 		fault.Status = http.StatusServiceUnavailable
+	case "hang":
+		fault.Hang = true
 	}
 	cloud.Fail("nova", fault)
 	cloud.Fail("keystone", fault)

@@ -67,6 +67,7 @@ type service struct {
 	keys      *token.Manager
 	health    *server.Health
 	endpoints []server.Endpoint
+	linger    time.Duration // between SIGTERM and the end of service
 }
 
 // newService builds all parts and opens all listeners; nothing is served yet.
@@ -79,7 +80,7 @@ func newService(c *config.Config, stdout, stderr io.Writer) (_ *service, err err
 	}()
 	ver, rev := buildVersion()
 	metrics := server.NewMetrics(ver, rev, func() int { return s.cloud.InFlight() })
-	if s.cloud, err = openstack.New(c.OpenStack, openstack.Options{Log: s.log, Observe: metrics.ObserveUpstream, UserAgent: userAgent()}); err != nil {
+	if s.cloud, err = openstack.New(c.OpenStack, openstack.Options{Log: s.log, Observe: metrics.ObserveUpstream, UserAgent: userAgent(), ProjectNames: c.NeedsProjects(), Callers: len(c.Vendordata.Users) > 0}); err != nil {
 		return nil, fmt.Errorf("openstack: %w", err)
 	}
 	if s.audit, err = server.OpenAuditLog(c.Audit, stdout, stderr); err != nil {
@@ -88,7 +89,7 @@ func newService(c *config.Config, stdout, stderr io.Writer) (_ *service, err err
 	if err := s.openState(c); err != nil {
 		return nil, err
 	}
-	issuer, err := token.NewIssuer(c.Auth.Config, s.keys, c.TokenExpiryByRole())
+	issuer, err := token.NewIssuer(c.Auth.Config, s.keys, c.TokensByRole(), s.cloud)
 	if err != nil {
 		return nil, err
 	}
@@ -97,6 +98,9 @@ func newService(c *config.Config, stdout, stderr io.Writer) (_ *service, err err
 		Dependencies: map[string]func(context.Context) error{
 			"cloud": s.cloud.Check, "state": s.checkState, "keys": func(context.Context) error { return s.keys.Err() },
 		},
+	}
+	if len(c.Proxy.Trusted)+len(c.MetadataService.Proxies) > 0 {
+		s.linger = noticed
 	}
 	public := server.New(server.Options{
 		Attestor:   &attest.Attestor{Policy: c.RoleSet, Instances: s.cloud, State: s.store},
@@ -107,6 +111,8 @@ func newService(c *config.Config, stdout, stderr io.Writer) (_ *service, err err
 		Metrics:    metrics,
 		Log:        s.log,
 		ConfigHash: c.Hash,
+		Nova:       c.Vendordata,
+		Callers:    s.cloud,
 	})
 
 	l, err := server.Listen(c.Listen, c.TLS, c.Proxy, s.log)
@@ -114,6 +120,22 @@ func newService(c *config.Config, stdout, stderr io.Writer) (_ *service, err err
 		return nil, fmt.Errorf("listen: %w", err)
 	}
 	s.endpoints = append(s.endpoints, server.Endpoint{Name: "instances", Listener: l, Handler: public})
+	if len(c.Vendordata.Users) > 0 && c.Vendordata.Listen != "" {
+		if l, err = server.Listen(c.Vendordata.Listen, c.TLS, server.ProxyConfig{}, s.log); err != nil {
+			return nil, fmt.Errorf("vendordata.listen: %w", err)
+		}
+		s.endpoints = append(s.endpoints, server.Endpoint{Name: "nova", Listener: l, Handler: public.Vendordata()})
+	}
+	if c.MetadataService.Listen != "" {
+		agents, err := public.Agents(c.MetadataService)
+		if err != nil {
+			return nil, err
+		}
+		if l, err = server.ListenAgents(c.MetadataService, s.log); err != nil {
+			return nil, fmt.Errorf("metadataService.listen: %w", err)
+		}
+		s.endpoints = append(s.endpoints, server.Endpoint{Name: "metadata agents", Listener: l, Handler: agents})
+	}
 	if c.Metrics.Listen != "" {
 		if l, err = server.Listen(c.Metrics.Listen, server.TLSConfig{}, server.ProxyConfig{}, s.log); err != nil {
 			return nil, fmt.Errorf("metrics.listen: %w", err)
@@ -164,15 +186,23 @@ func (s *service) adminHandler(c *config.Config) http.Handler {
 	return server.AdminHandler(o)
 }
 
-// run serves until ctx ends.
-func (s *service) run(ctx context.Context) error {
-	ctx, cancel := context.WithCancel(ctx)
+// noticed is how long a load balancer may take to see that we are not ready: two
+// checks, one a second, in example/ha.
+const noticed = 3 * time.Second
+
+// run serves until stop ends, and behind load balancers a little longer: what they
+// still send meanwhile would be lost.
+func (s *service) run(stop context.Context) error {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(stop))
 	defer cancel()
-	for _, begin := range []func(context.Context) error{s.loadKeys, s.connect} {
-		if err := begin(ctx); err != nil {
-			s.closeListeners()
-			return err
-		}
+	unready := context.AfterFunc(stop, func() {
+		s.health.Stop()
+		time.AfterFunc(s.linger, cancel)
+	})
+	defer unready()
+	if err := s.loadKeys(ctx); err != nil {
+		s.closeListeners()
+		return err
 	}
 	var background sync.WaitGroup
 	hangup := make(chan os.Signal, 1)
@@ -183,16 +213,19 @@ func (s *service) run(ctx context.Context) error {
 		}
 	})
 	background.Go(func() { _ = s.keys.Run(ctx) })
+	// Nova's metadata, and the key set, do not wait for Keystone.
+	var refused error
 	background.Go(func() {
-		<-ctx.Done()
-		s.health.Stop()
+		if refused = s.connect(ctx); refused != nil {
+			cancel()
+		}
 	})
 	err := server.Serve(ctx, s.log, s.endpoints...)
 	cancel()
 	signal.Stop(hangup)
 	close(hangup)
 	background.Wait()
-	return err
+	return errors.Join(refused, err)
 }
 
 // loadKeys reads the key set. A Redis that is away, new, or lost what it held is
@@ -214,7 +247,7 @@ func (s *service) connect(ctx context.Context) error {
 	switch {
 	case errors.As(err, &setup):
 		return fmt.Errorf("openstack: %w", err)
-	case err != nil:
+	case err != nil && ctx.Err() == nil:
 		s.log.Warn("the cloud cannot be reached; no token is issued until it can", "error", err)
 	case info.Narrow:
 		s.log.Warn("the account sees the instances of one project alone", "scope", info.Scope)
@@ -258,6 +291,9 @@ func serve(ctx context.Context, file string, stdout, stderr io.Writer) error {
 	s.log.Info("starting", "version", ver, "commit", rev, "file", file, "config", c.Hash)
 	for _, w := range c.Warnings() {
 		s.log.Warn("configuration", "file", file, "warning", w.String())
+	}
+	if s.cloud.Unverified() {
+		s.log.Warn("configuration", "file", file, "warning", "openstack: "+unverified)
 	}
 	if err := s.run(ctx); err != nil {
 		return err

@@ -14,6 +14,7 @@ import (
 	"github.com/gophercloud/gophercloud/v2/openstack/compute/v2/servers"
 	osconfig "github.com/gophercloud/gophercloud/v2/openstack/config"
 	"github.com/gophercloud/gophercloud/v2/openstack/config/clouds"
+	"github.com/gophercloud/gophercloud/v2/openstack/identity/v3/users"
 )
 
 // cloud is a login of one account.
@@ -135,4 +136,18 @@ func (c cloud) gone(t *testing.T, id string) {
 		return gophercloud.ResponseCodeIs(err, 404)
 	})
 	outgrow()
+}
+
+// user gives the ID of a user.
+func (c cloud) user(t *testing.T, name string) string {
+	t.Helper()
+	all, err := users.List(c.identity, users.ListOpts{Name: name}).AllPages(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	list, err := users.ExtractUsers(all)
+	if err != nil || len(list) != 1 {
+		t.Fatalf("%d users %s, %v", len(list), name, err)
+	}
+	return list[0].ID
 }

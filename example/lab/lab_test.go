@@ -7,6 +7,9 @@ package lab_test
 import (
 	"bytes"
 	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -103,18 +106,26 @@ type authenticator struct {
 // config is what differs from one authenticator to the next.
 type config struct {
 	cloud  string // of clouds.yaml
+	file   string // default: the lab's clouds.yaml
 	lookup string // default: auto
 	listen string // default: all addresses, both families
 	extra  string // more YAML
 	here   bool   // in the machine's namespace, not outside
+	whole  string // instead of all of the above but here
 }
 
 func (c config) yaml() string {
+	if c.whole != "" {
+		return c.whole
+	}
 	if c.lookup == "" {
 		c.lookup = "auto"
 	}
 	if c.listen == "" {
 		c.listen = "[::]:" + outsidePort
+	}
+	if c.file == "" {
+		c.file = filepath.Join(stateDir, "clouds.yaml")
 	}
 	return fmt.Sprintf(`listen: "%s"
 tls: {certFile: %[2]s/server.pem, keyFile: %[2]s/server-key.pem}
@@ -125,7 +136,7 @@ auth:
   tokenIssuer: https://%[3]s:%[4]s
 openstack:
   cloud: %[5]s
-  cloudsFile: %[6]s/clouds.yaml
+  cloudsFile: %[6]s
   lookup: %[7]s
   timeout: 10s
 metrics: {listen: ""}
@@ -139,7 +150,7 @@ roles:
   few: {allowAnyInstance: true, limit: 2}
   launched: {allowAnyInstance: true, since: launched, limit: 1}
   young: {allowAnyInstance: true, period: 1s}
-%[9]s`, c.listen, workDir, facts.Outside["v4"], outsidePort, c.cloud, stateDir, c.lookup, facts.Projects["workloads"], c.extra)
+%[9]s`, c.listen, workDir, facts.Outside["v4"], outsidePort, c.cloud, c.file, c.lookup, facts.Projects["workloads"], c.extra)
 }
 
 // start starts an authenticator and waits until it serves.
@@ -198,6 +209,26 @@ func launch(t *testing.T, c config) *authenticator {
 		}
 	})
 	return a
+}
+
+// wantRefused waits for the end of one that must not start, and looks for what
+// it says.
+func (a *authenticator) wantRefused(t *testing.T, words ...string) {
+	t.Helper()
+	select {
+	case err := <-a.ended:
+		a.ended <- err
+		if err == nil {
+			t.Error("it ended well")
+		}
+	case <-time.After(60 * time.Second):
+		t.Fatal("it goes on without the right")
+	}
+	for _, want := range words {
+		if !strings.Contains(a.log(), want) {
+			t.Errorf("the message does not name %s:\n%s", want, a.log())
+		}
+	}
 }
 
 func (a *authenticator) stop() {
@@ -320,6 +351,13 @@ func waitFor(t *testing.T, limit time.Duration, what string, done func() bool) {
 		case <-tick.C:
 		}
 	}
+}
+
+// sign is what the metadata agent says to be believed.
+func sign(id string) string {
+	mac := hmac.New(sha256.New, []byte(labSecret))
+	mac.Write([]byte(id))
+	return hex.EncodeToString(mac.Sum(nil))
 }
 
 // script runs one of the lab's own commands.

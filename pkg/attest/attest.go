@@ -4,12 +4,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
+	"strings"
 	"time"
 )
 
 // ErrNoInstance is the cloud's definite word that there is no such instance.
 var ErrNoInstance = errors.New("the cloud knows no such instance")
+
+// ErrUnknownCaller is Keystone's definite word that a token is none that is good.
+var ErrUnknownCaller = errors.New("keystone knows no such token")
 
 // ErrTooManyLookups says that the caller's address has as many lookups in
 // flight as one address may have. Nothing was asked of the cloud.
@@ -21,7 +27,8 @@ const clockSkew = time.Minute
 // Instances looks instances up in the cloud.
 type Instances interface {
 	// Instance gives the record of id, at most some seconds old, on behalf of a
-	// caller at an address. The error is [ErrNoInstance] if the cloud says that
+	// caller at an address, or of one that was recognised if that is the zero
+	// value. The error is [ErrNoInstance] if the cloud says that
 	// there is none, [ErrTooManyLookups] if the caller must wait, and anything
 	// else if the cloud could not be asked or its answer not be used.
 	Instance(ctx context.Context, id InstanceID, caller netip.Addr) (Instance, error)
@@ -44,6 +51,9 @@ type State interface {
 type Request struct {
 	Instance InstanceID
 	Role     RoleName
+	// Audience is whom the token is to be for; the zero value leaves it to the
+	// role.
+	Audience Audience
 	Evidence Evidence
 }
 
@@ -52,7 +62,9 @@ type Request struct {
 type Identity struct {
 	instance Instance
 	role     RoleName
-	proofs   []string
+	audience Audience
+	addr     netip.Addr
+	proofs   []Proof
 	attempt  int64
 }
 
@@ -65,11 +77,18 @@ func (i Identity) Instance() Instance { return i.instance }
 // Role is the role that was granted.
 func (i Identity) Role() RoleName { return i.role }
 
-// Proofs names what was proven, in the words of the `amr` claim (RFC 8176
-// leaves them to the issuer).
-func (i Identity) Proofs() []string { return i.proofs }
+// Audience is whom a token may be for; the zero value is the role's default,
+// roles/<role> resolved against the issuer.
+func (i Identity) Audience() Audience { return i.audience }
 
-// Attempt is which attempt of the window this was, from 1.
+// Address is the instance's own from which it was seen to speak, the zero value
+// if it was seen at none.
+func (i Identity) Address() netip.Addr { return i.addr }
+
+// Proofs names what was proven.
+func (i Identity) Proofs() []Proof { return i.proofs }
+
+// Attempt is which attempt this was, from 1; 0 where none are counted.
 func (i Identity) Attempt() int64 { return i.attempt }
 
 // Attestor judges requests. Its fields are set once, before its first use.
@@ -90,43 +109,191 @@ func (a *Attestor) Attest(ctx context.Context, r Request) (Identity, Instance, e
 	if !ok {
 		return Identity{}, Instance{}, denied(RoleUnknown, "no role %q is configured", r.Role)
 	}
-
-	in, err := a.Instances.Instance(ctx, r.Instance, r.Evidence.Addr())
-	switch {
-	case errors.Is(err, ErrNoInstance):
-		return Identity{}, Instance{}, denied(InstanceUnknown, "%v", err)
-	case errors.Is(err, ErrTooManyLookups):
-		return Identity{}, Instance{}, &Failure{ThrottledLookups, err}
-	case err != nil:
-		return Identity{}, Instance{}, &Failure{CloudUnavailable, err}
-	case in.ID.IsZero() || in.ID != r.Instance:
-		return Identity{}, Instance{}, &Failure{CloudUnavailable, fmt.Errorf("asked for instance %s, was given %q", r.Instance, in.ID)}
+	offered := role.grant.offered(r.Evidence)
+	if len(offered) == 0 {
+		return Identity{}, Instance{}, denied(ProofNotAccepted, "the role takes %v", role.grant.proofs)
+	}
+	audience, err := a.Policy.audience(role, r.Audience)
+	if err != nil {
+		return Identity{}, Instance{}, err
 	}
 
-	attempt, err := a.judge(ctx, role, in, r.Evidence)
+	in, err := a.lookup(ctx, r.Instance, r.Evidence)
+	if err != nil {
+		return Identity{}, Instance{}, err
+	}
+	proven, err := a.prove(role, offered, in, r.Evidence)
 	if err != nil {
 		return Identity{}, in, err
 	}
-	return Identity{instance: in, role: role.name, proofs: []string{"address"}, attempt: attempt}, in, nil
+	attempt, err := a.admit(ctx, role, in, proven.counters)
+	if err != nil {
+		return Identity{}, in, err
+	}
+	id := Identity{instance: in, role: role.name, audience: audience, proofs: proven.proofs, attempt: attempt}
+	if r.Evidence.isAt(in) {
+		id.addr = r.Evidence.addr
+	}
+	return id, in, nil
 }
 
-func (a *Attestor) judge(ctx context.Context, role Role, in Instance, e Evidence) (attempt int64, err error) {
-	if !e.proves(in) {
-		return 0, denied(AddressMismatch, "the caller speaks from %s, the instance has %v", e, addrs(in))
+// lookup asks the cloud.
+func (a *Attestor) lookup(ctx context.Context, id InstanceID, e Evidence) (Instance, error) {
+	in, err := a.Instances.Instance(ctx, id, e.caller())
+	switch {
+	case errors.Is(err, ErrNoInstance):
+		return Instance{}, denied(InstanceUnknown, "%v", err)
+	case errors.Is(err, ErrTooManyLookups):
+		return Instance{}, &Failure{ThrottledLookups, err}
+	case err != nil:
+		return Instance{}, &Failure{CloudUnavailable, err}
+	case in.ID.IsZero() || in.ID != id:
+		return Instance{}, &Failure{CloudUnavailable, fmt.Errorf("asked for instance %s, was given %q", id, in.ID)}
 	}
-	start, err := role.window.open(in, a.now())
+	return in, nil
+}
+
+// Roles gives the roles that an instance could have with what it shows now, in
+// the order of their names. Nothing is spent, and attempts do not count. Errors
+// and the instance are those of [Attestor.Attest].
+func (a *Attestor) Roles(ctx context.Context, id InstanceID, e Evidence) ([]RoleName, Instance, error) {
+	in, err := a.lookup(ctx, id, e)
 	if err != nil {
-		return 0, err
+		return nil, Instance{}, err
 	}
+	var proven bool
+	refused := error(denied(ProofNotAccepted, "no role takes what is shown"))
+	names := []RoleName{}
+	for _, name := range slices.SortedFunc(maps.Keys(a.Policy.roles), func(a, b RoleName) int { return strings.Compare(a.name, b.name) }) {
+		role := a.Policy.roles[name]
+		offered := role.grant.offered(e)
+		if len(offered) == 0 {
+			continue
+		}
+		if _, err := a.prove(role, offered, in, e); err != nil {
+			refused = err
+			continue
+		}
+		proven = true
+		if role.rules.allow(in) == nil {
+			names = append(names, name)
+		}
+	}
+	if !proven {
+		return nil, in, refused
+	}
+	if err := checkDenial(ctx, a.State, in.ID); err != nil {
+		return nil, in, err
+	}
+	return names, in, checkStatus(in)
+}
+
+// Vouched is an instance that Nova itself spoke for. Only [Attestor.Vouch] makes
+// one; the zero value is none.
+type Vouched struct{ instance Instance }
+
+// IsZero reports whether nobody was spoken for.
+func (v Vouched) IsZero() bool { return v.instance.ID.IsZero() }
+
+// Instance is the record that was judged.
+func (v Vouched) Instance() Instance { return v.instance }
+
+// Vouch judges what a caller says, who was recognised as Nova itself: that it
+// asks for an instance of a project. Nova does so while it builds the instance,
+// and goes on for some seconds after its end with what it remembers. Errors and
+// the instance are those of [Attestor.Attest].
+func (a *Attestor) Vouch(ctx context.Context, id InstanceID, project string) (Vouched, Instance, error) {
+	in, err := a.lookup(ctx, id, Evidence{})
+	if err != nil {
+		return Vouched{}, Instance{}, err
+	}
+	if in.ProjectID != project {
+		return Vouched{}, in, denied(ProjectMismatch, "nova says that the project is %q", clip(project))
+	}
+	if err := checkDenial(ctx, a.State, in.ID); err != nil {
+		return Vouched{}, in, err
+	}
+	// One that changes will run.
+	if err := checkStatus(in); isVerdict(err) {
+		return Vouched{}, in, err
+	}
+	return Vouched{in}, in, nil
+}
+
+// proven is what was proven, with what counts the attempts of it.
+type proven struct {
+	proofs   []Proof
+	counters []counter
+}
+
+// counter counts attempts under a key, until it expires.
+type counter struct {
+	key     string
+	expires time.Time
+}
+
+// prove gives the first of the proofs that holds. If none does, a verdict gives
+// way to an error that is none: the same request may be granted later.
+func (a *Attestor) prove(role Role, offered []Proof, in Instance, e Evidence) (proven, error) {
+	var failure error
+	for _, p := range offered {
+		got, err := a.proveOne(role, p, in, e)
+		if err == nil {
+			return got, nil
+		}
+		if failure == nil || isVerdict(failure) && !isVerdict(err) {
+			failure = err
+		}
+	}
+	return proven{}, failure
+}
+
+func isVerdict(err error) bool { return errors.As(err, new(*Denied)) }
+
+func (a *Attestor) proveOne(role Role, p Proof, in Instance, e Evidence) (proven, error) {
+	now := a.now()
+	got := proven{proofs: p.parts()}
+	for _, part := range got.proofs {
+		switch part {
+		case ProofAddress:
+			if err := e.checkAddress(in); err != nil {
+				return proven{}, err
+			}
+			start, err := role.window.open(in, now)
+			if err != nil {
+				return proven{}, err
+			}
+			got.counters = append(got.counters, counter{attemptKey(in.ID, role.name, start), start.Add(role.window.Period)})
+		case ProofDocument:
+			if err := e.document.check(in, now); err != nil {
+				return proven{}, err
+			}
+			got.counters = append(got.counters, counter{documentKey(in.ID, e.document.ID), e.document.Expires})
+		case ProofMetadataService:
+			if err := e.checkAgent(in); err != nil {
+				return proven{}, err
+			}
+		default:
+			return proven{}, denied(ProofNotAccepted, "%q is no proof", part)
+		}
+	}
+	return got, nil
+}
+
+// admit judges an instance whose identity is proven.
+func (a *Attestor) admit(ctx context.Context, role Role, in Instance, counters []counter) (attempt int64, err error) {
 	if err := checkDenial(ctx, a.State, in.ID); err != nil {
 		return 0, err
 	}
 	if err := checkStatus(in); err != nil {
 		return 0, err
 	}
-	attempt, err = a.spend(ctx, role, in.ID, start)
-	if err != nil {
-		return 0, err
+	for _, c := range counters {
+		n, err := a.spend(ctx, c, int64(role.window.Limit))
+		if err != nil {
+			return 0, err
+		}
+		attempt = max(attempt, n)
 	}
 	return attempt, role.rules.allow(in)
 }
@@ -155,15 +322,13 @@ func (w Window) open(in Instance, now time.Time) (time.Time, error) {
 
 // spend counts an attempt. It reads before it writes, so that an exhausted
 // counter costs the store no write.
-func (a *Attestor) spend(ctx context.Context, role Role, id InstanceID, start time.Time) (int64, error) {
-	limit := int64(role.window.Limit)
-	key := attemptKey(id, role.name, start)
-	n, err := a.State.Count(ctx, key)
+func (a *Attestor) spend(ctx context.Context, c counter, limit int64) (int64, error) {
+	n, err := a.State.Count(ctx, c.key)
 	if err != nil {
 		return 0, &Failure{StateUnavailable, err}
 	}
 	if n < limit {
-		if n, err = a.State.Increment(ctx, key, start.Add(role.window.Period)); err != nil {
+		if n, err = a.State.Increment(ctx, c.key, c.expires); err != nil {
 			return 0, &Failure{StateUnavailable, err}
 		}
 		if n <= limit {

@@ -32,7 +32,7 @@ func TestIdentityIsWhatWasProven(t *testing.T) {
 	if diff := cmp.Diff(s.instance, in, compare); diff != "" {
 		t.Errorf("instance for the log (-want +got):\n%s", diff)
 	}
-	if id.IsZero() || id.Role() != roleName(t, "web") || id.Attempt() != 1 || !slices.Equal(id.Proofs(), []string{"address"}) {
+	if id.IsZero() || id.Role() != roleName(t, "web") || id.Attempt() != 1 || !slices.Equal(id.Proofs(), []attest.Proof{attest.ProofAddress}) {
 		t.Errorf("identity: zero %v, role %s, attempt %d, proofs %q", id.IsZero(), id.Role(), id.Attempt(), id.Proofs())
 	}
 }

@@ -9,14 +9,25 @@
 //
 // Cheap before dear, local before remote, and nothing is spent on a stranger:
 //
-//  1. the role exists
+//  1. the role exists, takes a proof of the kind that is offered, and may be for
+//     the audience that is wanted
 //  2. the instance is looked up in the cloud
 //  3. proof: the caller speaks from one of the instance's own addresses, and
-//     the window that opened with the instance's start is still open
-//  4. the status is that of a running instance
+//     the window that opened with the instance's start is still open; or it has a
+//     document that only the instance was handed; or a metadata agent speaks for
+//     it
+//  4. no operator denied it, and its status is that of a running instance
 //  5. an attempt is spent. It comes after the proof, so that a stranger cannot
 //     use up the attempts of an instance whose ID he has read in a log
 //  6. the role's rules hold
+//
+// # Attempts
+//
+//	proof              counter                                  ends with
+//	address            instance, role, start of the window      the window
+//	document           the document                             the document
+//	address+document   both of these                            each its own
+//	metadataService    none: the caller throttles by instance
 //
 // # Verdict and failure
 //

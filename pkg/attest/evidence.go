@@ -1,12 +1,58 @@
 package attest
 
-import "net/netip"
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Proof is a way to show that a caller is an instance, in the words of the
+// configuration and of the `amr` claim (RFC 8176 leaves them to the issuer).
+type Proof string
+
+// The proofs.
+const (
+	// ProofAddress is to speak from one of the instance's own addresses.
+	ProofAddress Proof = "address"
+	// ProofDocument is to hold a document that the instance's metadata service or
+	// config drive alone hands out.
+	ProofDocument Proof = "document"
+	// ProofMetadataService is what Neutron's metadata agent says of the instance
+	// that asked it.
+	ProofMetadataService Proof = "metadataService"
+	// ProofVendordata is Nova's own word, when it asks for vendordata. No role takes
+	// it: what is given to Nova is for the instance to show.
+	ProofVendordata Proof = "vendordata"
+	// ProofAddressAndDocument is both of its parts.
+	ProofAddressAndDocument Proof = "address+document"
+)
+
+var knownProofs = []Proof{ProofAddress, ProofDocument, ProofMetadataService, ProofAddressAndDocument}
+
+// parts are what has to be proven for p.
+func (p Proof) parts() []Proof {
+	var parts []Proof
+	for part := range strings.SplitSeq(string(p), "+") {
+		parts = append(parts, Proof(part))
+	}
+	return parts
+}
 
 // Evidence is what a caller shows to prove that it is an instance. The zero
 // value proves nothing.
 type Evidence struct {
-	addr    netip.Addr
-	trusted bool
+	addr         netip.Addr
+	intermediary bool // addr is a load balancer's
+	agent        agentClaim
+	document     Document
+}
+
+// agentClaim is what a metadata agent says of the one who asked it.
+type agentClaim struct {
+	instance InstanceID
+	project  string
 }
 
 // FromAddress is the evidence of a caller that was seen to speak from addr. It
@@ -20,15 +66,59 @@ func FromAddress(addr netip.Addr) Evidence {
 // in front of it was seen. It proves nothing, also when an instance has that
 // very address: everyone behind the balancer would be that instance.
 func FromIntermediary(addr netip.Addr) Evidence {
-	return Evidence{addr: Canonical(addr), trusted: true}
+	return Evidence{addr: Canonical(addr), intermediary: true}
 }
 
-// Addr is the address that the caller was seen to speak from.
+// FromMetadataAgent is the evidence of a caller for whom a metadata agent
+// speaks: its instance, the project of its port, and the address from which it
+// asked the agent. The agent must have been recognised, and its signature over
+// the instance's ID verified. Without any one of the three it proves nothing.
+func FromMetadataAgent(id InstanceID, project string, forwarded netip.Addr) Evidence {
+	if id.IsZero() || project == "" || !forwarded.IsValid() {
+		return Evidence{}
+	}
+	return Evidence{addr: Canonical(forwarded), agent: agentClaim{id, project}}
+}
+
+// WithDocument is the evidence with a document, whose signature must have been
+// verified.
+func (e Evidence) WithDocument(d Document) Evidence {
+	e.document = d
+	return e
+}
+
+// Addr is the address that the caller was seen to speak from, by us or by the
+// metadata agent.
 func (e Evidence) Addr() netip.Addr { return e.addr }
+
+// Recognised reports whether the caller showed more than an address: a verified
+// document, or a metadata agent that speaks for it.
+func (e Evidence) Recognised() bool { return !e.document.IsZero() || e.agent != agentClaim{} }
+
+// caller is on whose behalf the cloud is asked; see [Instances].
+func (e Evidence) caller() netip.Addr {
+	if e.Recognised() {
+		return netip.Addr{}
+	}
+	return e.addr
+}
+
+// offers reports whether e has what a proof is made of, whatever it is worth.
+func (e Evidence) offers(part Proof) bool {
+	switch part {
+	case ProofAddress:
+		return e.agent == agentClaim{}
+	case ProofDocument:
+		return !e.document.IsZero()
+	case ProofMetadataService:
+		return e.agent != agentClaim{}
+	}
+	return false
+}
 
 // String is for the operator's log.
 func (e Evidence) String() string {
-	if e.trusted {
+	if e.intermediary {
 		return e.addr.String() + ", a trusted proxy that named no client"
 	}
 	return e.addr.String()
@@ -45,15 +135,114 @@ func mayProve(addr netip.Addr) bool {
 		addr != netip.AddrFrom4([4]byte{255, 255, 255, 255})
 }
 
-// proves reports whether e was seen at an address of the instance.
-func (e Evidence) proves(in Instance) bool {
-	if e.trusted || !mayProve(e.addr) {
-		return false
+// isAt reports whether e was seen at an address of the instance.
+func (e Evidence) isAt(in Instance) bool {
+	return !e.intermediary && mayProve(e.addr) &&
+		slices.ContainsFunc(in.Addresses, func(a Address) bool { return Canonical(a.Addr) == e.addr })
+}
+
+// checkAddress is nil if the caller speaks from an address of the instance.
+func (e Evidence) checkAddress(in Instance) error {
+	switch {
+	case e.offers(ProofAddress) && e.isAt(in):
+		return nil
+	case lags(in):
+		return checkStatus(in)
 	}
-	for _, a := range in.Addresses {
-		if Canonical(a.Addr) == e.addr {
-			return true
-		}
+	return denied(AddressMismatch, "the caller speaks from %s, the instance has %v", e, addrs(in))
+}
+
+// checkAgent compares the agent's words with the record: its signature covers
+// the ID alone, so that one that was overheard comes with a project and an
+// address of the thief's choice.
+func (e Evidence) checkAgent(in Instance) error {
+	switch {
+	case e.agent == agentClaim{} || e.agent.instance != in.ID:
+		return denied(AddressMismatch, "the metadata agent speaks for another instance, %q", e.agent.instance)
+	case e.agent.project != in.ProjectID:
+		return denied(ProjectMismatch, "the metadata agent says that the project is %q", clip(e.agent.project))
+	case e.isAt(in) || e.isLinkLocalOf(in):
+		return nil
+	case lags(in):
+		return checkStatus(in)
 	}
-	return false
+	return denied(AddressMismatch, "the metadata agent was asked from %s, the instance has %v", e, addrs(in))
+}
+
+// lags reports whether the record may lag behind the ports: Nova shows no address
+// of an instance that it builds.
+func lags(in Instance) bool { return len(in.Addresses) == 0 && in.Status == "BUILD" }
+
+// isLinkLocalOf reports whether e was seen at the address that IPv6 makes of a
+// MAC of the instance; the metadata agent finds the port by it, too.
+func (e Evidence) isLinkLocalOf(in Instance) bool {
+	return slices.ContainsFunc(in.Addresses, func(a Address) bool { return a.MAC != MAC{} && a.MAC.linkLocal() == e.addr })
+}
+
+// MAC is an Ethernet address; the zero value is none.
+type MAC [6]byte
+
+// linkLocal is fe80:: with the interface identifier made of the MAC (RFC 4291,
+// appendix A).
+func (m MAC) linkLocal() netip.Addr {
+	return netip.AddrFrom16([16]byte{0xfe, 0x80, 0, 0, 0, 0, 0, 0, m[0] ^ 2, m[1], m[2], 0xff, 0xfe, m[3], m[4], m[5]})
+}
+
+// Document is what a verified instance document says: that Nova handed it to
+// this instance when it was this far. The zero value is no document.
+type Document struct {
+	// ID is the document's own, a short text of ours.
+	ID        string
+	Instance  InstanceID
+	ProjectID string
+	ImageID   string    // "" for a boot from volume
+	Launched  time.Time // zero if it was made while the instance was built
+	Issued    time.Time
+	Expires   time.Time
+}
+
+// IsZero reports whether there is no document.
+func (d Document) IsZero() bool { return d.ID == "" || d.Instance.IsZero() }
+
+// buildFor is how long after a document that was made while the instance was
+// built its first launch may be. Nova's record does not tell the first launch from
+// that after a rebuild: one within this time goes unseen.
+const buildFor = 2 * time.Minute
+
+// check is nil if the document is about the instance as it now is: what runs
+// after a rebuild is another system with the same ID.
+func (d Document) check(in Instance, now time.Time) error {
+	switch {
+	case d.IsZero():
+		return denied(DocumentInvalid, "there is no document")
+	case !now.Before(d.Expires):
+		return denied(DocumentInvalid, "the document expired at %s", d.Expires.Format(time.RFC3339))
+	case d.Instance != in.ID:
+		return denied(DocumentVoid, "the document is of instance %s", d.Instance)
+	case d.ProjectID != in.ProjectID:
+		return denied(DocumentVoid, "the document is of project %q", d.ProjectID)
+	case d.ImageID != in.ImageID:
+		return denied(DocumentVoid, "the document is of image %q", d.ImageID)
+	case d.Launched.Equal(in.Launched):
+		return nil
+	case d.Launched.IsZero() && in.Launched.After(d.Issued.Add(-clockSkew)) && in.Launched.Before(d.Issued.Add(buildFor)):
+		return nil
+	}
+	return denied(DocumentVoid, "the document is of the launch at %s, the instance was launched at %s: it was rebuilt, unshelved, rescued or resized since",
+		formatLaunch(d.Launched), formatLaunch(in.Launched))
+}
+
+func formatLaunch(t time.Time) string {
+	if t.IsZero() {
+		return "(never)"
+	}
+	return t.UTC().Format(time.RFC3339)
+}
+
+func clip(s string) string {
+	const most = 64
+	if len(s) > most {
+		return fmt.Sprintf("%s...", s[:most])
+	}
+	return s
 }

@@ -124,3 +124,24 @@ func TestEvidenceSaysWhichAddressIsAProxys(t *testing.T) {
 		t.Errorf("%q, want %q", got, want)
 	}
 }
+
+// Nova shows no address of an instance that it builds: whether the caller is at
+// one of them will be seen.
+func TestAddressOfAnInstanceThatIsBuilt(t *testing.T) {
+	for _, tt := range []struct {
+		name, status string
+		has          []attest.Address
+		want         string
+	}{
+		{"built, without an address yet", "BUILD", nil, later(attest.InstanceChanging)},
+		{"built, with another address", "BUILD", at("10.20.0.12"), no(attest.AddressMismatch)},
+		{"running, without an address", "ACTIVE", nil, no(attest.AddressMismatch)},
+		{"failed, without an address", "ERROR", nil, no(attest.AddressMismatch)},
+	} {
+		s := newScene(t)
+		s.instance.Status, s.instance.Addresses = tt.status, tt.has
+		if got := s.ask(t); got != tt.want {
+			t.Errorf("%s: %s, want %s", tt.name, got, tt.want)
+		}
+	}
+}

@@ -13,7 +13,7 @@ import (
 
 func Example() {
 	// The configuration: a role, and which instances may have it how often.
-	web, err := attest.NewRole("web",
+	web, err := attest.NewRole("web", attest.Grant{},
 		attest.Window{Limit: 3, Period: 5 * time.Minute, Since: attest.SinceCreated},
 		attest.Rules{ProjectID: []string{"7e562c1a85814230b973a83db9534b02"}, Metadata: map[string][]string{"role": {"web-*"}}})
 	if err != nil {

@@ -59,6 +59,11 @@ type Instance struct {
 	ProjectID string
 	UserID    string
 	Metadata  map[string]string // chosen by the user
+	ImageID   string            // "" for a boot from volume
+	Flavor    string            // its name; "" where Nova's microversion (before 2.47) tells the ID alone
+	Zone      string            // OS-EXT-AZ:availability_zone, empty before it is placed
+	Hostname  string            // chosen by the user; "" where Nova does not tell it (before 2.90)
+	Region    string            // of the Nova that was asked
 	Status    string            // Nova's status, in capitals
 	TaskState string            // OS-EXT-STS:task_state, empty when no task runs
 	Created   time.Time
@@ -71,4 +76,5 @@ type Instance struct {
 type Address struct {
 	Network string // the network's name, unique within nothing
 	Addr    netip.Addr
+	MAC     MAC // of the port
 }

@@ -14,6 +14,7 @@ import (
 const (
 	attemptsPrefix = "attempts/"
 	denialPrefix   = "denied/"
+	documentPrefix = "documents/"
 
 	// maxListed bounds what Register.List holds at one time.
 	maxListed = 10_000
@@ -23,6 +24,10 @@ const (
 
 func attemptKey(id InstanceID, role RoleName, start time.Time) string {
 	return fmt.Sprintf("%s%s/%s/%d", attemptsPrefix, id, role, start.Unix())
+}
+
+func documentKey(id InstanceID, document string) string {
+	return documentPrefix + id.String() + "/" + document
 }
 
 func denialKey(id InstanceID) string { return denialPrefix + id.String() }
@@ -89,18 +94,26 @@ type Attempts struct {
 	Expires time.Time `json:"expires_at"`
 }
 
+// DocumentAttempts are those with one document.
+type DocumentAttempts struct {
+	Document string    `json:"document"` // its ID
+	Count    int64     `json:"attempts"`
+	Expires  time.Time `json:"expires_at"`
+}
+
 // Kept is what is kept of one instance.
 type Kept struct {
-	Instance InstanceID `json:"instance_id"`
-	Attempts []Attempts `json:"windows"`
-	Denial   *Denial    `json:"denied,omitempty"`
+	Instance  InstanceID         `json:"instance_id"`
+	Attempts  []Attempts         `json:"windows"`
+	Documents []DocumentAttempts `json:"documents,omitempty"`
+	Denial    *Denial            `json:"denied,omitempty"`
 }
 
 // List gives what is kept of all instances, in the order of their IDs, and
 // whether there are more than it shows.
 func (r *Register) List(ctx context.Context) (kept []Kept, more bool, err error) {
 	all := map[InstanceID]*Kept{}
-	for _, prefix := range []string{denialPrefix, attemptsPrefix} {
+	for _, prefix := range []string{denialPrefix, attemptsPrefix, documentPrefix} {
 		partly, err := r.scan(ctx, prefix, all)
 		if err != nil {
 			return nil, false, err
@@ -117,7 +130,7 @@ func (r *Register) List(ctx context.Context) (kept []Kept, more bool, err error)
 // Show gives what is kept of one instance.
 func (r *Register) Show(ctx context.Context, id InstanceID) (Kept, error) {
 	all := map[InstanceID]*Kept{}
-	for _, prefix := range []string{denialKey(id), attemptsPrefix + id.String() + "/"} {
+	for _, prefix := range append(counterPrefixes(id), denialKey(id)) {
 		if _, err := r.scan(ctx, prefix, all); err != nil {
 			return Kept{}, err
 		}
@@ -154,6 +167,13 @@ func (r *Register) scan(ctx context.Context, prefix string, all map[InstanceID]*
 			}
 			return !more
 		}
+		if rest, ok := strings.CutPrefix(key, documentPrefix); ok && value == nil {
+			instance, document, _ := strings.Cut(rest, "/")
+			if k := at(instance); k != nil {
+				k.Documents = append(k.Documents, DocumentAttempts{document, count, expires.UTC()})
+			}
+			return !more
+		}
 		parts := strings.Split(strings.TrimPrefix(key, attemptsPrefix), "/")
 		if value != nil || len(parts) != 3 {
 			return true
@@ -169,6 +189,9 @@ func (r *Register) scan(ctx context.Context, prefix string, all map[InstanceID]*
 		return !more
 	})
 	for _, k := range all {
+		slices.SortFunc(k.Documents, func(a, b DocumentAttempts) int {
+			return cmp.Or(a.Expires.Compare(b.Expires), strings.Compare(a.Document, b.Document))
+		})
 		slices.SortFunc(k.Attempts, func(a, b Attempts) int {
 			return cmp.Or(strings.Compare(a.Role.String(), b.Role.String()), a.Opened.Compare(b.Opened))
 		})
@@ -176,25 +199,33 @@ func (r *Register) scan(ctx context.Context, prefix string, all map[InstanceID]*
 	return more, err
 }
 
-// Reset gives an instance its attempts back, and says of how many windows.
-func (r *Register) Reset(ctx context.Context, id InstanceID) (windows int, err error) {
+// counterPrefixes are those of the counts of one instance.
+func counterPrefixes(id InstanceID) []string {
+	return []string{attemptsPrefix + id.String() + "/", documentPrefix + id.String() + "/"}
+}
+
+// Reset gives an instance its attempts back, and says of how many windows and
+// documents.
+func (r *Register) Reset(ctx context.Context, id InstanceID) (counts int, err error) {
 	var keys []string
-	err = r.Store.Scan(ctx, attemptsPrefix+id.String()+"/", func(key string, _ int64, value []byte, _ time.Time) bool {
-		if value == nil {
-			keys = append(keys, key)
+	for _, prefix := range counterPrefixes(id) {
+		err = r.Store.Scan(ctx, prefix, func(key string, _ int64, value []byte, _ time.Time) bool {
+			if value == nil {
+				keys = append(keys, key)
+			}
+			return len(keys) < maxListed
+		})
+		if err != nil {
+			return 0, err
 		}
-		return len(keys) < maxListed
-	})
-	if err != nil {
-		return 0, err
 	}
 	for _, key := range keys {
 		if err := r.Store.Forget(ctx, key); err != nil {
-			return windows, err
+			return counts, err
 		}
-		windows++
+		counts++
 	}
-	return windows, nil
+	return counts, nil
 }
 
 // Deny refuses an instance from now on, for a time or, with 0, until it is

@@ -214,3 +214,29 @@ func (s *scene) detail(t *testing.T) string {
 	}
 	return denied.Detail
 }
+
+// Attempts with documents are kept, shown and given back as those of windows are.
+func TestRegisterOfDocuments(t *testing.T) {
+	s, r, _ := registered(t)
+	s.grant.Proof, s.window.Limit = []attest.Proof{attest.ProofDocument, attest.ProofAddress}, 1
+	s.evidence = attest.FromAddress(neighbour).WithDocument(papers(s))
+	for _, want := range []string{granted, no(attest.AttemptsExhausted)} {
+		if got := s.ask(t); got != want {
+			t.Errorf("%s, want %s", got, want)
+		}
+	}
+	k, err := r.Show(t.Context(), s.instance.ID)
+	if err != nil || len(k.Documents) != 1 || k.Documents[0].Document != "doc-1" || k.Documents[0].Count != 1 || !k.Documents[0].Expires.Equal(papers(s).Expires) {
+		t.Errorf("Show = %+v, %v", k, err)
+	}
+	all, _, err := r.List(t.Context())
+	if err != nil || len(all) != 1 || len(all[0].Documents) != 1 {
+		t.Errorf("List = %+v, %v", all, err)
+	}
+	if n, err := r.Reset(t.Context(), s.instance.ID); n != 1 || err != nil {
+		t.Errorf("Reset = %d, %v", n, err)
+	}
+	if got := s.ask(t); got != granted {
+		t.Errorf("%s, want the attempt back", got)
+	}
+}

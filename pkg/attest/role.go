@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"net/url"
 	"regexp"
 	"time"
 )
@@ -63,8 +64,9 @@ type Window struct {
 	Since Since `yaml:"since"`
 }
 
-// Validate reports every problem, each beginning with its key.
-func (w Window) Validate() error {
+// Validate reports every problem, each beginning with its key. The window must
+// suit the proofs, of which none means the address.
+func (w Window) Validate(proofs []Proof) error {
 	var problems []error
 	if w.Limit < 1 || w.Limit > math.MaxInt32 {
 		problems = append(problems, fmt.Errorf("limit: %d is not in 1 to %d", w.Limit, math.MaxInt32))
@@ -72,7 +74,7 @@ func (w Window) Validate() error {
 	switch {
 	case w.Period < 0:
 		problems = append(problems, fmt.Errorf("period: %v is negative", w.Period))
-	case w.Period == 0:
+	case w.Period == 0 && (len(proofs) == 0 || grant{proofs: proofs}.needs(ProofAddress)):
 		problems = append(problems, errors.New("period: 0 (no window) is not possible with the address proof: an address that has moved to another instance would go on proving"))
 	}
 	if w.Since != SinceCreated && w.Since != SinceLaunched {
@@ -84,23 +86,28 @@ func (w Window) Validate() error {
 // Role is a compiled role. The zero value denies.
 type Role struct {
 	name   RoleName
+	grant  grant
 	window Window
 	rules  compiled
 }
 
 // NewRole compiles a role. The error joins one error for each problem, each
 // beginning with the key at fault where there is one.
-func NewRole(name string, window Window, rules Rules) (Role, error) {
+func NewRole(name string, grant Grant, window Window, rules Rules) (Role, error) {
 	n, nameErr := ParseRoleName(name)
+	g, grantErr := grant.compile()
 	c, rulesErr := rules.compile()
-	if err := errors.Join(nameErr, window.Validate(), rulesErr); err != nil {
+	if err := errors.Join(nameErr, grantErr, window.Validate(grant.Proof), rulesErr); err != nil {
 		return Role{}, err
 	}
-	return Role{n, window, c}, nil
+	return Role{n, g, window, c}, nil
 }
 
 // Policy is the set of roles. The zero value knows none and so denies.
-type Policy struct{ roles map[RoleName]Role }
+type Policy struct {
+	roles  map[RoleName]Role
+	issuer *url.URL // nil if unknown
+}
 
 // NewPolicy collects roles by their names; of two with one name the last counts.
 func NewPolicy(roles ...Role) Policy {

@@ -115,7 +115,7 @@ func TestWindowValidate(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			w := good
 			tt.edit(&w)
-			wantProblems(t, w.Validate(), tt.want...)
+			wantProblems(t, w.Validate(nil), tt.want...)
 		})
 	}
 }
@@ -139,7 +139,7 @@ func wantProblems(t *testing.T, err error, want ...string) {
 }
 
 func TestNewRoleReportsAllProblemsAtOnce(t *testing.T) {
-	_, err := attest.NewRole("a/b", attest.Window{Period: time.Minute, Since: "booted"}, attest.Rules{
+	_, err := attest.NewRole("a/b", attest.Grant{}, attest.Window{Period: time.Minute, Since: "booted"}, attest.Rules{
 		ProjectID: []string{}, UserID: []string{}, Metadata: map[string][]string{"b": nil, "a": {}, "c": {"fine"}},
 	})
 	wantProblems(t, err, "a role name is", "limit: ", "since: ", "projectID: ", "userID: ", "metadata.a: ", "metadata.b: ")
@@ -147,7 +147,7 @@ func TestNewRoleReportsAllProblemsAtOnce(t *testing.T) {
 
 func TestPolicyKnowsWhatItWasGiven(t *testing.T) {
 	s := newScene(t)
-	web, err := attest.NewRole("web", s.window, s.rules)
+	web, err := attest.NewRole("web", attest.Grant{}, s.window, s.rules)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -164,11 +164,11 @@ func TestPolicyKnowsWhatItWasGiven(t *testing.T) {
 
 func TestOfTwoRolesWithOneNameTheLastCounts(t *testing.T) {
 	s := newScene(t)
-	open, err := attest.NewRole("web", s.window, attest.Rules{AllowAnyInstance: true})
+	open, err := attest.NewRole("web", attest.Grant{}, s.window, attest.Rules{AllowAnyInstance: true})
 	if err != nil {
 		t.Fatal(err)
 	}
-	shut, err := attest.NewRole("web", s.window, attest.Rules{ProjectID: []string{"of nobody"}})
+	shut, err := attest.NewRole("web", attest.Grant{}, s.window, attest.Rules{ProjectID: []string{"of nobody"}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -27,7 +27,7 @@ func TestZeroValueWindowDenies(t *testing.T) {
 	var d *Denied
 	start, err := Window{}.open(in, now)
 	if err == nil {
-		_, err = a.spend(t.Context(), Role{}, in.ID, start)
+		_, err = a.spend(t.Context(), counter{"key", start}, int64(Window{}.Limit))
 	}
 	if !errors.As(err, &d) {
 		t.Errorf("the zero window = %v, want a denial", err)

@@ -114,7 +114,7 @@ func FuzzPattern(f *testing.F) {
 		}
 		if !utf8.ValidString(pattern) {
 			s := newScene(t)
-			if _, err := attest.NewRole(s.role, s.window, attest.Rules{UserID: []string{pattern}}); err == nil {
+			if _, err := attest.NewRole(s.role, attest.Grant{}, s.window, attest.Rules{UserID: []string{pattern}}); err == nil {
 				t.Errorf("the pattern %q is no UTF-8 and was taken", pattern)
 			}
 			return
@@ -202,7 +202,7 @@ func TestRulesThatAreRefused(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			_, err := attest.NewRole("web", newScene(t).window, tt.rules)
+			_, err := attest.NewRole("web", attest.Grant{}, newScene(t).window, tt.rules)
 			wantProblems(t, err, tt.want...)
 		})
 	}
@@ -213,7 +213,7 @@ func TestARoleWithoutARuleIsRefused(t *testing.T) {
 		"nothing":               {},
 		"an empty metadata map": {Metadata: map[string][]string{}},
 	} {
-		if _, err := attest.NewRole("web", newScene(t).window, rules); !errors.Is(err, attest.ErrNoRule) {
+		if _, err := attest.NewRole("web", attest.Grant{}, newScene(t).window, rules); !errors.Is(err, attest.ErrNoRule) {
 			t.Errorf("%s: error %v, want ErrNoRule", name, err)
 		}
 	}

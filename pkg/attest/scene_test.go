@@ -20,6 +20,7 @@ var created = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
 type scene struct {
 	instance attest.Instance
 	role     string
+	grant    attest.Grant
 	window   attest.Window
 	rules    attest.Rules
 	evidence attest.Evidence
@@ -45,13 +46,21 @@ func newScene(t *testing.T) *scene {
 
 func (s *scene) attestor(t *testing.T) *attest.Attestor {
 	t.Helper()
-	role, err := attest.NewRole(s.role, s.window, s.rules)
+	role, err := attest.NewRole(s.role, s.grant, s.window, s.rules)
+	if err != nil {
+		t.Fatal(err)
+	}
+	db, err := attest.NewRole("db", attest.Grant{Audience: []string{"https://db.example.com"}}, s.window, attest.Rules{AllowAnyInstance: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	policy, err := attest.NewPolicy(role, db).IssuedBy("https://id.example.com/region-1")
 	if err != nil {
 		t.Fatal(err)
 	}
 	now := s.now
 	a := &attest.Attestor{
-		Policy:    attest.NewPolicy(role),
+		Policy:    policy,
 		Instances: s.cloud,
 		State:     s.attempts,
 		Now:       func() time.Time { return now },

@@ -53,6 +53,10 @@ type Config struct {
 	OpenStack openstack.Config `yaml:"openstack"`
 	// Throttle bounds requests.
 	Throttle server.ThrottleConfig `yaml:"throttle"`
+	// Vendordata is the door for Nova's DynamicJSON.
+	Vendordata server.VendordataConfig `yaml:"vendordata"`
+	// MetadataService is the listener for Neutron's metadata agents.
+	MetadataService server.MetadataServiceConfig `yaml:"metadataService"`
 	// Admin is the socket for the operator.
 	Admin server.AdminConfig `yaml:"admin"`
 	// Metrics is the listener for monitoring.
@@ -77,19 +81,23 @@ type Config struct {
 
 // Auth is the defaults of all roles and the issuer.
 type Auth struct {
+	// Proof is what an instance must show for a role that does not say: address,
+	// document, metadataService or address+document, which is both. Of a list any
+	// one. Default: address.
+	Proof         []attest.Proof `yaml:"proof"`
 	attest.Window `yaml:",inline"`
 	token.Config  `yaml:",inline"`
 }
 
 // Role is who may have a role and what differs for it from auth.
 type Role struct {
-	attest.Rules `yaml:",inline"`
+	attest.Rules     `yaml:",inline"`
+	attest.Grant     `yaml:",inline"`
+	token.RoleConfig `yaml:",inline"`
 	// Limit, Period and Since override auth's. Optional.
 	Limit  *int           `yaml:"limit"`
 	Period *time.Duration `yaml:"period"`
 	Since  *attest.Since  `yaml:"since"`
-	// TokenExpiry overrides auth's. Optional.
-	TokenExpiry *time.Duration `yaml:"tokenExpiry"`
 }
 
 // Log is how the process speaks on stderr.
@@ -106,6 +114,7 @@ func Default() Config {
 		Listen: "0.0.0.0:18775",
 		Proxy:  server.ProxyConfig{Via: server.ViaHeader},
 		Auth: Auth{
+			Proof:  []attest.Proof{attest.ProofAddress},
 			Window: attest.Window{Limit: 3, Period: 5 * time.Minute, Since: attest.SinceCreated},
 			Config: token.Config{TokenExpiry: 10 * time.Minute},
 		},
@@ -115,11 +124,12 @@ func Default() Config {
 			File:  state.FileConfig{Path: "state.db"},
 			Redis: state.RedisConfig{Addresses: []string{"127.0.0.1:6379"}, Prefix: "ona:"},
 		},
-		OpenStack: openstack.Config{Lookup: openstack.LookupAuto, Timeout: 3 * time.Second, MaxConcurrent: 64},
-		Throttle:  server.ThrottleConfig{PerAddress: ratelimit.Rate{Rate: 5, Burst: 20}},
-		Metrics:   server.MetricsConfig{Listen: "127.0.0.1:18776"},
-		Log:       Log{Level: "info", Format: "json"},
-		Audit:     server.AuditConfig{Output: "stdout"},
+		OpenStack:  openstack.Config{Lookup: openstack.LookupAuto, Timeout: 3 * time.Second, MaxConcurrent: 64},
+		Throttle:   server.ThrottleConfig{PerAddress: ratelimit.Rate{Rate: 5, Burst: 20}, PerInstance: ratelimit.Rate{Rate: 1, Burst: 10}},
+		Vendordata: server.VendordataConfig{DocumentExpiry: 5 * time.Minute},
+		Metrics:    server.MetricsConfig{Listen: "127.0.0.1:18776"},
+		Log:        Log{Level: "info", Format: "json"},
+		Audit:      server.AuditConfig{Output: "stdout"},
 	}
 }
 
@@ -199,7 +209,13 @@ func (c *Config) problem(err error) Problem {
 
 // resolvePaths makes the paths of the file relative to the file.
 func (c *Config) resolvePaths(dir string) {
-	paths := []*string{&c.TLS.CertFile, &c.TLS.KeyFile, &c.OpenStack.CloudsFile, &c.Admin.Socket}
+	paths := []*string{
+		&c.TLS.CertFile, &c.TLS.KeyFile, &c.OpenStack.CloudsFile, &c.Admin.Socket,
+		&c.MetadataService.TLS.CertFile, &c.MetadataService.TLS.KeyFile, &c.MetadataService.TLS.ClientCAFile,
+	}
+	for i := range c.MetadataService.SharedSecretFile {
+		paths = append(paths, &c.MetadataService.SharedSecretFile[i])
+	}
 	for i := range c.Auth.SigningKeyFile {
 		paths = append(paths, &c.Auth.SigningKeyFile[i])
 	}
@@ -251,7 +267,8 @@ func (c *Config) validate() []error {
 		add("tls: ", err)
 	}
 	add("proxy.", c.Proxy.Validate())
-	add("auth.", c.Auth.Window.Validate())
+	add("auth.", attest.ValidateProofs(c.Auth.Proof))
+	add("auth.", c.Auth.Window.Validate(c.Auth.Proof))
 	add("auth.", c.Auth.Config.Validate())
 	if slices.Contains(c.Auth.SigningKeyFile, "") {
 		add("auth.signingKeyFile: ", errors.New("an empty value names no file"))
@@ -271,9 +288,16 @@ func (c *Config) validate() []error {
 	}
 	add("openstack.", c.OpenStack.Validate())
 	add("throttle.perAddress.", c.Throttle.PerAddress.Validate())
+	add("throttle.perInstance.", c.Throttle.PerInstance.Validate())
 	add("admin.socket: ", server.ValidateSocket(c.Admin.Socket))
 	if c.Metrics.Listen != "" {
 		add("metrics.listen: ", server.ValidateListen(c.Metrics.Listen))
+	}
+	add("vendordata.", c.Vendordata.Validate())
+	add("metadataService.", c.MetadataService.Validate())
+	if m := c.MetadataService; m.Listen != "" && m.TLS.CertFile != "" && m.TLS.KeyFile != "" {
+		_, err := server.LoadCertificate(m.TLS.TLSConfig)
+		add("metadataService.tls: ", err)
 	}
 	add("audit.", c.Audit.Validate())
 	if !slices.Contains([]string{"debug", "info", "warn", "error"}, c.Log.Level) {
@@ -291,9 +315,13 @@ func (c *Config) compileRoles() []error {
 	}
 	var all []error
 	var roles []attest.Role
-	base := c.Auth.Window
-	if base.Validate() != nil {
-		base = Default().Auth.Window // reported once, at auth
+	// What is wrong at auth is reported once, there.
+	base, proof := c.Auth.Window, c.Auth.Proof
+	if attest.ValidateProofs(proof) != nil {
+		proof = Default().Auth.Proof
+	}
+	if base.Validate(proof) != nil {
+		base = Default().Auth.Window
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.Roles)) {
 		r := c.Roles[name]
@@ -301,7 +329,10 @@ func (c *Config) compileRoles() []error {
 		override(&w.Limit, r.Limit)
 		override(&w.Period, r.Period)
 		override(&w.Since, r.Since)
-		role, err := attest.NewRole(name, w, r.Rules)
+		if r.Proof == nil {
+			r.Proof = proof
+		}
+		role, err := attest.NewRole(name, r.Grant, w, r.Rules)
 		for _, e := range prefixed("", err) {
 			separator := "."
 			if errors.Is(e, attest.ErrNoRule) || errors.Is(e, attest.ErrInvalidRoleName) {
@@ -309,29 +340,60 @@ func (c *Config) compileRoles() []error {
 			}
 			all = append(all, fmt.Errorf("roles.%s%s%w", name, separator, e))
 		}
-		if r.TokenExpiry != nil {
-			all = append(all, prefixed("roles."+name+".tokenExpiry: ", token.ValidateExpiry(*r.TokenExpiry))...)
-		}
+		all = append(all, prefixed("roles."+name+".", r.RoleConfig.Validate())...)
 		roles = append(roles, role)
 	}
 	c.RoleSet = attest.NewPolicy(roles...)
+	all = append(all, c.reservedAudiences()...)
+	if policy, err := c.RoleSet.IssuedBy(c.Auth.TokenIssuer); err == nil { // else reported at auth
+		c.RoleSet = policy
+	}
 	return all
 }
 
-// TokenExpiryByRole is the life of the tokens of the roles that say so.
-func (c *Config) TokenExpiryByRole() map[attest.RoleName]time.Duration {
-	lives := map[attest.RoleName]time.Duration{}
-	for name, r := range c.Roles {
-		if n, err := attest.ParseRoleName(name); err == nil && r.TokenExpiry != nil {
-			lives[n] = *r.TokenExpiry
+// reservedAudiences finds those of the tokens that Nova is given which belong to
+// a role or to us: what asks for no role must not pass for one.
+func (c *Config) reservedAudiences() []error {
+	policy, err := c.RoleSet.IssuedBy(c.Auth.TokenIssuer)
+	if err != nil {
+		return nil // reported at auth
+	}
+	var all []error
+	for i, name := range c.Vendordata.Audience {
+		if a, err := attest.ParseAudience(name); err == nil && policy.Reserved(a) {
+			all = append(all, fmt.Errorf("vendordata.audience[%d]: %q is a role's or ours, and the token in the answer to Nova has no role", i, name))
 		}
 	}
-	return lives
+	return all
 }
 
-// LongestLife is the longest life of the tokens of any role.
+// TokensByRole is what differs in the tokens of roles.
+func (c *Config) TokensByRole() map[attest.RoleName]token.RoleConfig {
+	all := map[attest.RoleName]token.RoleConfig{}
+	for name, r := range c.Roles {
+		if n, err := attest.ParseRoleName(name); err == nil {
+			all[n] = r.RoleConfig
+		}
+	}
+	return all
+}
+
+// NeedsProjects reports whether a token says what Keystone alone knows.
+func (c *Config) NeedsProjects() bool {
+	for _, r := range c.Roles {
+		if r.NeedsProjects() {
+			return true
+		}
+	}
+	return false
+}
+
+// LongestLife is the longest life of the tokens of any role, and of documents.
 func (c *Config) LongestLife() time.Duration {
 	longest := c.Auth.TokenExpiry
+	if len(c.Vendordata.Users) > 0 {
+		longest = max(longest, c.Vendordata.DocumentExpiry)
+	}
 	for _, r := range c.Roles {
 		if r.TokenExpiry != nil {
 			longest = max(longest, *r.TokenExpiry)
@@ -378,6 +440,23 @@ func (c *Config) Warnings() []Problem {
 		warn("state.type", "memory loses the signing keys with a restart, and with them every token that is out")
 	}
 	warnExposed("tls.keyFile", c.TLS.KeyFile, "pose as this server")
+	if m := c.MetadataService; m.Listen != "" {
+		warnExposed("metadataService.tls.keyFile", m.TLS.KeyFile, "pose as this server to metadata agents")
+		for _, file := range m.SharedSecretFile {
+			warnExposed("metadataService.sharedSecretFile", file, "speak for any instance")
+		}
+		if m.TLS.ClientCAFile == "" {
+			warn("metadataService.tls", "has no clientCAFile, so that whoever takes an agent's address is an agent, and reads its signatures on the way: they are good for ever")
+		}
+	} else if c.needsProof(attest.ProofMetadataService) {
+		warn("metadataService.listen", "is empty, and a role takes no other proof than metadataService: nobody can have it")
+	}
+	switch v := c.Vendordata; {
+	case len(v.Users) == 0 && c.needsProof(attest.ProofDocument, attest.ProofAddressAndDocument):
+		warn("vendordata.users", "is empty, so there are no documents, and a role takes no other proof: nobody can have it")
+	case len(v.Users) > 0 && len(v.From) == 0 && v.Listen == "":
+		warn("vendordata.from", "is empty, so that instances, too, can have Keystone asked about tokens; name the hosts of Nova, or give the door a listener of its own")
+	}
 	if c.Auth.TokenExpiry > longLife {
 		warn("auth.tokenExpiry", "%v is long: a token cannot be revoked", c.Auth.TokenExpiry)
 	}
@@ -397,6 +476,20 @@ func (c *Config) Warnings() []Problem {
 	}
 	slices.SortStableFunc(all, func(a, b Problem) int { return cmp.Compare(a.Line, b.Line) })
 	return all
+}
+
+// needsProof reports whether a role takes these proofs alone.
+func (c *Config) needsProof(these ...attest.Proof) bool {
+	for _, r := range c.Roles {
+		proofs := r.Proof
+		if proofs == nil {
+			proofs = c.Auth.Proof
+		}
+		if !slices.ContainsFunc(proofs, func(p attest.Proof) bool { return !slices.Contains(these, p) }) {
+			return true
+		}
+	}
+	return false
 }
 
 // bound reports whether every pattern has a character that is no wildcard.

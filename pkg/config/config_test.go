@@ -435,14 +435,14 @@ roles:
 	if c.Auth.Limit != 3 || c.Auth.Period != 10*time.Minute || c.Auth.Since != attest.SinceCreated || c.Auth.TokenExpiry != time.Minute {
 		t.Errorf("auth is %+v", c.Auth)
 	}
-	if _, err := token.NewIssuer(c.Auth.Config, c.SigningKeys, c.TokenExpiryByRole()); err != nil {
+	if _, err := token.NewIssuer(c.Auth.Config, c.SigningKeys, c.TokensByRole(), nil); err != nil {
 		t.Errorf("the keys were not read: %v", err)
 	}
 }
 
 func TestSeveralSigningKeys(t *testing.T) {
 	c := mustLoad(t, strings.Replace(auth, "signing-key.pem", "[second-key.pem, signing-key.pem]", 1)+roles)
-	i, err := token.NewIssuer(c.Auth.Config, c.SigningKeys, nil)
+	i, err := token.NewIssuer(c.Auth.Config, c.SigningKeys, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -619,26 +619,33 @@ func TestHash(t *testing.T) {
 	}
 }
 
-func TestTokenExpiryByRole(t *testing.T) {
-	c := mustLoad(t, auth+roles+"    tokenExpiry: 2m\n  db: {userID: a}\n")
-	web, err := attest.ParseRoleName("web")
-	if err != nil {
-		t.Fatal(err)
+func TestTokensByRole(t *testing.T) {
+	c := mustLoad(t, auth+roles+`    tokenExpiry: 2m
+    audience: https://vault.example.com
+    subject: project/${project_id}/instance/${instance_id}
+    claims: [image_id, metadata.env]
+  db: {userID: a}
+`)
+	want := map[string]token.RoleConfig{
+		"web": {TokenExpiry: new(2 * time.Minute), Subject: "project/${project_id}/instance/${instance_id}", Claims: []string{"image_id", "metadata.env"}},
+		"db":  {},
 	}
-	if diff := cmp.Diff(map[string]time.Duration{"web": 2 * time.Minute}, byString(c.TokenExpiryByRole())); diff != "" {
-		t.Errorf("the lives differ (-want +got):\n%s", diff)
+	got := map[string]token.RoleConfig{}
+	for name, r := range c.TokensByRole() {
+		got[name.String()] = r
 	}
-	if got := c.TokenExpiryByRole()[web]; got != 2*time.Minute {
-		t.Errorf("the life of web is %v", got)
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
 	}
-}
-
-func byString(lives map[attest.RoleName]time.Duration) map[string]time.Duration {
-	all := map[string]time.Duration{}
-	for name, life := range lives {
-		all[name.String()] = life
+	if c.NeedsProjects() {
+		t.Error("names of projects are wanted")
 	}
-	return all
+	if c := mustLoad(t, auth+roles+"    claims: project_name\n"); !c.NeedsProjects() {
+		t.Error("names of projects are not wanted")
+	}
+	if diff := cmp.Diff([]string{"https://vault.example.com"}, c.Roles["web"].Audience); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
 }
 
 func TestWarnings(t *testing.T) {

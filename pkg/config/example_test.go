@@ -19,7 +19,7 @@ import (
 // they have no default, or the default says nothing.
 var examples = []string{
 	"auth.signingKeyFile", "auth.tokenIssuer", "keys.encryptionKeyFile",
-	"roles.*.limit", "roles.*.metadata", "roles.*.period", "roles.*.projectID", "roles.*.since", "roles.*.tokenExpiry", "roles.*.userID",
+	"roles.*.limit", "roles.*.metadata", "roles.*.period", "roles.*.projectID", "roles.*.since", "roles.*.tokenExpiry", "roles.*.proof", "roles.*.audience", "roles.*.subject", "roles.*.claims", "roles.*.userID",
 	"tls.certFile", "tls.keyFile",
 }
 
@@ -78,7 +78,7 @@ func shownKeys(t *testing.T) map[string]int {
 			if len(at) == 2 && at[0] == "roles" {
 				at[1] = "*"
 			}
-			if value.Kind == yaml.MappingNode && key.Value != "metadata" {
+			if value.Kind == yaml.MappingNode && key.Value != "metadata" && key.Value != "static" {
 				walk(value, at)
 				continue
 			}
@@ -123,7 +123,7 @@ func TestExampleShowsDefaults(t *testing.T) {
 	want := map[string]any{}
 	eachKey(reflect.ValueOf(config.Default()), "", func(path string, v reflect.Value) { want[path] = v.Interface() })
 	eachKey(reflect.ValueOf(*mustLoad(t, string(readExample(t)))), "", func(path string, v reflect.Value) {
-		isEmpty := v.Kind() == reflect.Slice && v.Len() == 0 && reflect.ValueOf(want[path]).Len() == 0 // [] or left out
+		isEmpty := (v.Kind() == reflect.Slice || v.Kind() == reflect.Map) && v.Len() == 0 && reflect.ValueOf(want[path]).Len() == 0 // [] or left out
 		if name, ok := v.Interface().(string); ok && filepath.IsAbs(name) {
 			v = reflect.ValueOf(filepath.Base(name))
 		}

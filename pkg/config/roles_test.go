@@ -111,7 +111,7 @@ func TestRoleInherits(t *testing.T) {
 // life is how long a token for id lives.
 func life(t *testing.T, c *config.Config, id attest.Identity) time.Duration {
 	t.Helper()
-	issuer, err := token.NewIssuer(c.Auth.Config, c.SigningKeys, c.TokenExpiryByRole())
+	issuer, err := token.NewIssuer(c.Auth.Config, c.SigningKeys, c.TokensByRole(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

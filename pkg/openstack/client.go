@@ -1,6 +1,7 @@
 package openstack
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/tls"
@@ -58,6 +59,12 @@ type Options struct {
 	Log       *slog.Logger
 	Observe   Observer
 	UserAgent string
+	// ProjectNames says that [Client.Project] will be called, for which the account
+	// needs a right of its own.
+	ProjectNames bool
+	// Callers says that [Client.Caller] will be called, for which the account needs
+	// a right of its own.
+	Callers bool
 	// Now is the clock of the caches; nil means time.Now.
 	Now func() time.Time
 }
@@ -77,7 +84,11 @@ type Client struct {
 	pause    pause // before the next login
 	connects singleflight.Group
 
-	lookups *lookups
+	lookups  *lookups
+	projects *projects // nil unless their names are wanted
+	callers  *callers
+
+	wantsCallers bool
 
 	seenMu sync.Mutex
 	seen   *ttlCache[attest.InstanceID, struct{}]
@@ -101,8 +112,10 @@ func (p pause) at(now time.Time) error {
 
 // session is a login with what was found out about the cloud.
 type session struct {
-	compute *gophercloud.ServiceClient
-	info    Info
+	compute  *gophercloud.ServiceClient
+	identity *gophercloud.ServiceClient
+	region   string // of Nova's endpoint
+	info     Info
 }
 
 // list reports whether instances are found by a list over all projects.
@@ -137,8 +150,16 @@ func New(cfg Config, opts Options) (*Client, error) {
 	c.life, c.end = context.WithCancel(context.Background())
 	c.lookups = newLookups(c.fetch, cfg, opts.Now)
 	c.seen = newTTLCache[attest.InstanceID, struct{}](seenFor, seenSize)
+	c.callers, c.wantsCallers = newCallers(c), opts.Callers
+	if opts.ProjectNames {
+		c.projects = newProjects(c)
+	}
 	return c, nil
 }
+
+// Unverified reports whether the cloud's certificates are taken as they come,
+// as `verify: false` in clouds.yaml has it.
+func (c *Client) Unverified() bool { return c.creds.tls.InsecureSkipVerify }
 
 // Close ends the calls that are in flight and waits for them.
 func (c *Client) Close() {
@@ -271,7 +292,15 @@ func (c *Client) login(ctx context.Context) (*session, error) {
 		return nil, err
 	}
 	compute.Microversion = fmt.Sprintf("2.%d", minor)
-	s := &session{compute: compute}
+	// Keystone where we signed in, not where the catalog has it: that may be out of
+	// our reach.
+	identity := &gophercloud.ServiceClient{ProviderClient: provider, Type: "identity", Endpoint: gophercloud.NormalizeURL(provider.IdentityBase) + "v3/"}
+	s := &session{compute: compute, identity: identity, region: c.regionOf(provider)}
+	if c.projects != nil {
+		if err := c.projects.probe(ctx, s); err != nil {
+			return nil, err
+		}
+	}
 	s.info = Info{Account: c.creds.describe(), Endpoint: compute.Endpoint, Microversion: compute.Microversion}
 	return s, c.probe(ctx, s)
 }
@@ -350,6 +379,9 @@ func minorOf2(version string) (int, error) {
 // right to it.
 func (c *Client) probe(ctx context.Context, s *session) error {
 	project, roles := describeToken(s.compute.ProviderClient)
+	if c.wantsCallers && !validates(roles) {
+		c.log.Warn("the account has neither the role service nor admin, without which Keystone's own policy lets it validate no token of Nova's", "roles", roles)
+	}
 	own := "of project " + project + " alone"
 	admin := slices.Contains(roles, "admin")
 	if c.cfg.Lookup == LookupShow || (c.cfg.Lookup == LookupAuto && admin) {
@@ -404,6 +436,33 @@ func describeToken(provider *gophercloud.ProviderClient) (project string, roles 
 		}
 	}
 	return project, roles
+}
+
+// regionOf is the region of the Nova that is used: the one asked for, or that of
+// the catalog's first endpoint, which gophercloud takes.
+func (c *Client) regionOf(provider *gophercloud.ProviderClient) string {
+	if c.creds.endpoint.Region != "" {
+		return c.creds.endpoint.Region
+	}
+	result, ok := provider.GetAuthResult().(tokens.CreateResult)
+	if !ok {
+		return ""
+	}
+	catalog, err := result.ExtractServiceCatalog()
+	if err != nil {
+		return ""
+	}
+	for _, entry := range catalog.Entries {
+		if entry.Type != "compute" {
+			continue
+		}
+		for _, e := range entry.Endpoints {
+			if gophercloud.Availability(e.Interface) == c.creds.endpoint.Availability {
+				return cmp.Or(e.RegionID, e.Region)
+			}
+		}
+	}
+	return ""
 }
 
 func inRegion(region string) string {

@@ -51,7 +51,14 @@ func TestMicroversionIsTheNewestThatBothKnow(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if diff := sameInstance(webInstance(t), in); diff != "" {
+				want := webInstance(t)
+				switch {
+				case test.cloud == "2.1":
+					want.Flavor, want.Hostname = "", ""
+				case test.cloud == "2.60" && user != "admin": // an admin sees it from 2.3 on
+					want.Hostname = ""
+				}
+				if diff := sameInstance(want, in); diff != "" {
 					t.Errorf("the instance (-want +got):\n%s", diff)
 				}
 				for _, r := range cloud.Requests() {

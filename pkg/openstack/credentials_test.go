@@ -1,6 +1,9 @@
 package openstack_test
 
 import (
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
 	"maps"
 	"os"
 	"path/filepath"
@@ -560,4 +563,55 @@ func TestPrivateAuthority(t *testing.T) {
 		defer c.Close()
 		mustFind(t, c, web)
 	})
+	t.Run("in OS_CACERT, for a cloud of clouds.yaml that names none", func(t *testing.T) {
+		cleanEnvironment(t)
+		writeFiles(t, ".", map[string]string{"clouds.yaml": fill(cloudsYAML, f, "")})
+		c := newFrom(t, map[string]string{"OS_CLOUD": "mine", "OS_CACERT": ca})
+		mustFind(t, c, web)
+		if c.Unverified() {
+			t.Error("the client says that it looks at no certificate")
+		}
+	})
+	t.Run("unknown, and not looked at, the client says so", func(t *testing.T) {
+		cleanEnvironment(t)
+		writeFiles(t, ".", map[string]string{"clouds.yaml": strings.Replace(fill(cloudsYAML, f, ""), "region_name: RegionOne", "verify: false", 1)})
+		c := newFrom(t, map[string]string{"OS_CLOUD": "mine"})
+		mustFind(t, c, web)
+		if !c.Unverified() {
+			t.Error("the client does not say that it looks at no certificate")
+		}
+	})
+}
+
+// newFrom is a client of the environment as it is, and a few variables more.
+func newFrom(t *testing.T, env map[string]string) *openstack.Client {
+	t.Helper()
+	setenv(t, env)
+	c, err := openstack.New(config(), openstack.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	return c
+}
+
+// OS_CERT and OS_KEY are what we show to a cloud that asks who calls.
+func TestClientCertificate(t *testing.T) {
+	cloud := startCloud(t)
+	f := prepareFront(t, cloud)
+	f.TLS = &tls.Config{ClientAuth: tls.RequireAnyClientCert}
+	f.StartTLS()
+	key, err := x509.MarshalPKCS8PrivateKey(f.TLS.Certificates[0].PrivateKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cleanEnvironment(t)
+	writeFiles(t, ".", map[string]string{
+		"cert.pem": string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: f.Certificate().Raw})),
+		"key.pem":  string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key})),
+	})
+	setenv(t, as("authenticator", "service", f.authURL()))
+	_, err = newFrom(t, map[string]string{"OS_CACERT": "cert.pem"}).Connect(t.Context())
+	checkBroken(t, err)
+	mustFind(t, newFrom(t, map[string]string{"OS_CERT": "cert.pem", "OS_KEY": "key.pem"}), web)
 }

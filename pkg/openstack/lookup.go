@@ -18,15 +18,18 @@ import (
 )
 
 const (
-	freshFor    = 2 * time.Second // how old a record may be when it is used, from the start of its call
-	unknownFor  = time.Second
-	seenFor     = time.Hour
-	cacheSize   = 8192
-	seenSize    = 131072
-	perCaller   = 4                      // lookups in flight for one address
-	lateness    = 100 * time.Millisecond // for a flight to say why it failed at its deadline
-	listAtMost  = 2                      // one is the answer, two say that the filter was ignored
-	serversPath = "servers"
+	freshFor   = 2 * time.Second // how old a record may be when it is used, from the start of its call
+	unknownFor = time.Second
+	seenFor    = time.Hour
+	cacheSize  = 8192
+	seenSize   = 131072
+	perCaller  = 4 // lookups in flight for one address
+	// One reservedPart-th of the calls that may be in flight is for callers that
+	// were recognised: strangers who ask for many instances must not keep them out.
+	reservedPart = 4
+	lateness     = 100 * time.Millisecond // for a flight to say why it failed at its deadline
+	listAtMost   = 2                      // one is the answer, two say that the filter was ignored
+	serversPath  = "servers"
 )
 
 // fetch asks Nova for one server, in one call.
@@ -55,6 +58,7 @@ func (c *Client) fetch(ctx context.Context, id attest.InstanceID) (attest.Instan
 	if s.list() {
 		c.markSeen(id)
 	}
+	in.Region = s.region
 	return in, nil
 }
 
@@ -131,7 +135,8 @@ func (s *session) listServers(ctx context.Context, id string) ([]record, error) 
 type lookups struct {
 	ask     func(context.Context, attest.InstanceID) (attest.Instance, error)
 	timeout time.Duration
-	slots   chan struct{}
+	slots   chan struct{} // for all calls
+	general chan struct{} // fewer, for callers that were not recognised
 	now     func() time.Time
 	life    context.Context // of all flights, also of those that flights no longer has
 	end     context.CancelFunc
@@ -152,6 +157,8 @@ type flight struct {
 	began   time.Time
 	waiters int
 	cancel  context.CancelFunc
+	hurry   chan struct{} // closed when a recognised caller waits
+	hurried bool
 	done    chan struct{}
 	in      attest.Instance
 	err     error
@@ -161,7 +168,9 @@ var errClosed = errors.New("the server is stopping")
 
 func newLookups(ask func(context.Context, attest.InstanceID) (attest.Instance, error), cfg Config, now func() time.Time) *lookups {
 	l := &lookups{
-		ask: ask, timeout: cfg.Timeout, slots: make(chan struct{}, cfg.MaxConcurrent), now: now,
+		ask: ask, timeout: cfg.Timeout, now: now,
+		slots:   make(chan struct{}, cfg.MaxConcurrent),
+		general: make(chan struct{}, max(1, cfg.MaxConcurrent-cfg.MaxConcurrent/reservedPart)),
 		flights: map[attest.InstanceID]*flight{},
 		callers: map[netip.Addr]int{},
 		found:   newTTLCache[attest.InstanceID, attest.Instance](freshFor, cacheSize),
@@ -206,21 +215,32 @@ func (l *lookups) join(id attest.InstanceID, caller netip.Addr) (*flight, attest
 	// An older flight would bring an older record than may be used.
 	if f := l.flights[id]; f != nil && now.Sub(f.began) < freshFor {
 		f.waiters++
+		f.join(caller)
 		return f, attest.Instance{}, nil
 	}
 	switch {
 	case l.closed:
 		return nil, attest.Instance{}, errClosed
-	case l.callers[caller] >= perCaller:
+	case caller.IsValid() && l.callers[caller] >= perCaller:
 		return nil, attest.Instance{}, attest.ErrTooManyLookups
 	}
 	ctx, cancel := context.WithTimeout(l.life, l.timeout)
-	f := &flight{began: now, waiters: 1, cancel: cancel, done: make(chan struct{})}
+	f := &flight{began: now, waiters: 1, cancel: cancel, hurry: make(chan struct{}), done: make(chan struct{})}
+	f.join(caller)
 	l.flights[id] = f
 	l.callers[caller]++
 	l.flying++
 	l.running.Go(func() { l.fly(ctx, id, caller, f) })
 	return f, attest.Instance{}, nil
+}
+
+// join lets a flight use what is reserved for recognised callers if one of them
+// waits for it. The lookups' mu is held.
+func (f *flight) join(caller netip.Addr) {
+	if !caller.IsValid() && !f.hurried {
+		f.hurried = true
+		close(f.hurry)
+	}
 }
 
 func (l *lookups) leave(id attest.InstanceID, f *flight) {
@@ -238,7 +258,7 @@ func (l *lookups) leave(id attest.InstanceID, f *flight) {
 
 func (l *lookups) fly(ctx context.Context, id attest.InstanceID, caller netip.Addr, f *flight) {
 	defer f.cancel()
-	in, err := l.askInTurn(ctx, id)
+	in, err := l.askInTurn(ctx, id, f)
 
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -261,14 +281,25 @@ func (l *lookups) fly(ctx context.Context, id attest.InstanceID, caller netip.Ad
 	close(f.done)
 }
 
-func (l *lookups) askInTurn(ctx context.Context, id attest.InstanceID) (attest.Instance, error) {
+func (l *lookups) askInTurn(ctx context.Context, id attest.InstanceID, f *flight) (attest.Instance, error) {
+	select {
+	case <-f.hurry:
+	case l.general <- struct{}{}:
+		defer func() { <-l.general }()
+	case <-ctx.Done():
+		return attest.Instance{}, l.busy(l.general)
+	}
 	select {
 	case l.slots <- struct{}{}:
 		defer func() { <-l.slots }()
 	case <-ctx.Done():
-		return attest.Instance{}, fmt.Errorf("all %d calls to nova that may be in flight are, for %v", cap(l.slots), l.timeout)
+		return attest.Instance{}, l.busy(l.slots)
 	}
 	return l.ask(ctx, id)
+}
+
+func (l *lookups) busy(slots chan struct{}) error {
+	return fmt.Errorf("all %d calls to nova that may be in flight are, for %v", cap(slots), l.timeout)
 }
 
 func (l *lookups) inFlight() int {

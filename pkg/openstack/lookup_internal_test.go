@@ -269,7 +269,7 @@ func TestHangingUpDoesNotMakeRoom(t *testing.T) {
 func TestCallsInFlightAreBounded(t *testing.T) {
 	t.Run("who has to wait is served in the end", func(t *testing.T) {
 		n := &nova{takes: 900 * time.Millisecond}
-		inBubble(t, n, 5, func(t *testing.T, l *lookups) {
+		inBubble(t, n, 6, func(t *testing.T, l *lookups) { // one of them is reserved
 			var asking sync.WaitGroup
 			for i := range 15 {
 				asking.Go(func() {
@@ -286,7 +286,7 @@ func TestCallsInFlightAreBounded(t *testing.T) {
 	})
 	t.Run("who has to wait for too long is told", func(t *testing.T) {
 		n := &nova{takes: time.Hour, deaf: true}
-		inBubble(t, n, 5, func(t *testing.T, l *lookups) {
+		inBubble(t, n, 6, func(t *testing.T, l *lookups) { // one of them is reserved
 			began := time.Now()
 			var asking sync.WaitGroup
 			var told atomic.Int64
@@ -416,5 +416,48 @@ func TestCloseEndsAllFlights(t *testing.T) {
 			t.Errorf("after close, get = %v", err)
 		}
 		n.expect(t, 10, 10)
+	})
+}
+
+// Strangers who ask for many instances must not keep those out who were
+// recognised, also not from an instance that a stranger asked for first.
+func TestAShareOfTheCallsIsReserved(t *testing.T) {
+	n := &nova{takes: time.Second}
+	inBubble(t, n, 8, func(t *testing.T, l *lookups) {
+		var asking sync.WaitGroup
+		for i := range 20 {
+			asking.Go(func() { impatient(t, l, server(t, i), i, 500*time.Millisecond) })
+		}
+		synctest.Wait()
+		if calls, most, _ := n.counts(); calls != 6 || most != 6 {
+			t.Errorf("strangers make %d calls, %d at a time, want 6 of 8", calls, most)
+		}
+		recognised := func(id attest.InstanceID) {
+			if in, err := l.get(t.Context(), id, netip.Addr{}); err != nil || in.ID != id {
+				t.Errorf("who was recognised got %v, %v", in.ID, err)
+			}
+		}
+		began := time.Now()
+		asking.Go(func() { recognised(server(t, 100)) })
+		asking.Go(func() { recognised(server(t, 19)) }) // waits for its turn among the strangers
+		asking.Wait()
+		if took := time.Since(began); took != time.Second {
+			t.Errorf("who was recognised waited %v, want 1s", took)
+		}
+	})
+}
+
+func TestTheRecognisedAreNotCountedByAddress(t *testing.T) {
+	n := &nova{takes: time.Second}
+	inBubble(t, n, 64, func(t *testing.T, l *lookups) {
+		var asking sync.WaitGroup
+		for i := range 3 * perCaller {
+			asking.Go(func() {
+				if _, err := l.get(t.Context(), server(t, i), netip.Addr{}); err != nil {
+					t.Errorf("%d: %v", i, err)
+				}
+			})
+		}
+		asking.Wait()
 	})
 }

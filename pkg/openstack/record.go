@@ -3,7 +3,9 @@ package openstack
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"time"
 
@@ -26,11 +28,18 @@ type record struct {
 	TaskState json.RawMessage             `json:"OS-EXT-STS:task_state"`
 	Launched  json.RawMessage             `json:"OS-SRV-USG:launched_at"`
 	Addresses *map[string][]recordAddress `json:"addresses"`
+	Image     json.RawMessage             `json:"image"` // the empty string for a boot from volume
+	Flavor    *struct {
+		Name string `json:"original_name"` // from 2.47 on
+	} `json:"flavor"`
+	Zone     json.RawMessage `json:"OS-EXT-AZ:availability_zone"`
+	Hostname string          `json:"OS-EXT-SRV-ATTR:hostname"` // from 2.90 on
 }
 
 type recordAddress struct {
 	Addr *string `json:"addr"`
 	Type *string `json:"OS-EXT-IPS:type"`
+	MAC  string  `json:"OS-EXT-IPS-MAC:mac_addr"`
 }
 
 // launchedLayout is how Nova writes launched_at: UTC, without saying so.
@@ -59,6 +68,10 @@ func (r record) instance() (attest.Instance, error) {
 		"OS-EXT-STS:task_state":  r.TaskState == nil,
 		"OS-SRV-USG:launched_at": r.Launched == nil,
 		"addresses":              r.Addresses == nil,
+		"image":                  r.Image == nil,
+		"flavor":                 r.Flavor == nil,
+
+		"OS-EXT-AZ:availability_zone": r.Zone == nil,
 	} {
 		if absent {
 			return none, partial(key)
@@ -67,6 +80,13 @@ func (r record) instance() (attest.Instance, error) {
 	in := attest.Instance{
 		ID: id, Name: *r.Name, ProjectID: *r.TenantID, UserID: *r.UserID,
 		Metadata: *r.Metadata, Status: *r.Status, Created: *r.Created,
+		Flavor: r.Flavor.Name, Hostname: r.Hostname,
+	}
+	if err := nullable(r.Zone, &in.Zone); err != nil {
+		return none, fmt.Errorf("the record's availability_zone: %w", err)
+	}
+	if in.ImageID, err = imageID(r.Image); err != nil {
+		return none, fmt.Errorf("the record's image: %w", err)
 	}
 	if err := nullable(r.TaskState, &in.TaskState); err != nil {
 		return none, fmt.Errorf("the record's task_state: %w", err)
@@ -92,10 +112,36 @@ func (r record) instance() (attest.Instance, error) {
 			if err != nil {
 				return none, fmt.Errorf("the record's address: %w", err)
 			}
-			in.Addresses = append(in.Addresses, attest.Address{Network: network, Addr: attest.Canonical(addr)})
+			in.Addresses = append(in.Addresses, attest.Address{Network: network, Addr: attest.Canonical(addr), MAC: parseMAC(a.MAC)})
 		}
 	}
 	return in, nil
+}
+
+// imageID is "" for a server that was booted from a volume, whose image is "".
+func imageID(raw json.RawMessage) (string, error) {
+	if bytes.Equal(raw, []byte(`""`)) {
+		return "", nil
+	}
+	var image *struct {
+		ID string `json:"id"`
+	}
+	if err := json.Unmarshal(raw, &image); err != nil {
+		return "", err
+	}
+	if image == nil || image.ID == "" {
+		return "", errors.New("it has no id")
+	}
+	return image.ID, nil
+}
+
+// parseMAC gives the zero value for what is no Ethernet address: it then equals
+// no caller's.
+func parseMAC(s string) (m attest.MAC) {
+	if parsed, err := net.ParseMAC(s); err == nil && len(parsed) == len(m) {
+		copy(m[:], parsed)
+	}
+	return m
 }
 
 func partial(key string) error {

@@ -44,10 +44,11 @@ func webInstance(t *testing.T) attest.Instance {
 	return attest.Instance{
 		ID: instanceID(t, web), Name: "web-1", ProjectID: "workloads-id", UserID: "user-id",
 		Metadata: map[string]string{"role": "web"}, Status: "ACTIVE",
+		ImageID: "44742495-68d3-4c10-8642-423ed054a9f2", Flavor: "m1.nano", Zone: "nova", Hostname: "web-1", Region: "RegionOne",
 		Created: created, Launched: created.Add(4 * time.Second),
 		Addresses: []attest.Address{
-			{Network: "private", Addr: netip.MustParseAddr("10.20.0.11")},
-			{Network: "private", Addr: netip.MustParseAddr("172.24.4.145")},
+			{Network: "private", Addr: netip.MustParseAddr("10.20.0.11"), MAC: attest.MAC{0xfa, 0x16, 0x3e, 0x73, 0xce, 0x1b}},
+			{Network: "private", Addr: netip.MustParseAddr("172.24.4.145"), MAC: attest.MAC{0xfa, 0x16, 0x3e, 0x73, 0xce, 0x1b}},
 		},
 	}
 }
@@ -91,11 +92,12 @@ func startCloud(t *testing.T) *simulator.Cloud {
 
 func webServer() simulator.Server {
 	return simulator.Server{
-		ID: web, Name: "web-1", ProjectID: "workloads-id", UserID: "user-id", Flavor: "m1.nano",
+		ID: web, Name: "web-1", ProjectID: "workloads-id", UserID: "user-id",
+		ImageID: "44742495-68d3-4c10-8642-423ed054a9f2", Flavor: "m1.nano", AvailabilityZone: "nova", Hostname: "web-1",
 		Metadata: map[string]string{"role": "web"}, Created: created, Launched: created.Add(4 * time.Second),
 		Addresses: []simulator.Address{
-			{Network: "private", Addr: "10.20.0.11"},
-			{Network: "private", Addr: "172.24.4.145", Type: "floating"},
+			{Network: "private", Addr: "10.20.0.11", MAC: "fa:16:3e:73:ce:1b"},
+			{Network: "private", Addr: "172.24.4.145", MAC: "fa:16:3e:73:ce:1b", Type: "floating"},
 		},
 	}
 }

@@ -67,7 +67,7 @@ func bareServer(body []byte) http.Handler {
 	return e
 }
 
-func benchServer(b *testing.B, remembered int) http.Handler {
+func benchServer(b testing.TB, remembered int) http.Handler {
 	b.Helper()
 	s := newScene(b)
 	s.window.Limit, s.window.Period = 1<<30, 24*time.Hour
@@ -78,7 +78,7 @@ func benchServer(b *testing.B, remembered int) http.Handler {
 		b.Fatal(err)
 	}
 	b.Cleanup(func() { _ = audit.Close() })
-	role, err := attest.NewRole("web", s.window, s.rules)
+	role, err := attest.NewRole("web", attest.Grant{}, s.window, s.rules)
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -1,6 +1,7 @@
 package server_test
 
 import (
+	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/openstack"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/ratelimit"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/server"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/simulator"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/state"
@@ -59,7 +61,7 @@ func (r *region) now() time.Time {
 	return time.Now().Add(r.ahead)
 }
 
-func newRegion(t *testing.T) *region {
+func newRegion(t *testing.T, changes ...func(*scene)) *region {
 	t.Helper()
 	cloud, err := simulator.Start()
 	if err != nil {
@@ -89,6 +91,9 @@ func newRegion(t *testing.T) *region {
 	t.Cleanup(client.Close)
 
 	s := newScene(t)
+	for _, change := range changes {
+		change(s)
+	}
 	store := state.NewMemory(state.MemorySize, nil)
 	t.Cleanup(func() { _ = store.Close() })
 	s.cloud, s.attempts = client, store
@@ -233,5 +238,79 @@ func TestHangingUpWhileNovaIsSlow(t *testing.T) {
 	r.cloud.Fail("nova", simulator.Fault{})
 	for range 3 {
 		r.from(t, instanceAt).granted(t)
+	}
+}
+
+// The cloud pays for what may be granted, and for nothing else.
+func TestCallsToTheCloud(t *testing.T) {
+	r := newRegion(t, func(s *scene) { s.throttle = ratelimit.Rate{Rate: 1e-6, Burst: 4} })
+	r.from(t, attackerAt) // logs in
+	r.pass(time.Minute)
+	for _, row := range []struct {
+		name, from, path, contentType, body string
+		want, calls                         int
+	}{
+		{"malformed: no instance ID", instanceAt, "/auth", formType, "role=web", http.StatusBadRequest, 0},
+		{"malformed: another path for Nova", instanceAt, "/auth", formType, "instance_id=../flavors&role=web", http.StatusBadRequest, 0},
+		{"malformed: a query for Nova", instanceAt, "/auth", formType, "instance_id=" + webID + "?x=1&role=web", http.StatusBadRequest, 0},
+		{"another media type", instanceAt, "/auth", "text/plain", webForm, http.StatusUnsupportedMediaType, 0},
+		{"too long", instanceAt, "/auth", formType, pad(webForm, maxRequest+1), http.StatusRequestEntityTooLarge, 0},
+		{"another path", instanceAt, "/auth/", formType, webForm, http.StatusNotFound, 0},
+		{"a role that nobody has", instanceAt, "/auth", formType, "instance_id=" + webID + "&role=db", http.StatusForbidden, 0},
+		{"granted", instanceAt, "/auth", formType, webForm, http.StatusOK, 1},
+		{"granted again, within two seconds", instanceAt, "/auth", formType, webForm, http.StatusOK, 0},
+		{"an unknown instance", instanceAt, "/auth", formType, "instance_id=" + noID + "&role=web", http.StatusForbidden, 1},
+		{"throttled", instanceAt, "/auth", formType, "instance_id=" + strings.Replace(noID, "4000", "4001", 1) + "&role=web", http.StatusTooManyRequests, 0},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			before := len(r.cloud.Requests())
+			got := send(t, clientFrom(t, row.from), http.MethodPost, r.url+row.path, row.contentType, strings.NewReader(row.body))
+			if n := len(r.cloud.Requests()) - before; got.status != row.want || n != row.calls {
+				t.Errorf("status %d and %d calls, want %d and %d", got.status, n, row.want, row.calls)
+			}
+		})
+	}
+}
+
+// A hundred instances come when the account's token has just expired.
+func TestOneLoginForAHundredInstances(t *testing.T) {
+	r := newRegion(t)
+	r.cloud.SetNow(r.now)
+	r.cloud.SetTokenLife(time.Hour)
+	r.from(t, attackerAt) // logs in
+	r.pass(time.Hour)
+	asks := make([]func() (*http.Response, error), 100)
+	for i := range asks {
+		in := r.server
+		in.ID = fmt.Sprintf("1b9c7a3e-4f0d-4c63-9d0e-%012d", i)
+		in.Addresses = []simulator.Address{{Network: "private", Addr: fmt.Sprintf("127.0.1.%d", i+1)}}
+		r.cloud.SetServer(in)
+		client := clientFrom(t, in.Addresses[0].Addr)
+		asks[i] = func() (*http.Response, error) {
+			return client.Post(r.url+"/auth", formType, strings.NewReader("instance_id="+in.ID+"&role=web"))
+		}
+	}
+	logins, lookups := r.cloud.Count("keystone", http.MethodPost, ""), r.cloud.Count("nova", http.MethodGet, "/v2.1/servers")
+	var asking sync.WaitGroup
+	for i, ask := range asks {
+		asking.Go(func() {
+			resp, err := ask()
+			if err != nil {
+				t.Errorf("instance %d: %v", i, err)
+				return
+			}
+			defer resp.Body.Close()
+			if resp.StatusCode != http.StatusOK {
+				t.Errorf("instance %d: status %d", i, resp.StatusCode)
+			}
+		})
+	}
+	asking.Wait()
+	if n := r.cloud.Count("keystone", http.MethodPost, "") - logins; n != 1 {
+		t.Errorf("there were %d logins", n)
+	}
+	// Those that asked with the token that had expired asked twice.
+	if n := r.cloud.Count("nova", http.MethodGet, "/v2.1/servers") - lookups; n > 2*len(asks) {
+		t.Errorf("Nova was called %d times", n)
 	}
 }

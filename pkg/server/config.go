@@ -63,6 +63,9 @@ type ThrottleConfig struct {
 	// PerAddress bounds a client address; an IPv6 /64 may have 64 times that.
 	// Default: rate 5, burst 20.
 	PerAddress ratelimit.Rate `yaml:"perAddress"`
+	// PerInstance bounds an instance whose caller was recognised, by a document
+	// or by the metadata agent, in place of its address. Default: rate 1, burst 10.
+	PerInstance ratelimit.Rate `yaml:"perInstance"`
 }
 
 // MetricsConfig says where the operator's read-only pages are.

@@ -27,6 +27,7 @@ const (
 // decision is everything about one request that its answer, its audit line and
 // the metrics are made of.
 type decision struct {
+	door      string
 	requestID string
 	clientID  string // the request ID that the client sent, cleaned
 	began     time.Time
@@ -43,6 +44,7 @@ type decision struct {
 	identity attest.Identity
 	instance attest.Instance
 	token    token.Token
+	document string // the ID of the document that was shown or made
 }
 
 // conclude is the one place that turns an error into an outcome and an HTTP
@@ -55,6 +57,8 @@ func (d *decision) conclude(err error) {
 	var often *throttled
 	d.detail = err.Error()
 	switch {
+	case errors.As(err, new(errUnauthorized)):
+		d.set(outcomeDenied, attest.CallerUnknown, http.StatusUnauthorized, 0)
 	case errors.As(err, &denied):
 		d.set(outcomeDenied, denied.Reason, http.StatusForbidden, 0)
 		d.detail = denied.Detail
@@ -64,7 +68,7 @@ func (d *decision) conclude(err error) {
 	case errors.As(err, &bad):
 		d.set(outcomeInvalid, attest.RequestInvalid, bad.status, 0)
 	case errors.As(err, &often):
-		d.set(outcomeThrottled, attest.ThrottledAddress, http.StatusTooManyRequests, often.wait)
+		d.set(outcomeThrottled, often.reason, http.StatusTooManyRequests, often.wait)
 	case errors.As(err, &failure) && failure.Reason == attest.ThrottledLookups:
 		d.set(outcomeThrottled, failure.Reason, http.StatusTooManyRequests, time.Second)
 	case errors.As(err, &failure):
@@ -79,30 +83,68 @@ func (d *decision) set(outcome string, reason attest.Reason, status int, retryAf
 	d.outcome, d.reason, d.status, d.retryAfter = outcome, reason, status, retryAfter
 }
 
-// decide judges one request of the address door.
-func (s *Server) decide(ctx context.Context, d *decision, w http.ResponseWriter, r *http.Request) {
-	if err := s.judge(ctx, d, w, r); err != nil {
-		d.conclude(err)
-		if ctx.Err() != nil && d.outcome == outcomeFailed {
-			d.reason, d.detail = attest.ClientGone, "the client hung up"
-		}
+// settle turns the outcome of a judgement into a decision.
+func (d *decision) settle(ctx context.Context, err error) {
+	if err == nil {
+		d.set(outcomeGranted, attest.Granted, http.StatusOK, 0)
 		return
 	}
-	d.set(outcomeGranted, attest.Granted, http.StatusOK, 0)
+	d.conclude(err)
+	if ctx.Err() != nil && d.outcome == outcomeFailed {
+		d.reason, d.detail = attest.ClientGone, "the client hung up"
+	}
 }
 
+// judge judges one request of the address door.
 func (s *Server) judge(ctx context.Context, d *decision, w http.ResponseWriter, r *http.Request) error {
 	var err error
 	if d.request, err = parseAuth(w, r); err != nil {
 		return err
 	}
-	// Not d.began: who holds a body back could turn the bucket's clock back with
-	// it, and so have it filled anew.
-	if wait, ok := s.throttle.Allow(d.evidence.Addr(), s.now()); !ok {
-		return &throttled{wait}
+	if err := s.readDocument(d); err != nil {
+		return err
+	}
+	return s.grant(ctx, d)
+}
+
+// readDocument takes the document of a request, which then is evidence. One that
+// does not verify is a denial, and counts as a stranger's.
+func (s *Server) readDocument(d *decision) error {
+	if d.request.document == "" {
+		return nil
+	}
+	document, err := s.issuer.VerifyDocument(d.request.document)
+	if errors.Is(err, token.ErrInvalidDocument) {
+		if err := s.limit(d); err != nil {
+			return err
+		}
+		return &attest.Denied{Reason: attest.DocumentInvalid, Detail: err.Error()}
+	}
+	if err != nil {
+		return &attest.Failure{Reason: attest.SigningUnavailable, Err: err}
+	}
+	d.document = document.ID
+	if d.request.instance.IsZero() {
+		d.request.instance = document.Instance
+	}
+	if d.request.instance != document.Instance {
+		if err := s.limit(d); err != nil {
+			return err
+		}
+		return &attest.Denied{Reason: attest.DocumentVoid, Detail: fmt.Sprintf("the document is of instance %s", document.Instance)}
+	}
+	d.evidence = d.evidence.WithDocument(document)
+	return nil
+}
+
+// grant judges a request that was read, and signs.
+func (s *Server) grant(ctx context.Context, d *decision) error {
+	err := s.limit(d)
+	if err != nil {
+		return err
 	}
 	d.identity, d.instance, err = s.attestor.Attest(ctx, attest.Request{
-		Instance: d.request.instance, Role: d.request.role, Evidence: d.evidence,
+		Instance: d.request.instance, Role: d.request.role, Audience: d.request.audience, Evidence: d.evidence,
 	})
 	if err != nil {
 		return err
@@ -113,6 +155,27 @@ func (s *Server) judge(ctx context.Context, d *decision, w http.ResponseWriter, 
 	return nil
 }
 
-type throttled struct{ wait time.Duration }
+// limit counts a request by the caller's address, or by instance if the caller
+// was recognised: neighbours behind one NAT address must not starve each other.
+//
+// Its clock is not d.began: who holds a body back could turn the bucket's clock
+// back with it, and so have it filled anew.
+func (s *Server) limit(d *decision) error {
+	if d.evidence.Recognised() {
+		if wait, ok := s.instances.Allow(d.request.instance, s.now()); !ok {
+			return &throttled{attest.ThrottledInstance, wait}
+		}
+		return nil
+	}
+	if wait, ok := s.throttle.Allow(d.evidence.Addr(), s.now()); !ok {
+		return &throttled{attest.ThrottledAddress, wait}
+	}
+	return nil
+}
+
+type throttled struct {
+	reason attest.Reason
+	wait   time.Duration
+}
 
 func (t *throttled) Error() string { return fmt.Sprintf("asks too often; again in %v", t.wait) }

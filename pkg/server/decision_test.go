@@ -52,7 +52,7 @@ func TestGranted(t *testing.T) {
 		"level": "INFO", "msg": "decision", "door": "address", "outcome": "granted", "reason": "granted",
 		"request_id": got.header.Get("X-Request-Id"), "client": home, "peer": home + ":4711",
 		"instance_id": webID, "instance_name": "web-1", "project_id": project, "role": "web", "config": "c0ffee",
-		"attempt": 1.0, "expires_at": body["expires_at"],
+		"amr": []any{"address"}, "attempt": 1.0, "expires_at": body["expires_at"],
 	}
 	if diff := cmp.Diff(want, line); diff != "" {
 		t.Errorf("the audit line (-want +got):\n%s", diff)

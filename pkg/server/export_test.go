@@ -14,6 +14,9 @@ import (
 var (
 	ParseForm = parseForm
 	ParseJSON = parseJSON
+	Bound     = bound
+	RawPath   = rawPath
+	LeadsToUs = leadsToUs
 )
 
 // BadRequest is the only error of the parsers.

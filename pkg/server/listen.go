@@ -24,7 +24,7 @@ const (
 	readTimeout       = 10 * time.Second
 	writeTimeout      = 35 * time.Second // a CPU profile takes 30
 	idleTimeout       = 60 * time.Second
-	maxHeader         = 16 << 10
+	maxHeader         = 4 * maxHeaders // beyond it net/http answers in its own words
 	drainTimeout      = 15 * time.Second
 )
 
@@ -43,6 +43,7 @@ func Listen(address string, t TLSConfig, p ProxyConfig, log *slog.Logger) (net.L
 	if err != nil {
 		return nil, err
 	}
+	l = bound(l, maxConns, maxConnsOfOne, p.trusts)
 	if p.Via == ViaProtocol && len(p.Trusted) > 0 {
 		l = &proxyproto.Listener{
 			Listener:          l,
@@ -57,18 +58,22 @@ func Listen(address string, t TLSConfig, p ProxyConfig, log *slog.Logger) (net.L
 		}
 	}
 	if t.CertFile != "" {
-		c, err := newCertificate(t, log)
+		config, err := tlsConfig(t, log)
 		if err != nil {
 			_ = l.Close()
 			return nil, err
 		}
-		l = tls.NewListener(l, &tls.Config{
-			MinVersion:     tls.VersionTLS12,
-			NextProtos:     []string{"h2", "http/1.1"},
-			GetCertificate: c.get,
-		})
+		l = tls.NewListener(l, config)
 	}
 	return l, nil
+}
+
+func tlsConfig(files TLSConfig, log *slog.Logger) (*tls.Config, error) {
+	c, err := newCertificate(files, log)
+	if err != nil {
+		return nil, err
+	}
+	return &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}, GetCertificate: c.get}, nil
 }
 
 // ListenSocket opens a Unix socket that its owner alone can use. One that a
@@ -110,6 +115,7 @@ func Serve(ctx context.Context, log *slog.Logger, endpoints ...Endpoint) error {
 			Handler:           e.Handler,
 			ReadHeaderTimeout: readHeaderTimeout, ReadTimeout: readTimeout, WriteTimeout: writeTimeout, IdleTimeout: idleTimeout,
 			MaxHeaderBytes: maxHeader,
+			HTTP2:          &http.HTTP2Config{MaxConcurrentStreams: maxStreams},
 			ConnContext:    withPeerUser,
 			ErrorLog:       slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 		}

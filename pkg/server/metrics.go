@@ -19,6 +19,7 @@ type Metrics struct {
 	upstream  *prometheus.HistogramVec
 	throttled *prometheus.CounterVec
 	auditLost prometheus.Counter
+	strangers prometheus.Counter
 }
 
 // NewMetrics makes the metrics. inFlight is how many lookups are under way.
@@ -48,12 +49,16 @@ func NewMetrics(version, commit string, inFlight func() int) *Metrics {
 			Help: "Audit lines that could not be written.",
 		}),
 	}
+	m.strangers = prometheus.NewCounter(prometheus.CounterOpts{
+		Namespace: namespace, Name: "unknown_agents_total",
+		Help: "Requests to the metadata service's listener from who is no metadata agent.",
+	})
 	build := prometheus.NewGauge(prometheus.GaugeOpts{
 		Namespace: namespace, Name: "build_info", Help: "1, with the version and commit as labels.",
 		ConstLabels: prometheus.Labels{"version": version, "commit": commit},
 	})
 	build.Set(1)
-	m.registry.MustRegister(m.decisions, m.seconds, m.upstream, m.throttled, m.auditLost, build,
+	m.registry.MustRegister(m.decisions, m.seconds, m.upstream, m.throttled, m.auditLost, m.strangers, build,
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Namespace: namespace, Name: "lookups_in_flight", Help: "Lookups that ask, or wait to ask, the cloud.",
 		}, func() float64 { return float64(inFlight()) }),
@@ -73,11 +78,13 @@ func (m *Metrics) observe(d *decision, known bool, took time.Duration) {
 	if known {
 		role = d.request.role.String()
 	}
-	m.decisions.WithLabelValues(doorAddress, role, d.outcome, string(d.reason)).Inc()
-	m.seconds.WithLabelValues(doorAddress, d.outcome).Observe(took.Seconds())
+	m.decisions.WithLabelValues(d.door, role, d.outcome, string(d.reason)).Inc()
+	m.seconds.WithLabelValues(d.door, d.outcome).Observe(took.Seconds())
 	switch d.reason {
 	case attest.ThrottledAddress:
 		m.throttled.WithLabelValues("address").Inc()
+	case attest.ThrottledInstance:
+		m.throttled.WithLabelValues("instance").Inc()
 	case attest.ThrottledLookups:
 		m.throttled.WithLabelValues("lookups").Inc()
 	}

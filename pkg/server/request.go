@@ -9,13 +9,27 @@ import (
 	"mime"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
 )
 
-const maxRequest = 64 << 10
+const (
+	maxRequest = 64 << 10
+	maxHeaders = 16 << 10
+)
+
+// headerSize counts as HTTP/2 does (RFC 9113, section 10.5.1).
+func headerSize(h http.Header) (size int) {
+	for name, values := range h {
+		for _, v := range values {
+			size += len(name) + len(v) + 32
+		}
+	}
+	return size
+}
 
 // badRequest is what a client is told of its own mistake.
 type badRequest struct {
@@ -33,13 +47,17 @@ func badField(format string, args ...any) *badRequest {
 type authRequest struct {
 	instance attest.InstanceID
 	role     attest.RoleName
-	bare     bool // the token alone as text
+	audience attest.Audience // zero if the role's first is meant
+	document string          // "" for none; not verified
+	bare     bool            // the token alone as text
 }
 
 // The fields of POST /auth.
 const (
 	fieldInstance = "instance_id"
 	fieldRole     = "role"
+	fieldAudience = "audience"
+	fieldDocument = "document"
 	fieldFormat   = "format"
 )
 
@@ -54,32 +72,46 @@ func parseAuth(w http.ResponseWriter, r *http.Request) (authRequest, error) {
 	if err != nil {
 		return a, err
 	}
+	return a, a.fill(fields, fieldInstance, fieldRole, fieldAudience, fieldDocument, fieldFormat)
+}
+
+// fill takes the fields, of which there may be no others than those known.
+func (a *authRequest) fill(fields map[string]string, known ...string) error {
 	for name := range fields {
-		if name != fieldInstance && name != fieldRole && name != fieldFormat {
-			return a, badField("unknown field %q; known are instance_id, role and format", clean(name))
+		if !slices.Contains(known, name) {
+			return badField("unknown field %q; known are %s", clean(name), strings.Join(known, ", "))
 		}
 	}
-	// The ID and role are read even if the other is wrong: the log shows them.
-	var idErr, roleErr error
-	if a.instance, idErr = attest.ParseInstanceID(fields[fieldInstance]); idErr != nil {
-		idErr = badField("instance_id: %v", idErr)
+	// All are read even if one is wrong: the log shows them.
+	var first error
+	note := func(field string, err error) {
+		if err != nil && first == nil {
+			first = badField("%s: %v", field, err)
+		}
 	}
-	if a.role, roleErr = attest.ParseRoleName(fields[fieldRole]); roleErr != nil {
-		roleErr = badField("role: %v", roleErr)
+	var err error
+	document, shown := fields[fieldDocument]
+	if a.document = document; shown && document == "" {
+		note(fieldDocument, errors.New("is empty"))
 	}
-	if idErr != nil {
-		return a, idErr
+	// A document says whose it is.
+	if _, said := fields[fieldInstance]; slices.Contains(known, fieldInstance) && (said || !shown) {
+		a.instance, err = attest.ParseInstanceID(fields[fieldInstance])
+		note(fieldInstance, err)
 	}
-	if roleErr != nil {
-		return a, roleErr
+	a.role, err = attest.ParseRoleName(fields[fieldRole])
+	note(fieldRole, err)
+	if name, ok := fields[fieldAudience]; ok {
+		a.audience, err = attest.ParseAudience(name)
+		note(fieldAudience, err)
 	}
 	switch format, ok := fields[fieldFormat]; {
 	case format == "token":
 		a.bare = true
 	case ok && format != "json":
-		return a, badField("format: is json or token")
+		note(fieldFormat, errors.New("is json or token"))
 	}
-	return a, nil
+	return first
 }
 
 // readFields reads the body by its media type.
@@ -97,10 +129,14 @@ func readFields(w http.ResponseWriter, r *http.Request) (map[string]string, erro
 	default:
 		return nil, &badRequest{http.StatusUnsupportedMediaType, "the body must be application/x-www-form-urlencoded or application/json"}
 	}
+	tooLong := &badRequest{http.StatusRequestEntityTooLarge, fmt.Sprintf("the body is longer than %d bytes", maxRequest)}
+	if r.ContentLength > maxRequest {
+		return nil, tooLong
+	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxRequest))
 	if err != nil {
 		if errors.As(err, new(*http.MaxBytesError)) {
-			return nil, &badRequest{http.StatusRequestEntityTooLarge, fmt.Sprintf("the body is longer than %d bytes", maxRequest)}
+			return nil, tooLong
 		}
 		return nil, badField("the body could not be read to its end")
 	}

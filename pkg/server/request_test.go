@@ -1,15 +1,20 @@
 package server_test
 
 import (
+	"bufio"
 	"bytes"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"maps"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
@@ -83,17 +88,17 @@ var badForms = []struct{ name, body, want string }{
 	{"no ID", "role=web", badID},
 	{"an empty role", "instance_id=" + webID + "&role=", badRole},
 	{"an empty ID", "instance_id=&role=web", badID},
-	{"names in capitals", "Instance_ID=" + webID + "&role=web", `unknown field "Instance_ID"; known are instance_id, role and format`},
+	{"names in capitals", "Instance_ID=" + webID + "&role=web", `unknown field "Instance_ID"; known are instance_id, role, audience, document, format`},
 	{"the ID twice", webForm + "&instance_id=" + webID, `field "instance_id" is there 2 times`},
 	{"the role twice", webForm + "&role=db", `field "role" is there 2 times`},
 	{"the role twice, once in escapes", webForm + "&r%6Fle=db", `field "role" is there 2 times`},
 	{"the format twice", webForm + "&format=token&format=token", `field "format" is there 2 times`},
-	{"an unknown field", webForm + "&proof=none", `unknown field "proof"; known are instance_id, role and format`},
-	{"an unknown field with a line end", webForm + "&a%0Ab=1", `unknown field "a?b"; known are instance_id, role and format`},
-	{"an unknown field with a quote", webForm + `&a"<b=1`, `unknown field "a\"<b"; known are instance_id, role and format`},
-	{"an unknown field without end", webForm + "&" + strings.Repeat("x", 1000) + "=1", `unknown field "` + strings.Repeat("x", 64) + `"; known are instance_id, role and format`},
-	{"a field without a name", webForm + "&=1", `unknown field ""; known are instance_id, role and format`},
-	{"an array as PHP spells it", "instance_id[]=" + webID + "&role=web", `unknown field "instance_id[]"; known are instance_id, role and format`},
+	{"an unknown field", webForm + "&proof=none", `unknown field "proof"; known are instance_id, role, audience, document, format`},
+	{"an unknown field with a line end", webForm + "&a%0Ab=1", `unknown field "a?b"; known are instance_id, role, audience, document, format`},
+	{"an unknown field with a quote", webForm + `&a"<b=1`, `unknown field "a\"<b"; known are instance_id, role, audience, document, format`},
+	{"an unknown field without end", webForm + "&" + strings.Repeat("x", 1000) + "=1", `unknown field "` + strings.Repeat("x", 64) + `"; known are instance_id, role, audience, document, format`},
+	{"a field without a name", webForm + "&=1", `unknown field ""; known are instance_id, role, audience, document, format`},
+	{"an array as PHP spells it", "instance_id[]=" + webID + "&role=web", `unknown field "instance_id[]"; known are instance_id, role, audience, document, format`},
 	{"an ID that climbs to another path", form("instance_id", "../flavors", "role", "web"), badID},
 	{"an ID of the right length that climbs", form("instance_id", "../../../../v3/auth/tokens/aaaaaaaaaa", "role", "web"), badID},
 	{"an ID with a query", form("instance_id", webID+"?x=1", "role", "web"), badID},
@@ -122,7 +127,7 @@ var badForms = []struct{ name, body, want string }{
 	{"semicolons", "instance_id=" + webID + ";role=web", badForm},
 	{"bytes that are not UTF-8", webForm + "\xff", badEncoding},
 	{"a character spelt too long", webForm + "\xc0\xaf", badEncoding},
-	{"JSON", `{"instance_id":"` + webID + `","role":"web"}`, `unknown field "{\"instance_id\":\"` + webID + `\",\"role\":\"we"; known are instance_id, role and format`},
+	{"JSON", `{"instance_id":"` + webID + `","role":"web"}`, `unknown field "{\"instance_id\":\"` + webID + `\",\"role\":\"we"; known are instance_id, role, audience, document, format`},
 	{"ten thousand fields and more", strings.Repeat("a&", 10_001), badForm},
 }
 
@@ -130,8 +135,8 @@ var badJSON = []struct{ name, body, want string }{
 	{"empty", "", badShape},
 	{"an empty object", "{}", badID},
 	{"no role", `{"instance_id":"` + webID + `"}`, badRole},
-	{"a name in capitals", `{"INSTANCE_ID":"` + webID + `","role":"web"}`, `unknown field "INSTANCE_ID"; known are instance_id, role and format`},
-	{"an unknown field", `{"instance_id":"` + webID + `","role":"web","admin":"true"}`, `unknown field "admin"; known are instance_id, role and format`},
+	{"a name in capitals", `{"INSTANCE_ID":"` + webID + `","role":"web"}`, `unknown field "INSTANCE_ID"; known are instance_id, role, audience, document, format`},
+	{"an unknown field", `{"instance_id":"` + webID + `","role":"web","admin":"true"}`, `unknown field "admin"; known are instance_id, role, audience, document, format`},
 	{"the role twice", `{"instance_id":"` + webID + `","role":"web","role":"web"}`, `field "role" is there twice`},
 	{"the role twice, once in escapes", `{"instance_id":"` + webID + `","role":"web","\u0072ole":"db"}`, `field "role" is there twice`},
 	{"a number", `{"instance_id":1,"role":"web"}`, badShape},
@@ -290,7 +295,7 @@ func TestMethods(t *testing.T) {
 func TestUnknownPaths(t *testing.T) {
 	d := newScene(t).open(t)
 	base, client := "http://"+d.serve(t), clientFrom(t, home)
-	for _, path := range []string{"/", "/auth/", "/Auth", "/auth/x", "//auth", "/auth%2F", "/./auth/../x", "/metrics", "/status", "/debug/pprof/", "/readyz", "/.well-known/", "/%00", "/%ff<script>"} {
+	for _, path := range []string{"/", "/auth/", "/Auth", "/auth/x", "//auth", "/auth%2F", "/./auth/../x", "/metrics", "/status", "/debug/pprof/", "/readyz", "/.well-known/", "/%00", "/%ff<script>", "/%61uth", "/auth;x", "/auth%00", "/auth%3Frole=web", "/x/../auth", "/auth\\"} {
 		send(t, client, http.MethodPost, base+path, formType, strings.NewReader(webForm)).wants(t, http.StatusNotFound, "invalid_request", "there is nothing at this path")
 	}
 	d.untouched(t)
@@ -436,3 +441,80 @@ func refuses(t *testing.T, err error) {
 
 // pad gives s with spaces to a length.
 func pad(s string, length int) string { return s + strings.Repeat(" ", length-len(s)) }
+
+// The host of a request, wherever it stands, changes nothing.
+func TestAbsoluteForm(t *testing.T) {
+	d := newScene(t).open(t)
+	conn := dialFrom(t, home, d.serve(t))
+	write(t, conn, strings.Replace(rawAuth(""), "POST /auth ", "POST http://other.example/auth ", 1))
+	if got := readStatus(t, conn); got != http.StatusOK {
+		t.Errorf("status %d", got)
+	}
+}
+
+// A client that waits for leave to send its body gets it, unless the headers are
+// enough to refuse.
+func TestExpectContinue(t *testing.T) {
+	for _, row := range []struct {
+		name, old, now string
+		want           []int
+	}{
+		{"a good request", "", "", []int{http.StatusContinue, http.StatusOK}},
+		{"another media type", formType, "text/plain", []int{http.StatusUnsupportedMediaType}},
+		{"a query", "/auth", "/auth?x=1", []int{http.StatusBadRequest}},
+		{"another method", "POST", "PUT", []int{http.StatusMethodNotAllowed}},
+		{"a body that is too long", "Content-Length: ", "Content-Length: 1000", []int{http.StatusRequestEntityTooLarge}},
+		{"another expectation", "100-continue", "200-ok", []int{http.StatusExpectationFailed}},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			d := newScene(t).open(t)
+			conn := dialFrom(t, home, d.serve(t))
+			head, form, _ := strings.Cut(rawAuth("Expect: 100-continue\r\n"), "\r\n\r\n")
+			write(t, conn, strings.Replace(head, row.old, row.now, 1)+"\r\n\r\n")
+			r := bufio.NewReader(conn)
+			for i, want := range row.want {
+				resp, err := http.ReadResponse(r, nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				_ = resp.Body.Close()
+				if resp.StatusCode != want {
+					t.Fatalf("answer %d is %d, want %d", i+1, resp.StatusCode, want)
+				}
+				if want == http.StatusContinue {
+					write(t, conn, form)
+				}
+			}
+		})
+	}
+}
+
+func TestLongHeaders(t *testing.T) {
+	s := newScene(t)
+	s.tls, _ = newCertificate(t, "id.example.com")
+	d := s.open(t)
+	base := "https://" + d.serve(t)
+	for _, h2 := range []bool{false, true} {
+		client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
+			TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, ForceAttemptHTTP2: h2,
+		}}
+		t.Cleanup(client.CloseIdleConnections)
+		for name, header := range map[string]http.Header{
+			"one long value":    {"X": {strings.Repeat("a", 17<<10)}},
+			"many short values": {"X": slices.Repeat([]string{"a"}, 600)},
+		} {
+			t.Run(fmt.Sprintf("%s, HTTP/2: %t", name, h2), func(t *testing.T) {
+				for _, path := range []string{"/auth", jwks, "/none"} {
+					r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, base+path, strings.NewReader(webForm))
+					if err != nil {
+						t.Fatal(err)
+					}
+					r.Header = header.Clone()
+					r.Header.Set("Content-Type", formType)
+					sendRequest(t, client, r).wants(t, http.StatusRequestHeaderFieldsTooLarge, "invalid_request", "the headers are longer than 16384 bytes")
+				}
+			})
+		}
+	}
+	d.untouched(t)
+}

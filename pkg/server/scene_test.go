@@ -50,18 +50,22 @@ const (
 // scene is an instance that asks for a role, with all as it must be to be
 // granted. A test spoils one thing.
 type scene struct {
-	instance attest.Instance
-	window   attest.Window
-	rules    attest.Rules
-	cloud    attest.Instances // nil: knows the instance
-	attempts attest.State     // nil: counts
-	issuer   string
-	proxy    server.ProxyConfig
-	tls      server.TLSConfig
-	throttle ratelimit.Rate
-	audit    io.Writer // nil: remembers the lines
-	lossy    bool      // a token does not wait for its line
-	now      func() time.Time
+	instance  attest.Instance
+	grant     attest.Grant
+	window    attest.Window
+	rules     attest.Rules
+	cloud     attest.Instances // nil: knows the instance
+	attempts  attest.State     // nil: counts
+	issuer    string
+	proxy     server.ProxyConfig
+	tls       server.TLSConfig
+	throttle  ratelimit.Rate
+	instances ratelimit.Rate // of an instance that was recognised
+	nova      server.VendordataConfig
+	callers   server.Callers
+	audit     io.Writer // nil: remembers the lines
+	lossy     bool      // a token does not wait for its line
+	now       func() time.Time
 }
 
 func newScene(t testing.TB) *scene {
@@ -76,7 +80,7 @@ func newScene(t testing.TB) *scene {
 		window:   attest.Window{Limit: 3, Period: 5 * time.Minute, Since: attest.SinceCreated},
 		rules:    attest.Rules{ProjectID: []string{project}},
 		issuer:   "https://id.example.com",
-		throttle: ratelimit.Rate{Rate: 1e6, Burst: 1 << 20},
+		throttle: ratelimit.Rate{Rate: 1e6, Burst: 1 << 20}, instances: ratelimit.Rate{Rate: 1e6, Burst: 1 << 20},
 	}
 }
 
@@ -115,7 +119,11 @@ func (s *scene) open(t testing.TB) *door {
 	t.Helper()
 	d := &door{scene: s, audit: newLines(), log: newLines(), asked: new(atomic.Int64), attempts: &attesttest.State{}}
 	d.logger = slog.New(slog.NewJSONHandler(d.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	role, err := attest.NewRole("web", s.window, s.rules)
+	role, err := attest.NewRole("web", s.grant, s.window, s.rules)
+	if err != nil {
+		t.Fatal(err)
+	}
+	policy, err := attest.NewPolicy(role).IssuedBy(s.issuer)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -136,14 +144,16 @@ func (s *scene) open(t testing.TB) *door {
 	metrics := server.NewMetrics("1.2.3", "abc", func() int { return 0 })
 	d.operator = server.OperatorHandler(metrics, &server.Health{})
 	d.Server = server.New(server.Options{
-		Attestor:   &attest.Attestor{Policy: attest.NewPolicy(role), Instances: counted{cloud, d.asked}, State: attempts},
+		Attestor:   &attest.Attestor{Policy: policy, Instances: counted{cloud, d.asked}, State: attempts},
 		Issuer:     newIssuer(t, s.issuer),
 		Proxy:      s.proxy,
-		Throttle:   server.ThrottleConfig{PerAddress: s.throttle},
+		Throttle:   server.ThrottleConfig{PerAddress: s.throttle, PerInstance: s.instances},
 		Audit:      d.auditLog,
 		Metrics:    metrics,
 		Log:        d.logger,
 		ConfigHash: "c0ffee",
+		Nova:       s.nova,
+		Callers:    s.callers,
 		Now:        s.now,
 	})
 	return d
@@ -173,7 +183,7 @@ func newIssuer(t testing.TB, name string) *token.Issuer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	issuer, err := token.NewIssuer(token.Config{TokenIssuer: name, TokenExpiry: 10 * time.Minute}, keys, nil)
+	issuer, err := token.NewIssuer(token.Config{TokenIssuer: name, TokenExpiry: 10 * time.Minute}, keys, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

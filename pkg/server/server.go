@@ -31,10 +31,12 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/token"
 )
 
-// throttleSize is how many client addresses are remembered.
+// throttleSize is how many client addresses, and how many instances, are
+// remembered.
 const throttleSize = 1 << 16
 
-// Options are what a Server is made of. All but Now are required.
+// Options are what a Server is made of. All are required but
+// those that say so.
 type Options struct {
 	Attestor   *attest.Attestor
 	Issuer     *token.Issuer
@@ -44,6 +46,10 @@ type Options struct {
 	Metrics    *Metrics
 	Log        *slog.Logger
 	ConfigHash string
+	// Nova is the door for vendordata, which is closed without users, and Callers
+	// knows who comes to it. Optional.
+	Nova    VendordataConfig
+	Callers Callers
 	// Now is the clock. Optional, nil means time.Now.
 	Now func() time.Time
 }
@@ -54,10 +60,13 @@ type Server struct {
 	issuer     *token.Issuer
 	proxy      ProxyConfig
 	throttle   *ratelimit.Addresses
+	instances  *ratelimit.Limiter[attest.InstanceID]
 	audit      *AuditLog
 	metrics    *Metrics
 	log        *slog.Logger
 	configHash string
+	nova       VendordataConfig
+	callers    Callers
 	now        func() time.Time
 	echo       *echo.Echo
 }
@@ -66,8 +75,9 @@ type Server struct {
 func New(o Options) *Server {
 	s := &Server{
 		attestor: o.Attestor, issuer: o.Issuer, proxy: o.Proxy,
-		throttle: ratelimit.NewAddresses(o.Throttle.PerAddress, throttleSize),
-		audit:    o.Audit, metrics: o.Metrics, log: o.Log, configHash: o.ConfigHash, now: o.Now,
+		throttle:  ratelimit.NewAddresses(o.Throttle.PerAddress, throttleSize),
+		instances: ratelimit.New[attest.InstanceID](o.Throttle.PerInstance, throttleSize),
+		audit:     o.Audit, metrics: o.Metrics, log: o.Log, configHash: o.ConfigHash, nova: o.Nova, callers: o.Callers, now: o.Now,
 		echo: echo.New(),
 	}
 	if s.now == nil {
@@ -88,6 +98,9 @@ func New(o Options) *Server {
 	path := s.issuer.Path()
 	if path != "" {
 		e.POST(path+"/auth", s.auth)
+	}
+	if len(s.nova.Users) > 0 && s.nova.Listen == "" {
+		e.POST(vendordataPath, s.vendordata)
 	}
 	for at, document := range map[string]func() token.Document{
 		token.DiscoveryPath: s.issuer.Discovery,
@@ -112,6 +125,9 @@ func (s *Server) identify(next echo.HandlerFunc) echo.HandlerFunc {
 		c.Set(keyRequestID, text)
 		c.Response().Header().Set(echo.HeaderXRequestID, text)
 		c.Response().Header().Set(echo.HeaderXContentTypeOptions, "nosniff")
+		if headerSize(c.Request().Header) > maxHeaders {
+			return echo.NewHTTPError(http.StatusRequestHeaderFieldsTooLarge)
+		}
 		return next(c)
 	}
 }
@@ -125,10 +141,10 @@ func requestID(c echo.Context) string {
 func (s *Server) auth(c echo.Context) error {
 	r := c.Request()
 	d := &decision{
-		requestID: requestID(c), clientID: clean(r.Header.Get(echo.HeaderXRequestID)),
+		door: doorAddress, requestID: requestID(c), clientID: clean(r.Header.Get(echo.HeaderXRequestID)),
 		began: s.now(), evidence: s.proxy.evidence(r), peer: r.RemoteAddr,
 	}
-	s.decide(r.Context(), d, c.Response(), r)
+	d.settle(r.Context(), s.judge(r.Context(), d, c.Response(), r))
 	s.record(r.Context(), d)
 	return s.answer(c, d)
 }
@@ -156,7 +172,7 @@ func (s *Server) record(ctx context.Context, d *decision) {
 
 func (s *Server) auditAttrs(d *decision, now time.Time) []slog.Attr {
 	attrs := []slog.Attr{
-		slog.String("door", doorAddress),
+		slog.String("door", d.door),
 		slog.String("outcome", d.outcome),
 		slog.String("reason", string(d.reason)),
 		slog.String("request_id", d.requestID),
@@ -172,12 +188,20 @@ func (s *Server) auditAttrs(d *decision, now time.Time) []slog.Attr {
 			attrs = append(attrs, slog.String(key, value))
 		}
 	}
+	optional("audience", d.request.audience.String())
 	optional("detail", d.detail)
 	optional("project_id", d.instance.ProjectID)
 	optional("instance_name", d.instance.Name)
 	optional("client_request_id", d.clientID)
-	if d.outcome == outcomeGranted {
-		attrs = append(attrs, slog.String("jti", d.token.ID), slog.Time("expires_at", d.token.Expires), slog.Int64("attempt", d.identity.Attempt()))
+	optional("document", d.document)
+	if d.token.ID != "" {
+		attrs = append(attrs, slog.String("jti", d.token.ID), slog.Time("expires_at", d.token.Expires))
+	}
+	if !d.identity.IsZero() {
+		attrs = append(attrs, slog.Any("amr", d.identity.Proofs()))
+	}
+	if n := d.identity.Attempt(); n > 0 {
+		attrs = append(attrs, slog.Int64("attempt", n))
 	}
 	return attrs
 }
@@ -211,17 +235,17 @@ func (s *Server) answer(c echo.Context, d *decision) error {
 		})
 	}
 	body := refusal{RequestID: d.requestID}
-	switch d.status {
-	case http.StatusForbidden:
+	switch d.outcome {
+	case outcomeDenied:
 		body.Error = "access_denied"
-	case http.StatusTooManyRequests:
+	case outcomeThrottled:
 		body.Error = "slow_down"
-	case http.StatusServiceUnavailable:
-		body.Error = "temporarily_unavailable"
-	default:
+	case outcomeInvalid:
 		body.Error, body.Description = "invalid_request", d.detail
+	default:
+		body.Error = "temporarily_unavailable"
 	}
-	if d.status == http.StatusTooManyRequests || d.status == http.StatusServiceUnavailable {
+	if d.retryAfter > 0 {
 		h.Set(echo.HeaderRetryAfter, retryAfter(d.retryAfter, d.requestID))
 	}
 	return c.JSON(d.status, body)
@@ -253,6 +277,8 @@ func (s *Server) refuse(err error, c echo.Context) {
 		status, body.Description = he.Code, "there is nothing at this path"
 	case errors.As(err, &he) && he.Code == http.StatusMethodNotAllowed:
 		status, body.Description = he.Code, "this path takes "+c.Response().Header().Get(echo.HeaderAllow)
+	case errors.As(err, &he) && he.Code == http.StatusRequestHeaderFieldsTooLarge:
+		status, body.Description = he.Code, fmt.Sprintf("the headers are longer than %d bytes", maxHeaders)
 	case errors.As(err, &he) && he.Code < 500:
 		status = he.Code
 	default:

@@ -13,8 +13,9 @@ import (
 )
 
 const (
-	tokensPath = "/v3/auth/tokens" //nolint:gosec // a path, no credential
-	maxTokens  = 10_000            // valid at one time; the oldest are forgotten first
+	tokensPath   = "/v3/auth/tokens" //nolint:gosec // a path, no credential
+	projectsPath = "/v3/projects/"
+	maxTokens    = 10_000 // valid at one time; the oldest are forgotten first
 
 	// malformed is how Keystone ends the message of every 400.
 	malformed = " The server could not comply with the request since it is either malformed or otherwise incorrect. The client is assumed to be in error."
@@ -23,7 +24,7 @@ const (
 // Account is a user with roles in one project.
 //
 // Roles decide the rights: "admin" sees every server and all fields, and validates any token; "service" validates any
-// token; "instance_reader" lists the servers of all projects as [Policy] allows. Every account, whatever its roles
+// token; "project_reader" sees every project; "instance_reader" lists the servers of all projects as [Policy] allows. Every account, whatever its roles
 // ("member", "reader"), sees the servers of its project and validates its own token.
 type Account struct {
 	Name              string
@@ -137,10 +138,37 @@ func (c *Cloud) serveKeystone(w http.ResponseWriter, r *http.Request, path strin
 		c.serveTokens(w, r)
 		return
 	default:
+		if id, ok := strings.CutPrefix(path, projectsPath); ok && reading && id != "" && !strings.Contains(id, "/") {
+			c.showProject(w, r, id)
+			return
+		}
 		replyBytes(w, http.StatusNotFound, "text/html; charset=utf-8", []byte("<!doctype html>\n<html lang=en>\n<title>404 Not Found</title>\n<h1>Not Found</h1>\n"))
 		return
 	}
 	methodNotAllowed(w, "HEAD, OPTIONS, GET")
+}
+
+// showProject shows the project of any account. One without the right is told so for projects that do not exist, too.
+func (c *Cloud) showProject(w http.ResponseWriter, r *http.Request, id string) {
+	caller, _, ok := c.account(r.Header.Get("X-Auth-Token"))
+	if !ok {
+		keystoneUnauthorized(w, r)
+		return
+	}
+	if caller.ProjectID != id && !caller.has("admin") && !caller.has("project_reader") {
+		keystoneError(w, http.StatusForbidden, "You are not authorized to perform the requested action: identity:get_project.")
+		return
+	}
+	a, ok := c.findAccount(func(a Account) bool { return a.ProjectID == id })
+	if !ok {
+		keystoneError(w, http.StatusNotFound, "Could not find project: "+id+".")
+		return
+	}
+	reply(w, http.StatusOK, object{"project": object{
+		"id": a.ProjectID, "name": a.ProjectName, "domain_id": a.ProjectDomainID, "parent_id": a.ProjectDomainID,
+		"description": "", "enabled": true, "is_domain": false, "tags": []any{}, "options": object{},
+		"links": object{"self": rootURL(r) + identityPrefix + projectsPath + a.ProjectID},
+	}})
 }
 
 func setKeystoneHeaders(w http.ResponseWriter) {

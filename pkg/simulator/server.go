@@ -283,6 +283,9 @@ func (v view) flavor(s Server) object {
 
 func addresses(s Server) map[string][]object {
 	networks := make(map[string][]object)
+	if s.VMState == "building" {
+		return networks // Nova hides them, also when it knows them
+	}
 	for _, a := range s.Addresses {
 		version := 4
 		if addr, err := netip.ParseAddr(a.Addr); err == nil && addr.Is6() {

@@ -933,3 +933,27 @@ func TestCloseTwice(t *testing.T) {
 		t.Error("still served")
 	}
 }
+
+// Nova knows the addresses of a server that is being built, and shows none
+// (nova/api/openstack/compute/views/servers.py, _get_addresses).
+func TestAddressesOfAServerThatIsBeingBuilt(t *testing.T) {
+	c := start(t)
+	demo := login(t, c, "demo")
+	s := simulator.Server{
+		ID: unknown, Name: "new", Status: "BUILD", TaskState: "spawning", ProjectID: "workloads-id", Created: time.Now(),
+		Addresses: []simulator.Address{{Network: "workloads", Addr: "10.20.0.99"}},
+	}
+	shown := func() any {
+		c.SetServer(s)
+		return getNova(t, c, "/servers/"+unknown, demo, "2.93").json(t)["server"].(map[string]any)["addresses"]
+	}
+	if got := shown(); len(got.(map[string]any)) != 0 {
+		t.Errorf("while it is being built the addresses are %v", got)
+	}
+	for _, status := range []string{"REBUILD", "ACTIVE"} {
+		s.Status, s.VMState = status, "active"
+		if got := shown(); len(got.(map[string]any)) != 1 {
+			t.Errorf("in %s the addresses are %v", status, got)
+		}
+	}
+}

@@ -50,7 +50,7 @@ func example() error {
 	if err != nil {
 		return err
 	}
-	issuer, err := token.NewIssuer(config, keys, nil)
+	issuer, err := token.NewIssuer(config, keys, nil, nil)
 	if err != nil {
 		return err
 	}
@@ -90,7 +90,7 @@ func recognise() (attest.Identity, error) {
 		return attest.Identity{}, err
 	}
 	window := attest.Window{Limit: 3, Period: 5 * time.Minute, Since: attest.SinceCreated}
-	web, err := attest.NewRole("web", window, attest.Rules{AllowAnyInstance: true})
+	web, err := attest.NewRole("web", attest.Grant{}, window, attest.Rules{AllowAnyInstance: true})
 	if err != nil {
 		return attest.Identity{}, err
 	}

@@ -63,7 +63,7 @@ var sharedRSA = sync.OnceValue(func() *rsa.PrivateKey {
 	return key
 })
 
-func newEC(t *testing.T, curve elliptic.Curve) *ecdsa.PrivateKey {
+func newEC(t testing.TB, curve elliptic.Curve) *ecdsa.PrivateKey {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(curve, rand.Reader)
 	if err != nil {
@@ -89,7 +89,7 @@ func sec1(t *testing.T, key *ecdsa.PrivateKey) []byte {
 	return block("EC PRIVATE KEY", der)
 }
 
-func pkcs8(t *testing.T, key any) []byte {
+func pkcs8(t testing.TB, key any) []byte {
 	t.Helper()
 	der, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
@@ -107,7 +107,7 @@ func publicPEM(t *testing.T, key crypto.Signer) []byte {
 	return block("PUBLIC KEY", der)
 }
 
-func write(t *testing.T, data []byte) string {
+func write(t testing.TB, data []byte) string {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "key.pem")
 	if err := os.WriteFile(file, data, 0o600); err != nil {
@@ -117,7 +117,7 @@ func write(t *testing.T, data []byte) string {
 }
 
 // load makes signing keys of private ones, in their order.
-func load(t *testing.T, private ...crypto.Signer) token.Keys {
+func load(t testing.TB, private ...crypto.Signer) token.Keys {
 	t.Helper()
 	var files []string
 	for _, key := range private {
@@ -157,14 +157,14 @@ func b64(b []byte) string { return base64.RawURLEncoding.EncodeToString(b) }
 // signedAt is when the tests' issuers sign.
 var signedAt = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
 
-func newIssuer(t *testing.T, url string, keys token.Keys) *token.Issuer {
+func newIssuer(t testing.TB, url string, keys token.Keys) *token.Issuer {
 	t.Helper()
 	return newIssuerByRole(t, url, keys, nil)
 }
 
-func newIssuerByRole(t *testing.T, url string, keys token.Keys, byRole map[attest.RoleName]time.Duration) *token.Issuer {
+func newIssuerByRole(t testing.TB, url string, keys token.Keys, byRole map[attest.RoleName]token.RoleConfig) *token.Issuer {
 	t.Helper()
-	i, err := token.NewIssuer(token.Config{TokenIssuer: url, TokenExpiry: 10 * time.Minute}, keys, byRole)
+	i, err := token.NewIssuer(token.Config{TokenIssuer: url, TokenExpiry: 10 * time.Minute}, keys, byRole, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,10 +5,8 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"maps"
 	"net/url"
 	"regexp"
-	"slices"
 	"strings"
 	"time"
 
@@ -84,36 +82,48 @@ type Document struct {
 
 // Issuer signs identities. It is made by [NewIssuer].
 type Issuer struct {
-	url    *url.URL
-	name   string
-	keys   source
-	expiry time.Duration
-	byRole map[attest.RoleName]time.Duration
+	url      *url.URL
+	name     string
+	keys     source
+	usual    profile
+	byRole   map[attest.RoleName]profile
+	projects Projects
 
 	// Now is the clock. Optional, nil means time.Now.
 	Now func() time.Time
 }
 
 // NewIssuer makes an issuer that signs with keys, which are [Keys] or a
-// [Manager]. byRole has the life of the tokens of those roles that differ from
-// the configuration's.
-func NewIssuer(c Config, keys KeySource, byRole map[attest.RoleName]time.Duration) (*Issuer, error) {
+// [Manager]. byRole has what differs for roles from the configuration. projects
+// may be nil if no role needs it.
+func NewIssuer(c Config, keys KeySource, byRole map[attest.RoleName]RoleConfig, projects Projects) (*Issuer, error) {
 	u, err := parseIssuer(c.TokenIssuer)
 	if err != nil {
 		return nil, fmt.Errorf("token issuer: %w", err)
 	}
-	lives := append(slices.Collect(maps.Values(byRole)), c.TokenExpiry)
-	for _, life := range lives {
-		if err := ValidateExpiry(life); err != nil {
-			return nil, fmt.Errorf("token issuer: token expiry: %w", err)
-		}
+	i := &Issuer{url: u, name: c.TokenIssuer, byRole: map[attest.RoleName]profile{}, projects: projects}
+	if err := ValidateExpiry(c.TokenExpiry); err != nil {
+		return nil, fmt.Errorf("token issuer: token expiry: %w", err)
 	}
-	from, err := keys.source(c.TokenIssuer)
-	if err != nil {
+	if i.usual, err = (RoleConfig{}).compile(c); err != nil {
 		return nil, fmt.Errorf("token issuer: %w", err)
 	}
-	from.willIssue(slices.Max(lives))
-	return &Issuer{url: u, name: c.TokenIssuer, keys: from, expiry: c.TokenExpiry, byRole: byRole}, nil
+	longest := i.usual.expiry
+	for role, config := range byRole {
+		p, err := config.compile(c)
+		if err != nil {
+			return nil, fmt.Errorf("token issuer: role %s: %w", role, err)
+		}
+		if p.projects && projects == nil {
+			return nil, fmt.Errorf("token issuer: role %s wants claims that nobody tells", role)
+		}
+		i.byRole[role], longest = p, max(longest, p.expiry)
+	}
+	if i.keys, err = keys.source(c.TokenIssuer); err != nil {
+		return nil, fmt.Errorf("token issuer: %w", err)
+	}
+	i.keys.willIssue(longest)
+	return i, nil
 }
 
 var issuerPath = regexp.MustCompile(`\A(?:/[A-Za-z0-9._~-]+)*/?\z`)
@@ -171,52 +181,69 @@ var errNothingProven = errors.New("an identity that nothing has proven is not si
 // verifiers split claims at separators and put them into paths and templates.
 var userValue = regexp.MustCompile(`\A[A-Za-z0-9][A-Za-z0-9_.-]{0,62}\z`)
 
-// Issue signs an identity. An error is a failure of ours, never a verdict;
-// ErrKeysStale passes when the state can be read again.
-func (i *Issuer) Issue(_ context.Context, id attest.Identity) (Token, error) {
+// Issue signs an identity. An error is a failure of ours or of the cloud, never
+// a verdict; ErrKeysStale passes when the state can be read again.
+func (i *Issuer) Issue(ctx context.Context, id attest.Identity) (Token, error) {
 	if id.IsZero() {
 		return Token{}, errNothingProven
 	}
 	if err := i.keys.usable(); err != nil {
 		return Token{}, err
 	}
-	in, now := id.Instance(), i.now().Truncate(time.Second)
-	expiry, ok := i.byRole[id.Role()]
+	p, ok := i.byRole[id.Role()]
 	if !ok {
-		expiry = i.expiry
+		p = i.usual
 	}
-	t := Token{ID: rand.Text(), Expires: now.Add(expiry).Truncate(time.Second).UTC()}
-	claims := jwt.MapClaims{
-		"iss": i.name,
-		"sub": in.ID.String(),
-		"aud": []string{i.roleAudience(id.Role())},
-		"jti": t.ID,
-		"iat": now.Unix(),
-		"nbf": now.Unix(),
-		"exp": t.Expires.Unix(),
+	sub, err := p.sub(id)
+	if err != nil {
+		return Token{}, err
+	}
+	claims := jwt.MapClaims{}
+	if err := p.add(ctx, id, i.projects, claims); err != nil {
+		return Token{}, err
+	}
+	claims["sub"] = sub
+	claims["aud"] = i.audience(id)
+	claims["role"] = id.Role().String()
+	claims["amr"] = id.Proofs()
+	return i.sign(claims, id.Instance(), p)
+}
 
-		"instance_id": in.ID.String(),
-		"project_id":  in.ProjectID,
-		"role":        id.Role().String(),
-		"amr":         id.Proofs(),
-	}
-	if userValue.MatchString(in.Name) {
-		claims["instance_name"] = in.Name
-	}
+// sign adds the claims that every token has, and signs.
+func (i *Issuer) sign(claims jwt.MapClaims, in attest.Instance, p profile) (Token, error) {
+	now := i.now().Truncate(time.Second)
+	t := Token{ID: rand.Text(), Expires: now.Add(p.expiry).Truncate(time.Second).UTC()}
+	claims["iss"] = i.name
+	claims["jti"] = t.ID
+	claims["iat"] = now.Unix()
+	claims["nbf"] = now.Unix()
+	claims["exp"] = t.Expires.Unix()
+	claims["instance_id"] = in.ID.String()
+	claims["project_id"] = in.ProjectID
+	p.set(claims, claim{name: "instance_name", byUser: true}, in.Name)
+
 	key := i.keys.snapshot().signing
 	unsigned := jwt.NewWithClaims(key.method, claims)
 	unsigned.Header["kid"] = key.public.KeyID
-	compact, err := unsigned.SignedString(key.private)
-	if err != nil {
+	var err error
+	if t.Compact, err = unsigned.SignedString(key.private); err != nil {
 		return Token{}, fmt.Errorf("sign with key %s: %w", key.public.KeyID, err)
 	}
-	t.Compact = compact
 	return t, nil
 }
 
-// claimNames are all claims that Issue may write.
+// claimNames are the claims that Issue may write, but those of metadata.
 func claimNames() []string {
-	return []string{"iss", "sub", "aud", "jti", "iat", "nbf", "exp", "instance_id", "instance_name", "project_id", "role", "amr"}
+	return append([]string{"iss", "sub", "aud", "jti", "iat", "nbf", "exp", "instance_id", "instance_name", "project_id", "role", "amr"}, optionalClaims()...)
+}
+
+// audience is the aud claim: a plain string where the role names its audiences,
+// which some verifiers need, and the list of the original where it does not.
+func (i *Issuer) audience(id attest.Identity) any {
+	if a := id.Audience(); a != (attest.Audience{}) {
+		return a.String()
+	}
+	return []string{i.roleAudience(id.Role())}
 }
 
 // roleAudience is "roles/<role>" resolved against the issuer (RFC 3986, section

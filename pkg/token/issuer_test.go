@@ -79,7 +79,7 @@ func TestIssuerURL(t *testing.T) {
 			if err := c.Validate(); (err == nil) != tt.ok {
 				t.Errorf("Validate with %q = %v, want accepted %v", tt.url, err, tt.ok)
 			}
-			i, err := token.NewIssuer(c, keys, nil)
+			i, err := token.NewIssuer(c, keys, nil, nil)
 			if (err == nil) != tt.ok {
 				t.Fatalf("NewIssuer with %q = %v, want accepted %v", tt.url, err, tt.ok)
 			}
@@ -159,7 +159,7 @@ func TestConfigValidateReportsAllProblemsAtOnce(t *testing.T) {
 }
 
 func TestZeroValueKeysSignNothing(t *testing.T) {
-	if _, err := token.NewIssuer(token.Config{TokenIssuer: issuerURL, TokenExpiry: time.Minute}, token.Keys{}, nil); err == nil {
+	if _, err := token.NewIssuer(token.Config{TokenIssuer: issuerURL, TokenExpiry: time.Minute}, token.Keys{}, nil, nil); err == nil {
 		t.Error("there is an issuer without a key")
 	}
 }
@@ -338,8 +338,8 @@ func TestExpiryOfARole(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	i := newIssuerByRole(t, issuerURL, load(t, newEC(t, elliptic.P256())), map[attest.RoleName]time.Duration{
-		short: 30 * time.Second, odd: 90*time.Second + 500*time.Millisecond,
+	i := newIssuerByRole(t, issuerURL, load(t, newEC(t, elliptic.P256())), map[attest.RoleName]token.RoleConfig{
+		short: {TokenExpiry: new(30 * time.Second)}, odd: {TokenExpiry: new(90*time.Second + 500*time.Millisecond)},
 	})
 	i.Now = func() time.Time { return signedAt.Add(500 * time.Millisecond) }
 	for role, want := range map[string]time.Duration{
@@ -402,14 +402,14 @@ func TestDiscoveryOfAnIssuerWithASlashAtTheEnd(t *testing.T) {
 }
 
 func TestDiscoveryNamesEveryClaim(t *testing.T) {
-	i := newIssuer(t, issuerURL, load(t, newEC(t, elliptic.P256())))
+	i := newIssuerOf(t, token.RoleConfig{Claims: allClaims}, names{})
 	var document struct {
 		Claims []string `json:"claims_supported"`
 	}
 	if err := json.Unmarshal(i.Discovery().Body, &document); err != nil {
 		t.Fatal(err)
 	}
-	_, claims := parts(t, issue(t, i, attesttest.Identity(t, attesttest.Instance(t), "web")).Compact)
+	_, claims := parts(t, issue(t, i, attesttest.Identity(t, fullInstance(t), "web")).Compact)
 	var written []string
 	for name := range claims {
 		written = append(written, name)

@@ -580,7 +580,7 @@ func TestFilesSignWhateverTheStateHas(t *testing.T) {
 		}
 		r.pass(time.Hour)
 		r.turn()
-		issuer, err := NewIssuer(Config{TokenIssuer: testIssuer, TokenExpiry: time.Minute}, r, nil)
+		issuer, err := NewIssuer(Config{TokenIssuer: testIssuer, TokenExpiry: time.Minute}, r, nil, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -655,7 +655,7 @@ func TestGarbageIsLeftAndServedPast(t *testing.T) {
 			if err := r.Load(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			issuer, err := NewIssuer(Config{TokenIssuer: testIssuer, TokenExpiry: time.Minute}, r, nil)
+			issuer, err := NewIssuer(Config{TokenIssuer: testIssuer, TokenExpiry: time.Minute}, r, nil, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -742,7 +742,7 @@ func TestAnotherAlgorithm(t *testing.T) {
 	if infos := changed.Published(); infos[0].KeyID != first || infos[1].Algorithm != RS256 || len(infos) != 2 {
 		t.Fatalf("keys %+v", infos)
 	}
-	issuer, err := NewIssuer(Config{TokenIssuer: testIssuer, TokenExpiry: time.Minute}, changed, nil)
+	issuer, err := NewIssuer(Config{TokenIssuer: testIssuer, TokenExpiry: time.Minute}, changed, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -809,7 +809,8 @@ func TestTheLongestLifeCounts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := NewIssuer(Config{TokenIssuer: testIssuer, TokenExpiry: time.Minute}, r, map[attest.RoleName]time.Duration{role: 3*time.Hour - 1}); err != nil {
+	long := 3*time.Hour - 1
+	if _, err := NewIssuer(Config{TokenIssuer: testIssuer, TokenExpiry: time.Minute}, r, map[attest.RoleName]RoleConfig{role: {TokenExpiry: &long}}, nil); err != nil {
 		t.Fatal(err)
 	}
 	r.turn()
@@ -897,7 +898,7 @@ func TestList(t *testing.T) {
 
 func TestAnIssuerWithoutAKeySetSignsAndPublishesNothing(t *testing.T) {
 	r := newReplica(t, newStore(), setup{unloaded: true})
-	i, err := NewIssuer(Config{TokenIssuer: testIssuer, TokenExpiry: time.Minute}, r, nil)
+	i, err := NewIssuer(Config{TokenIssuer: testIssuer, TokenExpiry: time.Minute}, r, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -915,6 +916,6 @@ func TestAnIssuerWithoutAKeySetSignsAndPublishesNothing(t *testing.T) {
 
 func TestAnIssuerNeedsTheKeySetOfItsOwn(t *testing.T) {
 	r := newReplica(t, newStore(), setup{unloaded: true})
-	_, err := NewIssuer(Config{TokenIssuer: testIssuer + "/b", TokenExpiry: time.Minute}, r, nil)
+	_, err := NewIssuer(Config{TokenIssuer: testIssuer + "/b", TokenExpiry: time.Minute}, r, nil, nil)
 	wantError(t, err, testIssuer)
 }

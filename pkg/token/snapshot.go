@@ -40,6 +40,7 @@ func (fixed) willIssue(_ time.Duration) {}
 // once.
 type snapshot struct {
 	signing   signingKey
+	documents [][]byte // secrets, of which the first signs
 	jwks      Document
 	discovery Document
 }
@@ -53,6 +54,11 @@ func newSnapshot(issuer string, keys []signingKey) (s snapshot, err error) {
 	var set jose.JSONWebKeySet
 	for _, k := range keys {
 		set.Keys = append(set.Keys, k.public)
+		secret, err := documentSecret(k)
+		if err != nil {
+			return s, err
+		}
+		s.documents = append(s.documents, secret)
 	}
 	if s.jwks, err = render(set); err != nil {
 		return s, err

@@ -32,7 +32,7 @@ END
   cat >"$ETC/neutron/metadata.ini" <<END
 [DEFAULT]
 nova_metadata_host = 127.0.0.1
-nova_metadata_port = 8775
+nova_metadata_port = $METADATA_PORT
 metadata_proxy_shared_secret = $METADATA_SECRET
 metadata_workers = 0
 END
@@ -95,9 +95,12 @@ router_built() {
   ip -n "qrouter-$1" route | grep -q '^default' && ip -n "qrouter-$1" -6 route | grep -q '^default' &&
     in_namespace "qrouter-$1" ss -ltn | grep -q ':9697 '
 }
+floating_ip_works() { in_namespace "qrouter-$1" iptables-save -t nat | grep -q -- "-s $2/32 .*--to-source $3"; }
 network_ready() { # once demo.json is there
-  local router
+  local router web='.servers["web-1"]'
   for router in $(jq -r '.routers[].id' "$STATE/demo.json"); do wait_for 60 "router $router" router_built "$router"; done
+  wait_for 60 "floating IP" floating_ip_works "$(jq -r .routers.workloads.id "$STATE/demo.json")" \
+    "$(jq -r "$web.fixed_ips.v4" "$STATE/demo.json")" "$(jq -r "$web.floating_ip" "$STATE/demo.json")"
 }
 
 # A namespace is ours if `up` or `instance` said so, or if it is a router that our L3 agent has set rules in.

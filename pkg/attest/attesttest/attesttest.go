@@ -33,7 +33,7 @@ func Instance(t *testing.T) attest.Instance {
 // Role is a role that any instance may have, three times within five minutes.
 func Role(t *testing.T, name string) attest.Role {
 	t.Helper()
-	r, err := attest.NewRole(name, attest.Window{Limit: 3, Period: 5 * time.Minute, Since: attest.SinceCreated}, attest.Rules{AllowAnyInstance: true})
+	r, err := attest.NewRole(name, attest.Grant{}, attest.Window{Limit: 3, Period: 5 * time.Minute, Since: attest.SinceCreated}, attest.Rules{AllowAnyInstance: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -44,20 +44,47 @@ func Role(t *testing.T, name string) attest.Role {
 // first address.
 func Identity(t *testing.T, in attest.Instance, role string) attest.Identity {
 	t.Helper()
-	name, err := attest.ParseRoleName(role)
+	return IdentityFor(t, in, role, attest.Grant{}, "", "https://id.example.com")
+}
+
+// IdentityFor is Identity for an audience, "" for none, that the role of that
+// issuer grants.
+func IdentityFor(t *testing.T, in attest.Instance, role string, grant attest.Grant, audience, issuer string) attest.Identity {
+	t.Helper()
+	r, err := attest.NewRole(role, grant, attest.Window{Limit: 3, Period: 5 * time.Minute, Since: attest.SinceCreated}, attest.Rules{AllowAnyInstance: true})
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := attest.Attestor{
-		Policy:    attest.NewPolicy(Role(t, role)),
-		Instances: Cloud{in.ID: in},
-		State:     &State{},
+	policy, err := attest.NewPolicy(r).IssuedBy(issuer)
+	if err != nil {
+		t.Fatal(err)
 	}
-	id, _, err := a.Attest(t.Context(), attest.Request{Instance: in.ID, Role: name, Evidence: attest.FromAddress(in.Addresses[0].Addr)})
+	request := attest.Request{Instance: in.ID, Evidence: attest.FromAddress(in.Addresses[0].Addr)}
+	if request.Role, err = attest.ParseRoleName(role); err != nil {
+		t.Fatal(err)
+	}
+	if audience != "" {
+		if request.Audience, err = attest.ParseAudience(audience); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a := attest.Attestor{Policy: policy, Instances: Cloud{in.ID: in}, State: &State{}}
+	id, _, err := a.Attest(t.Context(), request)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return id
+}
+
+// Vouched is an instance that Nova spoke for.
+func Vouched(t *testing.T, in attest.Instance) attest.Vouched {
+	t.Helper()
+	a := attest.Attestor{Instances: Cloud{in.ID: in}, State: &State{}}
+	v, _, err := a.Vouch(t.Context(), in.ID, in.ProjectID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v
 }
 
 // Cloud knows these instances and no others.

@@ -1,0 +1,264 @@
+package instance_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"gopkg.in/yaml.v3"
+)
+
+const jwt = "aaa.bbb.ccc"
+
+// world is what an instance can reach: a metadata service and a server, in one.
+type world struct {
+	*httptest.Server
+	mu       sync.Mutex
+	asked    []string
+	statuses map[string]int // by path
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	w := &world{}
+	w.Server = httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		w.mu.Lock()
+		w.asked = append(w.asked, strings.TrimSpace(fmt.Sprintf("%s %s %s %s", r.Method, r.RequestURI, r.Header.Get("Authorization"), body)))
+		status := w.statuses[r.URL.Path]
+		w.mu.Unlock()
+		if status != 0 {
+			rw.WriteHeader(status)
+			return
+		}
+		switch r.URL.Path {
+		case "/identity/token", "/auth":
+			_, _ = io.WriteString(rw, jwt)
+		case "/openstack/latest/vendor_data2.json":
+			_, _ = io.WriteString(rw, `{"static": {"document": "x"}, "other": {"a": 1}, "instance_identity": {"expires_at": "z", "document": "d.o.c"}}`)
+		case "/openstack/latest/meta_data.json":
+			_, _ = io.WriteString(rw, `{"name": "web-1", "uuid": "11111111-aaaa-4aaa-8aaa-000000000001"}`)
+		case "/v1/auth/jwt/login":
+			_, _ = io.WriteString(rw, `{"auth": {"client_token": "hvs.x", "policies": ["a"]}}`)
+		case "/v3/OS-FEDERATION/identity_providers/nova-authenticator/protocols/openid/auth":
+			rw.Header().Set("X-Subject-Token", "unscoped")
+			rw.WriteHeader(http.StatusCreated)
+		case "/v3/auth/tokens":
+			rw.Header().Set("X-Subject-Token", "scoped")
+			rw.WriteHeader(http.StatusCreated)
+		default:
+			rw.WriteHeader(http.StatusNotFound)
+		}
+	}))
+	t.Cleanup(w.Close)
+	return w
+}
+
+// run runs a script with a plain shell, and gives its exit status.
+func (w *world) run(t *testing.T, env []string, script string, args ...string) (status int, stdout, stderr string) {
+	t.Helper()
+	shell := "sh"
+	if dash, err := exec.LookPath("dash"); err == nil {
+		shell = dash
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, shell, append([]string{script}, args...)...)
+	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "METADATA_URL=" + w.URL, "NO_PROXY=*", "TMPDIR=" + t.TempDir()}, env...)
+	var out, said bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &said
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		t.Fatal(err)
+	}
+	return cmd.ProcessState.ExitCode(), out.String(), said.String()
+}
+
+// answer has paths answer with a status alone.
+func (w *world) answer(statuses map[string]int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.statuses = statuses
+}
+
+func (w *world) requests() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.asked)
+}
+
+func TestToken(t *testing.T) {
+	const (
+		put       = "/identity/token"
+		vendor    = "/openstack/latest/vendor_data2.json"
+		meta      = "/openstack/latest/meta_data.json"
+		byService = "PUT /identity/token?format=token&role=web"
+	)
+	tests := []struct {
+		name     string
+		args     []string
+		statuses map[string]int
+		status   int
+		asked    []string
+	}{
+		{"from the metadata service", []string{"-r", "web"}, nil, 0, []string{byService}},
+		{"for an audience", []string{"-r", "web", "-a", "https://vault.example.com/a?b=c&d=e"}, nil, 0,
+			[]string{byService + "&audience=https%3A%2F%2Fvault.example.com%2Fa%3Fb%3Dc%26d%3De"}},
+		{"else with the document", []string{"-r", "web", "-u", "URL"}, map[string]int{put: 404}, 0,
+			[]string{byService, "GET " + vendor, "POST /auth  role=web&format=token&document=d.o.c"}},
+		{"else by address", []string{"-r", "web", "-u", "URL/", "-a", "x/y"}, map[string]int{put: 404, vendor: 404}, 0,
+			[]string{byService + "&audience=x%2Fy", "GET " + vendor, "GET " + meta, "POST /auth  role=web&format=token&audience=x%2Fy&instance_id=11111111-aaaa-4aaa-8aaa-000000000001"}},
+		{"in one way alone", []string{"-r", "web", "-u", "URL", "-w", "address"}, nil, 0,
+			[]string{"GET " + meta, "POST /auth  role=web&format=token&instance_id=11111111-aaaa-4aaa-8aaa-000000000001"}},
+		{"refused everywhere", []string{"-r", "web", "-u", "URL"}, map[string]int{put: 403, "/auth": 403}, 1, nil},
+		{"not yet", []string{"-r", "web", "-u", "URL"}, map[string]int{put: 500, "/auth": 503}, 75, nil},
+		{"too often", []string{"-r", "web", "-w", "metadata"}, map[string]int{put: 409}, 75, nil},
+		{"without a role", nil, nil, 2, nil},
+		{"a way that is none", []string{"-r", "web", "-w", "luck"}, nil, 2, nil},
+		{"an option that is none", []string{"-x"}, nil, 2, nil},
+		{"a word too many", []string{"-r", "web", "more"}, nil, 2, nil},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newWorld(t)
+			w.answer(tt.statuses)
+			args := slices.Clone(tt.args)
+			for i := range args {
+				args[i] = strings.Replace(args[i], "URL", w.URL, 1)
+			}
+			status, out, said := w.run(t, nil, "token.sh", args...)
+			if status != tt.status || (status == 0) != (out == jwt+"\n") {
+				t.Errorf("status %d, %q, %q, want %d", status, out, said, tt.status)
+			}
+			if tt.asked != nil && strings.Join(w.requests(), "\n") != strings.Join(tt.asked, "\n") {
+				t.Errorf("it asked\n%s\nwant\n%s", strings.Join(w.requests(), "\n"), strings.Join(tt.asked, "\n"))
+			}
+		})
+	}
+	t.Run("nobody is there", func(t *testing.T) {
+		w := newWorld(t)
+		w.Close()
+		if status, _, said := w.run(t, nil, "token.sh", "-r", "web"); status != 75 {
+			t.Errorf("status %d, %s", status, said)
+		}
+	})
+	t.Run("its help", func(t *testing.T) {
+		if status, out, _ := newWorld(t).run(t, nil, "token.sh", "--help"); status != 0 || !strings.Contains(out, "-r ROLE") || strings.Contains(out, "umask") {
+			t.Errorf("status %d: %s", status, out)
+		}
+	})
+}
+
+// A reader of the file finds a whole token, and nobody but its owner can read it.
+func TestTokenInAFile(t *testing.T) {
+	w := newWorld(t)
+	file := filepath.Join(t.TempDir(), "token")
+	env := []string{"ROLE=web", "WAYS=metadata"}
+	for range 2 {
+		if status, out, said := w.run(t, env, "token.sh", "-o", file); status != 0 || out != "" {
+			t.Fatalf("status %d, %q, %s", status, out, said)
+		}
+		data, err := os.ReadFile(file)
+		info, statErr := os.Stat(file)
+		if err != nil || statErr != nil || string(data) != jwt+"\n" || info.Mode().Perm() != 0o600 {
+			t.Errorf("%q, mode %v, %v", data, info.Mode(), err)
+		}
+	}
+	w.answer(map[string]int{"/identity/token": 403})
+	if status, _, _ := w.run(t, env, "token.sh", "-o", file); status != 1 {
+		t.Errorf("status %d", status)
+	}
+	if data, err := os.ReadFile(file); err != nil || string(data) != jwt+"\n" {
+		t.Errorf("a refusal took the last one away: %q, %v", data, err)
+	}
+	if left, _ := filepath.Glob(file + "*"); len(left) != 1 {
+		t.Errorf("it leaves %v", left)
+	}
+}
+
+func TestLogins(t *testing.T) {
+	w := newWorld(t)
+	file := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(file, []byte(jwt+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if status, out, said := w.run(t, nil, "vault-login.sh", "-a", w.URL, "-r", "web", "-t", file); status != 0 || out != "hvs.x\n" {
+		t.Errorf("Vault: status %d, %q, %s", status, out, said)
+	}
+	if status, out, said := w.run(t, nil, "keystone-token.sh", "-k", w.URL+"/v3", "-p", "project", "-t", file); status != 0 || out != "scoped\n" {
+		t.Errorf("Keystone: status %d, %q, %s", status, out, said)
+	}
+	want := []string{
+		`POST /v1/auth/jwt/login  {"role":"web","jwt":"` + jwt + `"}`,
+		"POST /v3/OS-FEDERATION/identity_providers/nova-authenticator/protocols/openid/auth Bearer " + jwt,
+		`POST /v3/auth/tokens  {"auth":{"identity":{"methods":["token"],"token":{"id":"unscoped"}},"scope":{"project":{"id":"project"}}}}`,
+	}
+	if got := w.requests(); !slices.Equal(got, want) {
+		t.Errorf("they asked\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+	w.answer(map[string]int{"/v1/auth/jwt/login": 400, "/v3/OS-FEDERATION/identity_providers/nova-authenticator/protocols/openid/auth": 401})
+	for _, args := range [][]string{{"vault-login.sh", "-a", w.URL, "-r", "web", "-t", file}, {"keystone-token.sh", "-k", w.URL + "/v3", "-p", "p", "-t", file}} {
+		if status, out, _ := w.run(t, nil, args[0], args[1:]...); status == 0 || out != "" {
+			t.Errorf("%s, refused: status %d, %q", args[0], status, out)
+		}
+	}
+}
+
+func TestUnits(t *testing.T) {
+	analyze, err := exec.LookPath("systemd-analyze")
+	if err != nil {
+		t.Skip("systemd-analyze is not installed")
+	}
+	dir := t.TempDir()
+	for _, name := range []string{"instance-token.service", "instance-token.timer"} {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		changed := strings.ReplaceAll(string(text), "/usr/local/bin/token.sh", "/bin/true")
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(changed), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cmd := exec.CommandContext(t.Context(), analyze, "verify", "--man=no", filepath.Join(dir, "instance-token.service"), filepath.Join(dir, "instance-token.timer"))
+	out, err := cmd.CombinedOutput()
+	if err != nil || strings.Contains(string(out), "instance-token") {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+// The user data is YAML that names the files that are here.
+func TestCloudInit(t *testing.T) {
+	text, err := os.ReadFile("cloud-init.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.HasPrefix(text, []byte("#cloud-config\n")) {
+		t.Error("cloud-init would not know it")
+	}
+	for _, name := range []string{"token.sh", "instance-token.service", "instance-token.timer"} {
+		if _, err := os.Stat(name); err != nil || !bytes.Contains(text, []byte(name)) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	var cloud struct {
+		Files []struct{ Path string } `yaml:"write_files"`
+		Run   [][]string              `yaml:"runcmd"`
+	}
+	if err := yaml.Unmarshal(text, &cloud); err != nil || len(cloud.Files) != 4 || len(cloud.Run) != 2 {
+		t.Errorf("%+v, %v", cloud, err)
+	}
+}

@@ -1,0 +1,145 @@
+#!/bin/sh
+# Gets this instance a token, with nothing but sh, curl and grep, and prints it: from the metadata service, else with the
+# document that Nova hands out, else by the address that it speaks from.
+#
+#   token.sh [-r ROLE] [-a AUDIENCE] [-u URL] [-c CAFILE] [-w WAY]... [-o FILE]
+#
+#   -r ROLE      the role; default: $ROLE
+#   -a AUDIENCE  whom the token is for; default: $AUDIENCE, else the role's first
+#   -u URL       the authenticator, such as https://id.example.com; default: $URL; not needed for the metadata service
+#   -c CAFILE    the CA of its certificate; default: $CAFILE, else the system's
+#   -w WAY       metadata, document or address; may be there several times; default: $WAYS, else all three in this order
+#   -o FILE      write the token to FILE, at once and readable for its owner alone, instead of printing it
+#
+# $TARGET is the name of our vendordata in nova.conf, by default instance_identity. $METADATA_URL is for trials.
+# The exit status is 0 with a token, 1 when every way was refused, 2 for a mistake in the call, 75 when it is worth to ask
+# again (nobody answered, or "not yet").
+set -u
+umask 077
+
+metadata=${METADATA_URL:-http://169.254.169.254}
+target=${TARGET:-instance_identity}
+role=${ROLE:-} audience=${AUDIENCE:-} url=${URL:-} cafile=${CAFILE:-} ways=${WAYS:-} output=
+
+usage() {
+    sed -n '2,/^set/s/^# \{0,1\}//p' "$0"
+    exit "$1"
+}
+say() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
+
+[ "${1:-}" != --help ] || usage 0
+own=
+while getopts r:a:u:c:w:o:h option; do
+    case $option in
+    r) role=$OPTARG ;;
+    a) audience=$OPTARG ;;
+    u) url=${OPTARG%/} ;;
+    c) cafile=$OPTARG ;;
+    w) own="$own $OPTARG" ;;
+    o) output=$OPTARG ;;
+    h) usage 0 ;;
+    *) usage 2 >&2 ;;
+    esac
+done
+shift $((OPTIND - 1))
+ways=${own:-${ways:-metadata document address}}
+[ $# = 0 ] || usage 2 >&2
+if [ -z "$role" ]; then
+    say "no role; name one with -r"
+    exit 2
+fi
+
+work=$(mktemp -d) || exit 2
+body=$work/body value=$work/value new=
+trap 'rm -rf "$work" ${new:+"$new"}' EXIT
+trap 'exit 129' HUP INT TERM
+
+# fetch ARGS...: the status is what curl saw, 000 if nobody answered; the body is in the file.
+fetch() {
+    status=$(curl -s -m 20 -o "$body" -w '%{http_code}' "$@") || status=000
+}
+
+# A value as a query has it. Audiences are printable ASCII (RFC 3986, section 2.3).
+escape() {
+    rest=$1 escaped=
+    while [ -n "$rest" ]; do
+        tail=${rest#?}
+        first=${rest%"$tail"}
+        rest=$tail
+        case $first in
+        [A-Za-z0-9._~-]) escaped=$escaped$first ;;
+        *) escaped=$escaped%$(printf %02X "'$first") ;;
+        esac
+    done
+    printf %s "$escaped"
+}
+
+# The text of the first KEY in a flat JSON object or one within another: field KEY
+field() {
+    grep -o "\"$1\": *\"[^\"]*\"" "$body" | head -n 1 | cut -d '"' -f 4
+}
+
+by_metadata() {
+    fetch -X PUT "$metadata/identity/token?format=token&role=$(escape "$role")${audience:+&audience=$(escape "$audience")}"
+}
+
+# A document goes to curl by way of a file, not on a command line that others can see.
+by_auth() { # NAME VALUE
+    if [ -z "$url" ]; then
+        say "no URL; name one with -u"
+        status=000
+        return
+    fi
+    printf %s "$2" >"$value"
+    fetch ${cafile:+--cacert "$cafile"} "$url/auth" --data-urlencode "role=$role" -d format=token \
+        ${audience:+--data-urlencode "audience=$audience"} --data-urlencode "$1@$value"
+}
+
+by_document() {
+    fetch "$metadata/openstack/latest/vendor_data2.json"
+    [ "$status" = 200 ] || return 0
+    # From our name on: others may have a document, too.
+    document=$(grep -o "\"$target\": *{.*" "$body" | grep -o '"document": *"[^"]*"' | head -n 1 | cut -d '"' -f 4)
+    if [ -z "$document" ]; then
+        status=404
+        return 0
+    fi
+    by_auth document "$document"
+}
+
+by_address() {
+    fetch "$metadata/openstack/latest/meta_data.json"
+    [ "$status" = 200 ] || return 0
+    by_auth instance_id "$(field uuid)"
+}
+
+again=
+for way in $ways; do
+    case $way in
+    metadata) by_metadata ;;
+    document) by_document ;;
+    address) by_address ;;
+    *)
+        say "$way is none of metadata, document and address"
+        exit 2
+        ;;
+    esac
+    token=
+    [ "$status" != 200 ] || token=$(grep -x '[A-Za-z0-9_-]*\.[A-Za-z0-9_-]*\.[A-Za-z0-9_-]*' "$body")
+    if [ -n "$token" ]; then
+        if [ -z "$output" ]; then
+            printf '%s\n' "$token"
+            exit 0
+        fi
+        new=$output.new.$$
+        if printf '%s\n' "$token" >"$new" && mv -f "$new" "$output"; then exit 0; fi
+        say "$output cannot be written"
+        exit 2
+    fi
+    case $status in
+    000 | 409 | 429 | 5??) again=1 ;;
+    esac
+    say "$way: no token (status $status)"
+done
+[ -z "$again" ] || exit 75
+exit 1

@@ -1,0 +1,163 @@
+package attest
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+)
+
+// maxAudience bounds what a token carries, in bytes.
+const maxAudience = 255
+
+// ErrInvalidAudience says that a string cannot be an audience.
+var ErrInvalidAudience = errors.New(`an audience is 1 to 255 printable ASCII characters other than space, " and \`)
+
+// Audience is whom a token is for (RFC 7519, section 4.1.3). The zero value
+// names nobody.
+type Audience struct{ name string }
+
+// ParseAudience takes what verifiers and logs can be given as it is.
+func ParseAudience(s string) (Audience, error) {
+	if s == "" || len(s) > maxAudience || strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' || r == '"' || r == '\\' }) {
+		return Audience{}, ErrInvalidAudience
+	}
+	return Audience{s}, nil
+}
+
+// String is the audience, empty for the zero value.
+func (a Audience) String() string { return a.name }
+
+// Grant says how an instance proves itself for a role, and for whom its tokens
+// may be. Its zero value is the address proof and the role's default audience.
+type Grant struct {
+	// Proof is what an instance must show: address, document, metadataService or
+	// address+document, which is both. Of a list any one. Default: auth.proof.
+	Proof []Proof `yaml:"proof"`
+	// Audience is whom the role's tokens may be for. A request names one of them,
+	// or gets the first. Default: roles/<role>, resolved against the issuer.
+	Audience []string `yaml:"audience"`
+	// AnyAudience lets a request name any audience, except what names the issuer's
+	// host (the issuer, and the default audiences of all roles) and what is another
+	// role's. Default: false.
+	AnyAudience bool `yaml:"anyAudience"`
+}
+
+// grant is a Grant that can decide. Its zero value accepts no proof.
+type grant struct {
+	proofs      []Proof
+	audiences   []Audience
+	anyAudience bool
+}
+
+// ValidateProofs checks a list of proofs. The error joins one error for each
+// problem, each beginning with the key proof.
+func ValidateProofs(list []Proof) error {
+	var problems []error
+	if list != nil && len(list) == 0 {
+		problems = append(problems, errors.New("proof: an empty list proves nothing; leave it out or give it a value"))
+	}
+	for i, p := range list {
+		if !slices.Contains(knownProofs, p) {
+			problems = append(problems, fmt.Errorf("proof: %q is none of address, document, metadataService and address+document", p))
+		} else if slices.Contains(list[:i], p) {
+			problems = append(problems, fmt.Errorf("proof: %q is there twice", p))
+		}
+	}
+	return errors.Join(problems...)
+}
+
+// compile checks g. The error joins one error for each problem, each beginning
+// with the key at fault.
+func (g Grant) compile() (grant, error) {
+	problems := []error{ValidateProofs(g.Proof)}
+	if g.Audience != nil && len(g.Audience) == 0 {
+		problems = append(problems, errors.New("audience: an empty list is for nobody; leave it out or give it a value"))
+	}
+	c := grant{proofs: g.Proof, anyAudience: g.AnyAudience}
+	if len(c.proofs) == 0 {
+		c.proofs = []Proof{ProofAddress}
+	}
+	for i, name := range g.Audience {
+		a, err := ParseAudience(name)
+		switch {
+		case err != nil:
+			problems = append(problems, fmt.Errorf("audience: %q: %w", name, err))
+		case slices.Contains(g.Audience[:i], name):
+			problems = append(problems, fmt.Errorf("audience: %q is there twice", name))
+		}
+		c.audiences = append(c.audiences, a)
+	}
+	return c, errors.Join(problems...)
+}
+
+// needs reports whether a part of any of the proofs is p.
+func (g grant) needs(p Proof) bool {
+	return slices.ContainsFunc(g.proofs, func(q Proof) bool { return slices.Contains(q.parts(), p) })
+}
+
+// offered gives those of the proofs for which e has something to show.
+func (g grant) offered(e Evidence) []Proof {
+	var offered []Proof
+	for _, p := range g.proofs {
+		if !slices.ContainsFunc(p.parts(), func(part Proof) bool { return !e.offers(part) }) {
+			offered = append(offered, p)
+		}
+	}
+	return offered
+}
+
+// audience gives whom a token is for, zero for the role's default.
+func (p Policy) audience(r Role, wanted Audience) (Audience, error) {
+	switch {
+	case wanted == Audience{}:
+		if len(r.grant.audiences) > 0 {
+			return r.grant.audiences[0], nil
+		}
+		return Audience{}, nil
+	case slices.Contains(r.grant.audiences, wanted):
+		return wanted, nil
+	case (len(r.grant.audiences) == 0 || r.grant.anyAudience) && p.issuer != nil && wanted.name == p.defaultAudience(r.name):
+		return Audience{}, nil
+	case !r.grant.anyAudience:
+		return Audience{}, denied(AudienceDenied, "the role has no audience %q", wanted)
+	case p.Reserved(wanted):
+		return Audience{}, denied(AudienceDenied, "audience %q is the issuer's or another role's", wanted)
+	}
+	return wanted, nil
+}
+
+// IssuedBy gives the policy with the URL of the issuer, without which no
+// instance can name an audience that its role does not list.
+func (p Policy) IssuedBy(issuer string) (Policy, error) {
+	u, err := url.Parse(issuer)
+	if err != nil {
+		return Policy{}, fmt.Errorf("issuer: %w", err)
+	}
+	p.issuer = u
+	return p, nil
+}
+
+// defaultAudience is roles/<role> resolved against the issuer (RFC 3986, section 5.2).
+func (p Policy) defaultAudience(name RoleName) string {
+	return p.issuer.ResolveReference(&url.URL{Path: "roles/" + name.String()}).String()
+}
+
+// Reserved reports whether an audience is not for an instance to name: another
+// role's, or one that names the issuer's host, as the issuer and the default
+// audiences of all roles do. It compares more loosely than verifiers do, some of
+// which fold case, cut a slash off, or normalise.
+func (p Policy) Reserved(a Audience) bool {
+	if p.issuer == nil || strings.Contains(fold(a.name), fold(p.issuer.Hostname())) {
+		return true
+	}
+	for _, r := range p.roles {
+		if slices.ContainsFunc(r.grant.audiences, func(b Audience) bool { return fold(a.name) == fold(b.name) }) {
+			return true
+		}
+	}
+	return false
+}
+
+func fold(s string) string { return strings.TrimRight(strings.ToLower(s), "/") }

@@ -1,0 +1,136 @@
+package attest_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
+)
+
+func TestParseAudience(t *testing.T) {
+	for in, ok := range map[string]bool{
+		"": false, " ": false, "a b": false, "a\nb": false, "a\x00": false, `a"b`: false, `a\b`: false, "ä": false, "a\x7f": false,
+		strings.Repeat("a", 256): false,
+		strings.Repeat("a", 255): true, "vault": true, "https://vault.example.com": true, "api://AzureADTokenExchange": true, "sts.amazonaws.com": true,
+	} {
+		a, err := attest.ParseAudience(in)
+		if (err == nil) != ok || (ok && a.String() != in) || (!ok && a != attest.Audience{}) {
+			t.Errorf("ParseAudience(%q) = %q, %v", in, a, err)
+		}
+	}
+}
+
+func TestGrantThatIsWrong(t *testing.T) {
+	s := newScene(t)
+	for want, g := range map[string]attest.Grant{
+		"proof: an empty list":                 {Proof: []attest.Proof{}},
+		`proof: "vendordata" is none of`:       {Proof: []attest.Proof{"vendordata"}},
+		`proof: "document+address" is none of`: {Proof: []attest.Proof{"document+address"}},
+		`proof: "" is none of`:                 {Proof: []attest.Proof{""}},
+		`proof: "address" is there twice`:      {Proof: []attest.Proof{"address", "document", "address"}},
+		"audience: an empty list":              {Audience: []string{}},
+		`audience: "a b": an audience is`:      {Audience: []string{"a b"}},
+		`audience: "a" is there twice`:         {Audience: []string{"a", "b", "a"}},
+	} {
+		if _, err := attest.NewRole("web", g, s.window, s.rules); err == nil || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("NewRole with %+v = %v, want %s", g, err, want)
+		}
+	}
+}
+
+// No window is for proofs alone that have an end of their own.
+func TestNoWindow(t *testing.T) {
+	w := newScene(t).window
+	w.Period = 0
+	for _, tt := range []struct {
+		proofs []attest.Proof
+		ok     bool
+	}{
+		{nil, false}, {[]attest.Proof{"address"}, false}, {[]attest.Proof{"document", "address"}, false}, {[]attest.Proof{"address+document"}, false},
+		{[]attest.Proof{"document"}, true}, {[]attest.Proof{"metadataService", "document"}, true},
+	} {
+		if err := w.Validate(tt.proofs); (err == nil) != tt.ok {
+			t.Errorf("a period of 0 with %v: %v", tt.proofs, err)
+		}
+	}
+}
+
+// reserved are audiences that nobody may name who is not their role, of the
+// issuer https://id.example.com/region-1.
+var reserved = []string{
+	"https://id.example.com/region-1", "https://id.example.com/region-1/", "https://id.example.com/region-1/x", "HTTPS://ID.EXAMPLE.COM/Region-1",
+	"https://id.example.com./region-1", "https://id.example.com:443/region-1", "http://id.example.com/region-1", "//id.example.com/region-1", "id.example.com/region-1",
+	"https://id.example.com/x/../region-1", "https://user@id.example.com/region-1/x", "https://id.example.com/%72egion-1", "https://id.example.com/region-2", "https://id.example.com:8443", "https://id.example.com//region-1",
+	"https://id.example.com/roles/db", "https://id.example.com/roles/web2", "https://id.example.com/roles", "https://id.example.com/ROLES/db",
+	"https://id.example.com/region-1/%zz", "https://db.example.com", "https://db.example.com/", "HTTPS://DB.example.com",
+}
+
+func TestAudiences(t *testing.T) {
+	grant := func(open bool, names ...string) attest.Grant { return attest.Grant{Audience: names, AnyAudience: open} }
+	const own = "https://id.example.com/roles/web"
+	type row struct {
+		name   string
+		grant  attest.Grant
+		wanted string
+		want   string // "-" for a denial
+	}
+	tests := []row{
+		{"none is wanted, none is listed", grant(false), "", ""},
+		{"the role's own by its name", grant(false), own, ""},
+		{"any, when none is listed", grant(false), "vault", "-"},
+		{"none is wanted: the first", grant(false, "vault", "k8s"), "", "vault"},
+		{"one of those listed", grant(false, "vault", "k8s"), "k8s", "k8s"},
+		{"one that is not listed", grant(false, "vault", "k8s"), "keycloak", "-"},
+		{"one listed, in capitals", grant(false, "vault"), "Vault", "-"},
+		{"the role's own, but others are listed", grant(false, "vault"), own, "-"},
+		{"any", grant(true), "https://other.example.com/x", "https://other.example.com/x"},
+		{"any, and none is wanted", grant(true), "", ""},
+		{"any, and the role's own", grant(true, "vault"), own, ""},
+		{"any, beside those listed", grant(true, "vault"), "keycloak", "keycloak"},
+		{"any, on a host beside the issuer's", grant(true), "https://id2.example.com/region-1", "https://id2.example.com/region-1"},
+	}
+	for _, r := range reserved {
+		tests = append(tests, row{"any, but not " + r, grant(true), r, "-"})
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			s := newScene(t)
+			s.grant = tt.grant
+			a, r := s.attestor(t), s.request(t)
+			if tt.wanted != "" {
+				var err error
+				if r.Audience, err = attest.ParseAudience(tt.wanted); err != nil {
+					t.Fatal(err)
+				}
+			}
+			id, _, err := a.Attest(t.Context(), r)
+			if tt.want == "-" {
+				if outcome(err) != no(attest.AudienceDenied) {
+					t.Errorf("%s, want a denial", outcome(err))
+				}
+				return
+			}
+			if err != nil || id.Audience().String() != tt.want {
+				t.Errorf("%q, %v, want %q", id.Audience(), err, tt.want)
+			}
+		})
+	}
+}
+
+// Without the issuer's URL nothing can be told apart, so nothing is granted.
+func TestAnyAudienceNeedsTheIssuer(t *testing.T) {
+	s := newScene(t)
+	s.grant.AnyAudience = true
+	role, err := attest.NewRole("web", s.grant, s.window, s.rules)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, r := s.attestor(t), s.request(t)
+	a.Policy = attest.NewPolicy(role)
+	if r.Audience, err = attest.ParseAudience("vault"); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := a.Attest(t.Context(), r); outcome(err) != no(attest.AudienceDenied) {
+		t.Error(outcome(err))
+	}
+}

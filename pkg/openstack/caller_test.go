@@ -1,0 +1,214 @@
+package openstack_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/openstack"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/simulator"
+)
+
+const tokens = "/v3/auth/tokens"
+
+// novaToken signs in as Nova does towards a vendordata service.
+func novaToken(t *testing.T, cloud *simulator.Cloud) (token, userID string) {
+	t.Helper()
+	cloud.AddAccount(simulator.Account{Name: "nova-vendordata", ID: "nova-id", Password: password, ProjectName: "service", Roles: []string{"service"}})
+	return signIn(t, cloud, "nova-vendordata", "service"), "nova-id"
+}
+
+func signIn(t *testing.T, cloud *simulator.Cloud, user, project string) string {
+	t.Helper()
+	body := fmt.Sprintf(`{"auth":{"identity":{"methods":["password"],"password":{"user":{"name":%q,"domain":{"id":"default"},"password":%q}}},`+
+		`"scope":{"project":{"name":%q,"domain":{"id":"default"}}}}}`, user, password, project)
+	resp, err := http.Post(cloud.AuthURL()+"/auth/tokens", "application/json", strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusCreated {
+		t.Fatalf("signing in: %s", resp.Status)
+	}
+	return resp.Header.Get("X-Subject-Token")
+}
+
+func newValidator(t *testing.T, cloud *simulator.Cloud, opts openstack.Options) *openstack.Client {
+	t.Helper()
+	cloud.AddAccount(simulator.Account{Name: "validator", Password: password, ProjectName: "service", Roles: []string{"reader", "instance_reader", "service"}})
+	opts.Callers = true
+	c := newClient(t, as("validator", "service", cloud.AuthURL()), config(), opts)
+	connect(t, c)
+	return c
+}
+
+func TestCaller(t *testing.T) {
+	cloud, clock := startCloud(t), newClock()
+	cloud.SetNow(clock.Now)
+	c := newValidator(t, cloud, openstack.Options{Now: clock.Now})
+	token, nova := novaToken(t, cloud)
+	asked := func() int { return cloud.Count("keystone", "GET", tokens) }
+	before := asked()
+
+	var asking sync.WaitGroup
+	for range 50 {
+		asking.Go(func() {
+			if id, err := c.Caller(t.Context(), token); err != nil || id != nova {
+				t.Errorf("Caller = %q, %v", id, err)
+			}
+		})
+	}
+	asking.Wait()
+	clock.advance(59 * time.Second)
+	if id, err := c.Caller(t.Context(), token); err != nil || id != nova {
+		t.Errorf("Caller = %q, %v", id, err)
+	}
+	if n := asked() - before; n != 1 {
+		t.Errorf("Keystone was asked %d times, want 1", n)
+	}
+	cloud.RevokeTokens()
+	clock.advance(2 * time.Second)
+	if id, err := c.Caller(t.Context(), token); !errors.Is(err, attest.ErrUnknownCaller) || id != "" {
+		t.Errorf("a revoked token, a minute later: %q, %v", id, err)
+	}
+	// A definite no is kept, too.
+	before = asked()
+	for range 10 {
+		if _, err := c.Caller(t.Context(), token); !errors.Is(err, attest.ErrUnknownCaller) {
+			t.Error(err)
+		}
+	}
+	if n := asked() - before; n != 0 {
+		t.Errorf("Keystone was asked %d times more", n)
+	}
+	clock.advance(11 * time.Second)
+	if _, err := c.Caller(t.Context(), token); !errors.Is(err, attest.ErrUnknownCaller) || asked() == before {
+		t.Errorf("after ten seconds: %v, %d calls", err, asked()-before)
+	}
+}
+
+// A token is not believed past its end.
+func TestCallerUntilTheTokensEnd(t *testing.T) {
+	cloud, clock := startCloud(t), newClock()
+	cloud.SetNow(clock.Now)
+	c := newValidator(t, cloud, openstack.Options{Now: clock.Now})
+	cloud.SetTokenLife(20 * time.Second)
+	token, _ := novaToken(t, cloud)
+	if _, err := c.Caller(t.Context(), token); err != nil {
+		t.Fatal(err)
+	}
+	clock.advance(20 * time.Second)
+	if id, err := c.Caller(t.Context(), token); !errors.Is(err, attest.ErrUnknownCaller) {
+		t.Errorf("an expired token: %q, %v", id, err)
+	}
+}
+
+// Whoever makes tokens up neither keeps Keystone busy nor pushes the good one out.
+func TestTokensThatAreMadeUp(t *testing.T) {
+	cloud, clock := startCloud(t), newClock()
+	c := newValidator(t, cloud, openstack.Options{Now: clock.Now})
+	token, nova := novaToken(t, cloud)
+	if _, err := c.Caller(t.Context(), token); err != nil {
+		t.Fatal(err)
+	}
+	before := cloud.Count("keystone", "GET", tokens)
+	var asking sync.WaitGroup
+	var unknown, busy atomic.Int64
+	for i := range 10_000 {
+		asking.Go(func() {
+			switch id, err := c.Caller(t.Context(), fmt.Sprintf("gAAAAA%d", i)); {
+			case id != "" || err == nil:
+				t.Errorf("a made up token is %q's", id)
+			case errors.Is(err, attest.ErrUnknownCaller):
+				unknown.Add(1)
+			default:
+				busy.Add(1)
+			}
+		})
+	}
+	asking.Wait()
+	if n := cloud.Count("keystone", "GET", tokens) - before; n > 20 {
+		t.Errorf("Keystone was asked %d times about 10,000 tokens", n)
+	}
+	if unknown.Load()+busy.Load() != 10_000 || unknown.Load() > 20 {
+		t.Errorf("%d were unknown, for %d there was no time", unknown.Load(), busy.Load())
+	}
+	before = cloud.Count("keystone", "GET", tokens)
+	if id, err := c.Caller(t.Context(), token); err != nil || id != nova || cloud.Count("keystone", "GET", tokens) != before {
+		t.Errorf("the good one: %q, %v", id, err)
+	}
+}
+
+func TestCallerWhenKeystoneFails(t *testing.T) {
+	cloud := startCloud(t)
+	c := newValidator(t, cloud, openstack.Options{})
+	token, nova := novaToken(t, cloud)
+	for name, f := range map[string]simulator.Fault{
+		"an error":                 {Status: 500},
+		"a balancer's 404":         {Status: 404, Body: []byte("<html>")},
+		"no JSON":                  {Body: []byte("<html>")},
+		"no token":                 {Body: []byte("{}")},
+		"a token of nobody":        {Body: []byte(`{"token":{"expires_at":"2036-01-01T00:00:00Z","user":{}}}`)},
+		"a token without an end":   {Body: []byte(`{"token":{"user":{"id":"nova-id"}}}`)},
+		"a token that has ended":   {Body: []byte(`{"token":{"expires_at":"2016-01-01T00:00:00Z","user":{"id":"nova-id"}}}`)},
+		"the right was taken away": {Status: 403, Body: []byte(`{"error":{"code":403}}`)},
+	} {
+		f.Only = tokens
+		cloud.Fail("keystone", f)
+		id, err := c.Caller(t.Context(), token)
+		if id != "" || err == nil || errors.Is(err, attest.ErrUnknownCaller) != (name == "a token that has ended") {
+			t.Errorf("%s: %q, %v", name, id, err)
+		}
+	}
+	cloud.Fail("keystone", simulator.Fault{})
+	if id, err := c.Caller(t.Context(), token); err != nil || id != nova {
+		t.Errorf("nothing of it is kept: %q, %v", id, err)
+	}
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := c.Caller(gone, "another"); !errors.Is(err, context.Canceled) {
+		t.Errorf("who hung up was told %v", err)
+	}
+}
+
+// Keystone that hangs holds up no lookup.
+func TestASlowKeystoneSlowsNoLookup(t *testing.T) {
+	cloud := startCloud(t)
+	c := newValidator(t, cloud, openstack.Options{})
+	cloud.Fail("keystone", simulator.Fault{Hang: true, Only: tokens})
+	var asking sync.WaitGroup
+	ctx, cancel := context.WithCancel(t.Context())
+	for i := range 100 {
+		asking.Go(func() { _, _ = c.Caller(ctx, fmt.Sprintf("gAAAAA%d", i)) })
+	}
+	if _, err := ask(t, c, web); err != nil {
+		t.Error(err)
+	}
+	cancel()
+	asking.Wait()
+	cloud.Fail("keystone", simulator.Fault{})
+}
+
+func TestValidatingNeedsARight(t *testing.T) {
+	cloud := startCloud(t)
+	var log bytes.Buffer
+	c := newClient(t, as("authenticator", "service", cloud.AuthURL()), config(),
+		openstack.Options{Callers: true, Log: slog.New(slog.NewTextHandler(&log, nil))})
+	connect(t, c)
+	if !strings.Contains(log.String(), "neither the role service nor admin") {
+		t.Errorf("the log is %s", log.String())
+	}
+	token, _ := novaToken(t, cloud)
+	if _, err := c.Caller(t.Context(), token); err == nil || !strings.Contains(err.Error(), "role service") || errors.Is(err, attest.ErrUnknownCaller) {
+		t.Errorf("Caller = %v, want the missing right", err)
+	}
+}

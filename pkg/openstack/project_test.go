@@ -1,0 +1,97 @@
+package openstack_test
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/openstack"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/simulator"
+)
+
+const projects = "/v3/projects/"
+
+// withTenant adds a project and gives its ID.
+func withTenant(t *testing.T, cloud *simulator.Cloud) string {
+	t.Helper()
+	cloud.AddAccount(simulator.Account{Name: "tenant", ProjectID: "tenant-project-id", ProjectName: "shop", ProjectDomainID: "shop-domain", Roles: []string{"member"}})
+	return "tenant-project-id"
+}
+
+func TestProject(t *testing.T) {
+	cloud, clock := startCloud(t), newClock()
+	id := withTenant(t, cloud)
+	c := newAdmin(t, cloud, openstack.Options{ProjectNames: true, Now: clock.Now})
+	before := cloud.Count("keystone", "GET", projects)
+	var asking sync.WaitGroup
+	for range 50 {
+		asking.Go(func() {
+			if name, domain, err := c.Project(t.Context(), id); err != nil || name != "shop" || domain != "shop-domain" {
+				t.Errorf("Project = %q, %q, %v", name, domain, err)
+			}
+		})
+	}
+	asking.Wait()
+	clock.advance(9 * time.Minute)
+	if _, _, err := c.Project(t.Context(), id); err != nil {
+		t.Error(err)
+	}
+	if n := cloud.Count("keystone", "GET", projects) - before; n != 1 {
+		t.Errorf("there were %d calls, want 1", n)
+	}
+	clock.advance(2 * time.Minute)
+	if _, _, err := c.Project(t.Context(), id); err != nil {
+		t.Error(err)
+	}
+	if n := cloud.Count("keystone", "GET", projects) - before; n != 2 {
+		t.Errorf("there were %d calls, want 2", n)
+	}
+}
+
+func TestProjectThatCannotBeRead(t *testing.T) {
+	cloud := startCloud(t)
+	id := withTenant(t, cloud)
+	c := newAdmin(t, cloud, openstack.Options{ProjectNames: true})
+	if name, _, err := c.Project(t.Context(), "none"); err == nil || name != "" {
+		t.Errorf("an unknown project = %q, %v", name, err)
+	}
+	for name, f := range map[string]simulator.Fault{
+		"an error":                 {Status: 500},
+		"no JSON":                  {Body: []byte("<html>")},
+		"no project":               {Body: []byte("{}")},
+		"another project":          {Body: []byte(`{"project":{"id":"other","name":"other"}}`)},
+		"a project without a name": {Body: []byte(`{"project":{"id":"tenant-project-id"}}`)},
+	} {
+		f.Only = projects
+		cloud.Fail("keystone", f)
+		if got, _, err := c.Project(t.Context(), id); err == nil || got != "" {
+			t.Errorf("%s: Project = %q, %v", name, got, err)
+		}
+	}
+	// None of it is kept.
+	cloud.Fail("keystone", simulator.Fault{})
+	if got, _, err := c.Project(t.Context(), id); err != nil || got != "shop" {
+		t.Errorf("Project = %q, %v", got, err)
+	}
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, _, err := c.Project(gone, "another"); !errors.Is(err, context.Canceled) {
+		t.Errorf("who hung up was told %v", err)
+	}
+}
+
+func TestProjectNamesNeedARight(t *testing.T) {
+	cloud := startCloud(t)
+	c := newClient(t, as("authenticator", "service", cloud.AuthURL()), config(), openstack.Options{ProjectNames: true})
+	_, err := c.Connect(t.Context())
+	var setup *openstack.SetupError
+	if !errors.As(err, &setup) || !strings.Contains(err.Error(), "identity:get_project") {
+		t.Errorf("Connect = %v, want the missing right", err)
+	}
+	if _, _, err := newLister(t, cloud, openstack.Options{}).Project(t.Context(), "any"); err == nil {
+		t.Error("a client that was not told so reads projects")
+	}
+}

@@ -1,0 +1,805 @@
+package server_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/hex"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"math/big"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/pires/go-proxyproto"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/ratelimit"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/server"
+)
+
+const (
+	agentAddr = "192.0.2.30"
+	secret    = "shared-secret"
+)
+
+func sign(id, secret string) string {
+	mac := hmac.New(sha256.New, []byte(secret))
+	mac.Write([]byte(id))
+	return hex.EncodeToString(mac.Sum(nil))
+}
+
+func secretFile(t testing.TB, content string) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+// house is the door of the metadata service, with a Nova behind it.
+type house struct {
+	*door
+	config  server.MetadataServiceConfig
+	handler http.Handler
+}
+
+// newHouse serves the role web to those for whom an agent at agentAddr speaks.
+func newHouse(t testing.TB, s *scene, edit func(*server.MetadataServiceConfig)) *house {
+	t.Helper()
+	s.grant.Proof = []attest.Proof{attest.ProofMetadataService}
+	h := &house{door: s.open(t)}
+	h.config = server.MetadataServiceConfig{
+		Listen: "127.0.0.1:0", Agents: []netip.Prefix{netip.MustParsePrefix(agentAddr + "/32")}, SharedSecretFile: []string{secretFile(t, secret+"\n")},
+	}
+	if edit != nil {
+		edit(&h.config)
+	}
+	if err := h.config.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	var err error
+	if h.handler, err = h.Agents(h.config); err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
+// request is what the agent makes of curl -X PUT in the instance.
+func (h *house) request(method, target string) *http.Request {
+	r := httptest.NewRequest(method, target, nil)
+	r.RemoteAddr = agentAddr + ":4711"
+	r.Header = http.Header{
+		"X-Forwarded-For": {home}, "X-Instance-Id": {webID}, "X-Tenant-Id": {project}, "X-Instance-Id-Signature": {sign(webID, secret)},
+	}
+	return r
+}
+
+func (h *house) do(t testing.TB, r *http.Request) answer {
+	t.Helper()
+	w := httptest.NewRecorder()
+	h.handler.ServeHTTP(w, r)
+	return newAnswer(t, w.Result())
+}
+
+const webToken = "/identity/token?role=web"
+
+func TestMetadataServiceGrants(t *testing.T) {
+	s := newScene(t)
+	s.grant.Audience = []string{"https://vault.example.com", "https://k8s.example.com"}
+	s.window.Limit, s.instance.Created = 1, s.instance.Created.Add(-1000*time.Hour) // neither counts here
+	h := newHouse(t, s, nil)
+	got := h.do(t, h.request(http.MethodPut, webToken+"&audience=https://k8s.example.com"))
+	compact := got.granted(t)
+	for name, want := range map[string]any{"sub": webID, "aud": "https://k8s.example.com", "role": "web"} {
+		if got := claim(t, compact, name); got != want {
+			t.Errorf("%s is %v, want %v", name, got, want)
+		}
+	}
+	line := h.audit.only(t, got)
+	for name, want := range map[string]any{
+		"door": "metadata", "outcome": "granted", "instance_id": webID, "role": "web", "client": home, "peer": agentAddr + ":4711",
+		"audience": "https://k8s.example.com", "jti": claim(t, compact, "jti"),
+	} {
+		if line[name] != want {
+			t.Errorf("the audit line has %s %v, want %v", name, line[name], want)
+		}
+	}
+	if got.header.Get("Cache-Control") != "no-store" {
+		t.Errorf("Cache-Control is %q", got.header.Get("Cache-Control"))
+	}
+	bare := h.do(t, h.request(http.MethodPut, webToken+"&format=token"))
+	if bare.status != http.StatusOK || strings.Count(bare.body, ".") != 2 || !strings.HasPrefix(bare.header.Get("Content-Type"), "text/plain") {
+		t.Errorf("format=token: %d %s", bare.status, bare.body)
+	}
+	if n := h.attempts.Writes(); n != 0 {
+		t.Errorf("%d attempts were counted", n)
+	}
+	if n := h.metric(t, `nova_authenticator_decisions_total{door="metadata",outcome="granted",reason="granted",role="web"}`); n != "2" {
+		t.Errorf("%s decisions are counted", n)
+	}
+}
+
+// What is said of an instance and what is asked for are each spoilt in one thing.
+func TestMetadataServiceRefuses(t *testing.T) {
+	const other = "5ad2d1b0-6c1c-4a43-9f0e-3f1d5a7f0b11"
+	header := func(name string, values ...string) func(*http.Request) {
+		return func(r *http.Request) { r.Header[http.CanonicalHeaderKey(name)] = values }
+	}
+	target := func(s string) func(*http.Request) {
+		return func(r *http.Request) { *r = *r.WithContext(r.Context()); r.RequestURI = s; r.URL, _ = r.URL.Parse(s) }
+	}
+	method := func(m string) func(*http.Request) { return func(r *http.Request) { r.Method = m } }
+	tests := []struct {
+		name   string
+		edit   func(*http.Request)
+		status int
+		reason attest.Reason
+	}{
+		{"no signature", header("X-Instance-ID-Signature"), 403, attest.AgentClaimInvalid},
+		{"an empty signature", header("X-Instance-ID-Signature", ""), 403, attest.AgentClaimInvalid},
+		{"a signature with another secret", header("X-Instance-ID-Signature", sign(webID, "other")), 403, attest.AgentClaimInvalid},
+		{"another instance's signature", header("X-Instance-ID-Signature", sign(other, secret)), 403, attest.AgentClaimInvalid},
+		{"half a signature", header("X-Instance-ID-Signature", sign(webID, secret)[:32]), 403, attest.AgentClaimInvalid},
+		{"a signature and more", header("X-Instance-ID-Signature", sign(webID, secret)+"00"), 403, attest.AgentClaimInvalid},
+		{"a signature that is no hex", header("X-Instance-ID-Signature", strings.Repeat("z", 64)), 403, attest.AgentClaimInvalid},
+		{"two signatures", header("X-Instance-ID-Signature", sign(webID, secret), sign(webID, secret)), 403, attest.AgentClaimInvalid},
+		{"another instance", header("X-Instance-ID", other), 403, attest.AgentClaimInvalid},
+		{"two instances", header("X-Instance-ID", webID, other), 403, attest.AgentClaimInvalid},
+		{"no instance", header("X-Instance-ID"), 403, attest.AgentClaimInvalid},
+		{"what is no ID, signed", func(r *http.Request) {
+			r.Header.Set("X-Instance-ID", "web-1")
+			r.Header.Set("X-Instance-ID-Signature", sign("web-1", secret))
+		}, 403, attest.AgentClaimInvalid},
+		{"another project", header("X-Tenant-ID", "other"), 403, attest.ProjectMismatch},
+		{"no project", header("X-Tenant-ID"), 403, attest.AgentClaimInvalid},
+		{"two projects", header("X-Tenant-ID", project, "other"), 403, attest.AgentClaimInvalid},
+		{"no address", header("X-Forwarded-For"), 403, attest.AgentClaimInvalid},
+		{"another address", header("X-Forwarded-For", "127.0.0.2"), 403, attest.AddressMismatch},
+		{"two addresses", header("X-Forwarded-For", home, home), 403, attest.AgentClaimInvalid},
+		{"two addresses in one", header("X-Forwarded-For", home+", "+home), 403, attest.AgentClaimInvalid},
+		{"an address that is none", header("X-Forwarded-For", "unknown"), 403, attest.AgentClaimInvalid},
+		{"a link-local address of another MAC", header("X-Forwarded-For", "fe80::1"), 403, attest.AddressMismatch},
+		{"a provider's header", header("X-Metadata-Provider", "nsx"), 403, attest.AgentClaimInvalid},
+		{"a provider's header, empty", header("X-Metadata-Provider", ""), 403, attest.AgentClaimInvalid},
+
+		{"GET", method("GET"), 400, attest.RequestInvalid},
+		{"POST", method("POST"), 400, attest.RequestInvalid},
+		{"OPTIONS", method("OPTIONS"), 400, attest.RequestInvalid},
+		{"HEAD", method("HEAD"), 400, attest.RequestInvalid},
+		{"put", method("put"), 400, attest.RequestInvalid},
+		{"a body", func(r *http.Request) { r.Body, r.ContentLength = io.NopCloser(strings.NewReader("role=web")), 8 }, 400, attest.RequestInvalid},
+		{"a body without end", func(r *http.Request) { r.Body, r.ContentLength = io.NopCloser(strings.NewReader("role=web")), -1 }, 400, attest.RequestInvalid},
+		{"no role", target("/identity/token"), 400, attest.RequestInvalid},
+		{"two roles", target(webToken + "&role=web"), 400, attest.RequestInvalid},
+		{"an instance of its own choice", target(webToken + "&instance_id=" + other), 400, attest.RequestInvalid},
+		{"a query that is none", target("/identity/token?role=%zz"), 400, attest.RequestInvalid},
+		{"an audience that is none", target(webToken + "&audience=a+b"), 400, attest.RequestInvalid},
+		{"another audience", target(webToken + "&audience=vault"), 403, attest.AudienceDenied},
+		{"an unknown role", target("/identity/token?role=db"), 403, attest.RoleUnknown},
+		{"what is in the body by the name of a field", target("/identity/token?format=token"), 400, attest.RequestInvalid},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			h := newHouse(t, newScene(t), nil)
+			r := h.request(http.MethodPut, webToken)
+			tt.edit(r)
+			got := h.do(t, r)
+			if got.status != tt.status || strings.Contains(got.body, "token\":") {
+				t.Errorf("%d %s, want %d", got.status, got.body, tt.status)
+			}
+			series := fmt.Sprintf(`nova_authenticator_decisions_total{door="metadata",outcome="denied",reason=%q,`, tt.reason)
+			if tt.status == 400 {
+				series = `nova_authenticator_decisions_total{door="metadata",outcome="invalid",reason="request_invalid",`
+			} else if !strings.Contains(got.body, `{"error":"access_denied","request_id":`) {
+				t.Errorf("the body is %s", got.body)
+			}
+			if !strings.Contains(h.metrics(t), series) {
+				t.Errorf("it is not counted as %s", series)
+			}
+			if tt.reason == attest.AgentClaimInvalid && h.asked.Load() != 0 {
+				t.Error("the cloud was asked")
+			}
+		})
+	}
+}
+
+// Not an agent: nothing is told, and nothing reaches Nova.
+func TestStrangersGetNothingFromTheMetadataService(t *testing.T) {
+	nova := newNova(t)
+	h := newHouse(t, newScene(t), func(c *server.MetadataServiceConfig) { c.Nova = nova.URL })
+	for _, from := range []string{home, "192.0.2.31", "::1", "not an address"} {
+		for _, r := range []*http.Request{
+			h.request(http.MethodPut, webToken), h.request(http.MethodGet, "/identity/roles"), h.request(http.MethodGet, "/latest/meta-data/"), h.request(http.MethodGet, "/identity"),
+		} {
+			r.RemoteAddr = from + ":4711"
+			if got := h.do(t, r); got.status != http.StatusForbidden || got.body != "forbidden\n" {
+				t.Errorf("%s from %s: %d %s", r.URL, from, got.status, got.body)
+			}
+		}
+	}
+	if n := nova.calls.Load(); n != 0 {
+		t.Errorf("nova was asked %d times", n)
+	}
+	h.untouched(t)
+	if n := h.metric(t, "nova_authenticator_unknown_agents_total"); n != "16" {
+		t.Errorf("%s strangers are counted", n)
+	}
+}
+
+func TestIdentityRoles(t *testing.T) {
+	s := newScene(t)
+	h := newHouse(t, s, nil)
+	got := h.do(t, h.request(http.MethodGet, "/identity/roles"))
+	if got.status != http.StatusOK || got.body != "{\"roles\":[\"web\"]}\n" {
+		t.Errorf("%d %s", got.status, got.body)
+	}
+	for name, edit := range map[string]func(*http.Request){
+		"PUT":         func(r *http.Request) { r.Method = http.MethodPut },
+		"a parameter": func(r *http.Request) { r.URL.RawQuery = "role=web" },
+	} {
+		r := h.request(http.MethodGet, "/identity/roles")
+		edit(r)
+		if got := h.do(t, r); got.status != http.StatusBadRequest {
+			t.Errorf("%s: %d %s", name, got.status, got.body)
+		}
+	}
+	r := h.request(http.MethodGet, "/identity/roles")
+	r.Header.Set("X-Tenant-ID", "other")
+	if got := h.do(t, r); got.status != http.StatusForbidden {
+		t.Errorf("of another project: %d %s", got.status, got.body)
+	}
+	none := newScene(t)
+	none.rules = attest.Rules{ProjectID: []string{"other"}}
+	h = newHouse(t, none, nil)
+	if got := h.do(t, h.request(http.MethodGet, "/identity/roles")); got.body != "{\"roles\":[]}\n" {
+		t.Errorf("no role: %d %s", got.status, got.body)
+	}
+}
+
+// The statuses are those that pass all releases of the agent.
+func TestStatusesOfTheMetadataService(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		edit   func(*scene)
+		status int
+	}{
+		{"too often", func(s *scene) { s.instances = ratelimit.Rate{Rate: 0.001, Burst: 1} }, http.StatusConflict},
+		{"not yet", func(s *scene) {
+			s.instance.Status, s.instance.TaskState, s.instance.Addresses = "BUILD", "spawning", nil
+		}, http.StatusInternalServerError},
+		{"the cloud is away", func(s *scene) {
+			s.cloud = cloudFunc(func(context.Context) (attest.Instance, error) { return attest.Instance{}, errors.New("away") })
+		}, http.StatusInternalServerError},
+		{"the state is away", func(s *scene) { s.attempts = brokenState{} }, http.StatusInternalServerError},
+		{"stopped", func(s *scene) { s.instance.Status = "SHUTOFF" }, http.StatusForbidden},
+	} {
+		s := newScene(t)
+		tt.edit(s)
+		h := newHouse(t, s, nil)
+		got := h.do(t, h.request(http.MethodPut, webToken))
+		if tt.status == http.StatusConflict {
+			got.granted(t)
+			got = h.do(t, h.request(http.MethodPut, webToken))
+		}
+		if got.status != tt.status {
+			t.Errorf("%s: %d %s, want %d", tt.name, got.status, got.body, tt.status)
+		}
+	}
+}
+
+type brokenState struct{}
+
+func (brokenState) Count(context.Context, string) (int64, error) { return 0, errors.New("away") }
+func (brokenState) Get(context.Context, string) ([]byte, error)  { return nil, errors.New("away") }
+func (brokenState) Increment(context.Context, string, time.Time) (int64, error) {
+	return 0, errors.New("away")
+}
+
+// While the secret is changed both are good.
+func TestSharedSecretIsChanged(t *testing.T) {
+	h := newHouse(t, newScene(t), func(c *server.MetadataServiceConfig) {
+		c.SharedSecretFile = append(c.SharedSecretFile, secretFile(t, "next"))
+	})
+	for _, s := range []string{secret, "next"} {
+		r := h.request(http.MethodPut, webToken)
+		r.Header.Set("X-Instance-ID-Signature", sign(webID, s))
+		h.do(t, r).granted(t)
+	}
+}
+
+// nova is a metadata API that tells what it was sent.
+type nova struct {
+	*httptest.Server
+	calls atomic.Int64
+	mu    sync.Mutex
+	seen  []string
+}
+
+func newNova(t testing.TB) *nova {
+	t.Helper()
+	n := &nova{}
+	n.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		n.calls.Add(1)
+		body, _ := io.ReadAll(r.Body)
+		var header bytes.Buffer
+		_ = r.Header.Write(&header)
+		n.mu.Lock()
+		n.seen = append(n.seen, fmt.Sprintf("%s %s host=%s\n%s\n%s", r.Method, r.RequestURI, r.Host, header.String(), body))
+		n.mu.Unlock()
+		w.Header()["Date"], w.Header()["Content-Type"] = nil, nil
+		w.Header().Set("X-Nova", "yes")
+		switch r.URL.Path {
+		case "/none":
+			w.WriteHeader(http.StatusNotFound)
+		case "/gone":
+			panic(http.ErrAbortHandler)
+		case "/typed":
+			w.Header().Set("Content-Type", "text/plain; charset=UTF-8")
+			w.Header().Set("Date", "Tue, 24 Nov 2026 08:00:00 GMT")
+		}
+		_, _ = io.WriteString(w, "<html>"+r.RequestURI)
+	}))
+	t.Cleanup(n.Close)
+	return n
+}
+
+func (n *nova) last() string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if len(n.seen) == 0 {
+		return ""
+	}
+	return n.seen[len(n.seen)-1]
+}
+
+// raw sends bytes, and gives the answer byte for byte.
+func raw(t testing.TB, address, request string) string {
+	t.Helper()
+	c, err := net.DialTimeout("tcp", address, 5*time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := c.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.WriteString(c, request); err != nil {
+		t.Fatal(err)
+	}
+	all, err := io.ReadAll(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(all)
+}
+
+// serveAgents serves the door at a port of the loopback, where agents are.
+func (h *house) serveAgents(t testing.TB) string {
+	t.Helper()
+	l, err := server.ListenAgents(h.config, h.logger)
+	if err != nil {
+		t.Fatal(err)
+	}
+	run(t, h.logger, server.Endpoint{Name: "agents", Listener: l, Handler: h.handler})
+	return l.Addr().String()
+}
+
+func loopbackAgents(nova string) func(*server.MetadataServiceConfig) {
+	return func(c *server.MetadataServiceConfig) {
+		c.Agents, c.Nova = []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}, nova
+	}
+}
+
+// What Nova gets and what the agent gets are the same with us and without.
+func TestNovaIsReachedUntouched(t *testing.T) {
+	n := newNova(t)
+	h := newHouse(t, newScene(t), loopbackAgents(n.URL))
+	at := h.serveAgents(t)
+	direct := strings.TrimPrefix(n.URL, "http://")
+	for _, request := range []string{
+		"GET / HTTP/1.1\r\nHost: 169.254.169.254\r\n",
+		"GET /latest/meta-data/ HTTP/1.1\r\nHost: 169.254.169.254\r\n",
+		"GET /openstack/latest/meta_data.json?a=1&a=2;b=3&c=%zz&d=%2F&e HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 10.0.0.1\r\nX-Forwarded-Proto: https\r\nForwarded: for=1.2.3.4\r\n",
+		"GET /latest/%6deta-data%2Fx//y/./../z;v=1?? HTTP/1.1\r\nHost: x\r\n",
+		"GET //latest HTTP/1.1\r\nHost: x\r\n",
+		"GET /a\"b<c>|d^`{}\\e HTTP/1.1\r\nHost: x\r\n",
+		"GET /? HTTP/1.1\r\nHost: x\r\n",
+		"GET /identitytoken HTTP/1.1\r\nHost: x\r\n",
+		"GET /latest/identity/token HTTP/1.1\r\nHost: x\r\n",
+		"HEAD /latest HTTP/1.1\r\nHost: x\r\n",
+		"GET /none HTTP/1.1\r\nHost: x\r\nAccept-Encoding: gzip, deflate\r\n",
+		"GET /typed HTTP/1.1\r\nHost: x\r\nUser-Agent: curl/7\r\n",
+		"POST /openstack/latest/password HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n",
+		"POST /openstack/latest/password HTTP/1.1\r\nHost: x\r\nX-Metadata-Provider: nsx\r\nContent-Length: 5\r\nX-Instance-ID: a\r\nX-Instance-ID: b\r\n",
+	} {
+		body := ""
+		if strings.HasPrefix(request, "POST") {
+			body = "hello"
+		}
+		request += "Connection: close\r\n\r\n" + body
+		want := sortedHeader(raw(t, direct, request))
+		sent := n.last()
+		got := sortedHeader(raw(t, at, request))
+		line, _, _ := strings.Cut(request, " HTTP")
+		if got != want {
+			t.Errorf("%s: the agent gets\n%q, without us\n%q", line, got, want)
+		}
+		// Hop by hop: each connection has its own.
+		if got := n.last(); got != strings.Replace(sent, "Connection: close\r\n", "", 1) {
+			t.Errorf("%s: nova gets\n%q, without us\n%q", line, got, sent)
+		}
+	}
+}
+
+// sortedHeader has the lines of the header in order: that of different fields
+// means nothing (RFC 9110, section 5.3).
+func sortedHeader(answer string) string {
+	head, body, _ := strings.Cut(answer, "\r\n\r\n")
+	lines := strings.Split(head, "\r\n")
+	slices.Sort(lines[1:])
+	return strings.Join(lines, "\r\n") + "\r\n\r\n" + body
+}
+
+func TestNovaThatFails(t *testing.T) {
+	n := newNova(t)
+	h := newHouse(t, newScene(t), loopbackAgents(n.URL))
+	at := h.serveAgents(t)
+	get := "GET /gone HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+	if got := raw(t, at, get); !strings.HasPrefix(got, "HTTP/1.1 500 ") {
+		t.Errorf("nova breaks off: %q", got)
+	}
+	n.Close()
+	if got := raw(t, at, get); !strings.HasPrefix(got, "HTTP/1.1 500 ") {
+		t.Errorf("nova is away: %q", got)
+	}
+	// Ours does not need it.
+	r := h.request(http.MethodPut, webToken)
+	r.RemoteAddr = "127.0.0.1:1"
+	h.do(t, r).granted(t)
+}
+
+// The other way round: what Nova's metadata needs of ours is nothing.
+func TestNovaIsReachedWithoutCloudStateAndKeys(t *testing.T) {
+	n := newNova(t)
+	s := newScene(t)
+	s.cloud = cloudFunc(func(context.Context) (attest.Instance, error) { return attest.Instance{}, errors.New("away") })
+	s.attempts = brokenState{}
+	h := newHouse(t, s, loopbackAgents(n.URL))
+	at := h.serveAgents(t)
+	if got := raw(t, at, "GET /latest HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"); !strings.HasPrefix(got, "HTTP/1.1 200 ") {
+		t.Error(got)
+	}
+	if h.asked.Load() != 0 {
+		t.Error("the cloud was asked")
+	}
+}
+
+// lookalikes are what somebody between us and the instance could take for ours,
+// or for Nova's when it is ours.
+var lookalikes = []string{
+	"/identity", "/identity/", "//identity/token", "/identity//token", "/identity/token/", "/identity/./token", "/identity/../identity/token",
+	"/latest/../identity/token", "/./identity/token", "/%69dentity/token", "/identity/%74oken", "/identity%2ftoken", "/identity%2Ftoken", "/%2fidentity/token",
+	"/latest/%2e%2e/identity/token", "/latest/%2E./identity/token", "/identity;v=1/token", "/identity/token;v=1", "/Identity/token", "/IDENTITY/TOKEN",
+	`/identity\token`, `\identity/token`, "/%5cidentity/token", "/%2569dentity/token", "/%252fidentity/token", "/identity/tokens", "/identity/token%00", "/x;/../identity/token",
+	"/identity/roles/", "/..//identity/roles", "/%25252569dentity/x",
+}
+
+func TestLookalikesAreNotFound(t *testing.T) {
+	n := newNova(t)
+	h := newHouse(t, newScene(t), loopbackAgents(n.URL))
+	at := h.serveAgents(t)
+	head := "X-Forwarded-For: " + home + "\r\nX-Instance-ID: " + webID + "\r\nX-Tenant-ID: " + project + "\r\nX-Instance-ID-Signature: " + sign(webID, secret) + "\r\n"
+	for _, path := range lookalikes {
+		for _, target := range []string{path, "http://169.254.169.254" + path} {
+			got := raw(t, at, "PUT "+target+"?role=web HTTP/1.1\r\nHost: 169.254.169.254\r\n"+head+"Connection: close\r\nContent-Length: 0\r\n\r\n")
+			if !strings.HasPrefix(got, "HTTP/1.1 404 ") && !strings.HasPrefix(got, "HTTP/1.1 400 ") {
+				t.Errorf("%s: %.200q", target, got)
+			}
+		}
+	}
+	if c := n.calls.Load(); c != 0 {
+		t.Errorf("nova got %d of them: %s", c, n.last())
+	}
+	// In the absolute form it is ours as it is in any other.
+	if got := raw(t, at, "PUT http://169.254.169.254/identity/token?role=web HTTP/1.1\r\nHost: x\r\n"+head+"Connection: close\r\n\r\n"); !strings.HasPrefix(got, "HTTP/1.1 200 ") {
+		t.Errorf("the absolute form: %q", got)
+	}
+}
+
+func TestWithoutNovaTheRestIsNotFound(t *testing.T) {
+	h := newHouse(t, newScene(t), nil)
+	if got := h.do(t, h.request(http.MethodGet, "/latest/meta-data/")); got.status != http.StatusNotFound {
+		t.Errorf("%d %s", got.status, got.body)
+	}
+}
+
+// Behind a load balancer the agent is who PROXY v2 names.
+func TestProxiesOfAgents(t *testing.T) {
+	n := newNova(t)
+	agent := netip.MustParsePrefix(agentAddr + "/32")
+	behind := func(c *server.MetadataServiceConfig) {
+		c.Agents, c.Proxies, c.Nova = []netip.Prefix{agent}, []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}, n.URL
+	}
+	h := newHouse(t, newScene(t), behind)
+	at := h.serveAgents(t)
+	header := func(version byte, from string, command proxyproto.ProtocolVersionAndCommand) string {
+		var b bytes.Buffer
+		p := &proxyproto.Header{Version: version, Command: command, TransportProtocol: proxyproto.TCPv4,
+			SourceAddr:      &net.TCPAddr{IP: net.ParseIP(from), Port: 4711},
+			DestinationAddr: &net.TCPAddr{IP: net.ParseIP("192.0.2.5"), Port: 8775}}
+		if _, err := p.WriteTo(&b); err != nil {
+			t.Fatal(err)
+		}
+		return b.String()
+	}
+	const get = "GET /latest HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+	for _, tt := range []struct{ name, send, want string }{
+		{"the agent, by version 2", header(2, agentAddr, proxyproto.PROXY), "HTTP/1.1 200 "},
+		{"another, by version 2", header(2, "192.0.2.31", proxyproto.PROXY), "HTTP/1.1 403 "},
+		{"the balancer for itself", header(2, agentAddr, proxyproto.LOCAL), "HTTP/1.1 403 "},
+		{"the agent, by version 1", header(1, agentAddr, proxyproto.PROXY), ""},
+		{"nobody", "", ""},
+	} {
+		got := func() string {
+			c, err := net.Dial("tcp", at)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+			_, _ = io.WriteString(c, tt.send+get)
+			all, _ := io.ReadAll(c) // a reset is no answer, too
+			return string(all)
+		}()
+		if !strings.HasPrefix(got, tt.want) || (tt.want == "" && strings.Contains(got, " 200 ")) {
+			t.Errorf("%s: %.100q, want %q", tt.name, got, tt.want)
+		}
+	}
+	// Who is no proxy names nobody.
+	h = newHouse(t, newScene(t), func(c *server.MetadataServiceConfig) {
+		behind(c)
+		c.Proxies = []netip.Prefix{netip.MustParsePrefix("192.0.2.9/32")}
+	})
+	c, err := net.Dial("tcp", h.serveAgents(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+	_, _ = io.WriteString(c, header(2, agentAddr, proxyproto.PROXY)+get)
+	all, _ := io.ReadAll(c)
+	if strings.Contains(string(all), " 200 ") {
+		t.Errorf("a stranger that names an agent is answered %q", all)
+	}
+}
+
+// authority makes certificates.
+type authority struct {
+	cert *x509.Certificate
+	key  *ecdsa.PrivateKey
+	file string
+}
+
+func newAuthority(t testing.TB) *authority {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "CA"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := &authority{key: key, file: filepath.Join(t.TempDir(), "ca.pem")}
+	if a.cert, err = x509.ParseCertificate(der); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(a.file, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+// issue gives the files of a certificate and its key.
+func (a *authority) issue(t testing.TB, name string) (cert, key string) {
+	t.Helper()
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		IPAddresses: []net.IP{net.ParseIP("127.0.0.1")}, KeyUsage: x509.KeyUsageDigitalSignature,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, &private.PublicKey, a.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keyDER, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	cert, key = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	for file, block := range map[string]*pem.Block{cert: {Type: "CERTIFICATE", Bytes: der}, key: {Type: "PRIVATE KEY", Bytes: keyDER}} {
+		if err := os.WriteFile(file, pem.EncodeToMemory(block), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return cert, key
+}
+
+func TestCertificatesOfAgents(t *testing.T) {
+	ours, foreign := newAuthority(t), newAuthority(t)
+	n := newNova(t)
+	with := func(agents ...netip.Prefix) string {
+		h := newHouse(t, newScene(t), func(c *server.MetadataServiceConfig) {
+			c.Agents, c.Nova, c.TLS.ClientCAFile = agents, n.URL, ours.file
+			c.TLS.CertFile, c.TLS.KeyFile = ours.issue(t, "door")
+		})
+		return h.serveAgents(t)
+	}
+	get := func(at string, by *authority) (int, error) {
+		pool := x509.NewCertPool()
+		pool.AddCert(ours.cert)
+		config := &tls.Config{RootCAs: pool}
+		if by != nil {
+			cert, err := tls.LoadX509KeyPair(by.issue(t, "agent"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			config.Certificates = []tls.Certificate{cert}
+		}
+		c := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{TLSClientConfig: config, DisableKeepAlives: true}}
+		resp, err := c.Get("https://" + at + "/latest")
+		if err != nil {
+			return 0, err
+		}
+		defer resp.Body.Close()
+		return resp.StatusCode, nil
+	}
+	at := with()
+	if status, err := get(at, ours); status != http.StatusOK {
+		t.Errorf("an agent: %d, %v", status, err)
+	}
+	for name, by := range map[string]*authority{"no certificate": nil, "another CA's": foreign} {
+		if status, err := get(at, by); err == nil {
+			t.Errorf("%s: %d", name, status)
+		}
+	}
+	// Both that are set must hold.
+	if status, _ := get(with(netip.MustParsePrefix("192.0.2.30/32")), ours); status != http.StatusForbidden {
+		t.Errorf("a certificate at another address: %d", status)
+	}
+	if status, err := get(with(netip.MustParsePrefix("127.0.0.1/32")), ours); status != http.StatusOK {
+		t.Errorf("a certificate at its address: %d, %v", status, err)
+	}
+}
+
+func TestMetadataServiceConfigThatIsWrong(t *testing.T) {
+	good := func() server.MetadataServiceConfig {
+		return server.MetadataServiceConfig{
+			Listen: "127.0.0.1:8775", Agents: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}, SharedSecretFile: []string{secretFile(t, secret)}, Nova: "http://127.0.0.1:8775/",
+		}
+	}
+	if err := good().Validate(); err != nil {
+		t.Error(err)
+	}
+	if err := (server.MetadataServiceConfig{Nova: "nonsense"}).Validate(); err != nil {
+		t.Errorf("a closed door: %v", err)
+	}
+	ca := newAuthority(t)
+	for want, edit := range map[string]func(*server.MetadataServiceConfig){
+		"listen: ":                            func(c *server.MetadataServiceConfig) { c.Listen = "8775" },
+		"agents: is empty":                    func(c *server.MetadataServiceConfig) { c.Agents = nil },
+		"agents[0]: 0.0.0.0/0 is everyone":    func(c *server.MetadataServiceConfig) { c.Agents[0] = netip.MustParsePrefix("0.0.0.0/0") },
+		"proxies[0]: ::/0 is everyone":        func(c *server.MetadataServiceConfig) { c.Proxies = []netip.Prefix{netip.MustParsePrefix("::/0")} },
+		"sharedSecretFile: is required":       func(c *server.MetadataServiceConfig) { c.SharedSecretFile = nil },
+		"sharedSecretFile: open ":             func(c *server.MetadataServiceConfig) { c.SharedSecretFile = []string{"none"} },
+		"tls.certFile: goes with keyFile":     func(c *server.MetadataServiceConfig) { c.TLS.CertFile = "cert.pem" },
+		"tls.clientCAFile: needs certFile":    func(c *server.MetadataServiceConfig) { c.TLS.ClientCAFile = ca.file },
+		`nova: "127.0.0.1:8775" is not a URL`: func(c *server.MetadataServiceConfig) { c.Nova = "127.0.0.1:8775" },
+		`nova: "http://127.0.0.1/x" is not`:   func(c *server.MetadataServiceConfig) { c.Nova = "http://127.0.0.1/x" },
+		"sharedSecretFile: " + os.TempDir():   func(c *server.MetadataServiceConfig) { c.SharedSecretFile = []string{secretFile(t, "\n")} },
+	} {
+		c := good()
+		edit(&c)
+		if err := c.Validate(); err == nil || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("Validate = %v, want %s", err, want)
+		}
+	}
+}
+
+// Nothing but the two paths is ours, and nothing that resembles them is Nova's.
+func FuzzIdentityPath(f *testing.F) {
+	for _, p := range append(slices.Clone(lookalikes), "/latest/meta-data/", "/identity/token", "/openstack/2012-08-10/user_data") {
+		f.Add(p)
+	}
+	f.Fuzz(func(t *testing.T, path string) {
+		request, err := http.ReadRequest(bufio.NewReader(strings.NewReader("PUT " + path + " HTTP/1.1\r\nHost: x\r\n\r\n")))
+		if err != nil {
+			return
+		}
+		raw := server.RawPath(request)
+		ours := raw == "/identity/token" || raw == "/identity/roles"
+		if clean := request.URL.JoinPath().Path; (strings.HasPrefix(clean, "/identity/") || clean == "/identity") && !ours && !server.LeadsToUs(raw) {
+			t.Errorf("%q is Nova's, and cleans to %q", path, clean)
+		}
+	})
+}
+
+// No headers but the right ones are a claim.
+func FuzzAgentClaim(f *testing.F) {
+	h := newHouse(f, newScene(f), nil)
+	f.Add(webID, project, home, sign(webID, secret), "role=web")
+	f.Add(strings.ToUpper(webID), project, home, sign(strings.ToUpper(webID), secret), "role=web&format=token")
+	f.Add(webID, "other", "::ffff:127.0.0.1", sign(webID, "x"), "role=web&role=db")
+	f.Fuzz(func(t *testing.T, id, tenant, from, signature, query string) {
+		r := h.request(http.MethodPut, "/identity/token")
+		r.URL.RawQuery = query
+		r.Header = http.Header{"X-Forwarded-For": {from}, "X-Instance-Id": {id}, "X-Tenant-Id": {tenant}, "X-Instance-Id-Signature": {signature}}
+		got := h.do(t, r)
+		if got.status == http.StatusOK && (!strings.EqualFold(id, webID) || tenant != project || !strings.EqualFold(signature, sign(id, secret))) {
+			t.Errorf("%q %q %q %q got a token", id, tenant, from, signature)
+		}
+		if got.status == http.StatusInternalServerError {
+			t.Errorf("%q: 500 for what was sent", query)
+		}
+	})
+}
+
+// BenchmarkNovaThroughUs compares a metadata API with and without us in front of
+// it: x-bare is how many times as long an answer takes, added-us by how much.
+func BenchmarkNovaThroughUs(b *testing.B) {
+	n := newNova(b)
+	h := newHouse(b, newScene(b), loopbackAgents(n.URL))
+	at := h.serveAgents(b)
+	client := clientFrom(b, "127.0.0.1")
+	get := func(url string) time.Duration {
+		began := time.Now()
+		resp, err := client.Get(url)
+		if err != nil {
+			b.Fatal(err)
+		}
+		_, _ = io.Copy(io.Discard, resp.Body)
+		_ = resp.Body.Close()
+		return time.Since(began)
+	}
+	var ours, bare []time.Duration
+	for b.Loop() {
+		bare = append(bare, get(n.URL+"/latest/meta-data/"))
+		ours = append(ours, get("http://"+at+"/latest/meta-data/"))
+	}
+	slices.Sort(ours)
+	slices.Sort(bare)
+	with, without := ours[len(ours)/2], bare[len(bare)/2]
+	b.ReportMetric(float64(with)/float64(without), "x-bare")
+	b.ReportMetric(float64((with - without).Microseconds()), "added-us")
+}

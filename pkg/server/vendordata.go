@@ -1,0 +1,233 @@
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"net/netip"
+	"regexp"
+	"slices"
+	"time"
+
+	"github.com/labstack/echo/v4"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/token"
+)
+
+// doorVendordata is the name of Nova's door in audit lines and metrics.
+const doorVendordata = "vendordata"
+
+const (
+	vendordataPath = "/vendordata"
+	// maxVendordata holds user data of 64 KiB, in base64, and metadata.
+	maxVendordata = 256 << 10
+	// vendordataWait covers Keystone and Nova. An instance that boots waits for us.
+	vendordataWait = time.Second
+	maxCallerToken = 8 << 10
+)
+
+// VendordataConfig is the door for Nova's DynamicJSON vendordata
+// (nova/doc/source/admin/vendordata.rst).
+type VendordataConfig struct {
+	// Listen is an address of its own, on the cloud's internal network. Optional:
+	// without it POST /vendordata is served at `listen`.
+	Listen string `yaml:"listen"`
+	// Users are the Keystone IDs of the users as whom Nova signs in
+	// ([vendordata_dynamic_auth]). Names can be taken by others, and are an error.
+	// Optional: without it the door is closed.
+	Users []string `yaml:"users"`
+	// From are the addresses of the callers, as CIDRs: the hosts with nova-api, and
+	// those with nova-compute for config drives. Optional: without it any.
+	From []netip.Prefix `yaml:"from"`
+	// DocumentExpiry is how long a document is good, 10s to 1h. Default: 5m.
+	DocumentExpiry time.Duration `yaml:"documentExpiry"`
+	// Audience has the answer carry an ordinary token for these, too, without a
+	// role. Optional.
+	Audience []string `yaml:"audience"`
+	// Static is returned beside the document. Optional.
+	Static map[string]string `yaml:"static"`
+}
+
+var keystoneID = regexp.MustCompile(`\A[0-9a-f]{32}(?:[0-9a-f]{32})?\z`)
+
+// Validate reports every problem, each beginning with its key.
+func (c VendordataConfig) Validate() error {
+	var problems []error
+	problem := func(format string, args ...any) { problems = append(problems, fmt.Errorf(format, args...)) }
+	if c.Listen != "" {
+		if err := ValidateListen(c.Listen); err != nil {
+			problem("listen: %w", err)
+		}
+	}
+	for i, id := range c.Users {
+		if !keystoneID.MatchString(id) {
+			problem("users[%d]: %q is no ID of a Keystone user (`openstack user show -f value -c id NAME`): a name can be taken by somebody else", i, id)
+		}
+	}
+	for i, p := range c.From {
+		if p.Bits() == 0 {
+			problem("from[%d]: %v is everyone; leave it out if that is meant", i, p)
+		}
+	}
+	if err := token.ValidateDocumentExpiry(c.DocumentExpiry); err != nil {
+		problem("documentExpiry: %w", err)
+	}
+	for i, a := range c.Audience {
+		if _, err := attest.ParseAudience(a); err != nil {
+			problem("audience[%d]: %q: %w", i, a, err)
+		}
+	}
+	for key := range c.Static {
+		if slices.Contains([]string{"document", "expires_at", "token"}, key) {
+			problem("static.%s: is ours to say", key)
+		}
+	}
+	return errors.Join(problems...)
+}
+
+// Callers knows whose Keystone tokens callers show.
+type Callers interface {
+	// Caller is the ID of the user whose token it is. The error is
+	// attest.ErrUnknownCaller for a definite no, and anything else if that cannot be told now.
+	Caller(ctx context.Context, token string) (userID string, err error)
+}
+
+// errUnauthorized is what has Nova fetch a new token and try once more.
+type errUnauthorized struct{ error }
+
+// Vendordata serves Nova at a listener of its own.
+func (s *Server) Vendordata() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		c := s.echo.NewContext(r, w)
+		if err := s.identify(func(c echo.Context) error {
+			switch {
+			case r.URL.Path != vendordataPath:
+				return echo.ErrNotFound
+			case r.Method != http.MethodPost:
+				c.Response().Header().Set(echo.HeaderAllow, http.MethodPost)
+				return echo.ErrMethodNotAllowed
+			}
+			return s.vendordata(c)
+		})(c); err != nil {
+			s.refuse(err, c)
+		}
+	})
+}
+
+// vendordata is POST /vendordata.
+func (s *Server) vendordata(c echo.Context) error {
+	r := c.Request()
+	d := &decision{
+		door: doorVendordata, requestID: requestID(c), clientID: clean(r.Header.Get(echo.HeaderXRequestID)),
+		began: s.now(), evidence: s.proxy.evidence(r), peer: r.RemoteAddr,
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), vendordataWait)
+	defer cancel()
+	document, err := s.vouch(ctx, d, c.Response(), r)
+	d.settle(r.Context(), err)
+	s.record(r.Context(), d)
+	if d.outcome != outcomeGranted {
+		return s.answer(c, d)
+	}
+	body := map[string]string{"document": document.Compact, "expires_at": document.Expires.Format(time.RFC3339)}
+	if d.token.Compact != "" {
+		body["token"] = d.token.Compact
+	}
+	for key, value := range s.nova.Static {
+		body[key] = value
+	}
+	c.Response().Header().Set(echo.HeaderCacheControl, "no-store")
+	return c.JSON(http.StatusOK, body)
+}
+
+func (s *Server) vouch(ctx context.Context, d *decision, w http.ResponseWriter, r *http.Request) (token.Token, error) {
+	var none token.Token
+	if len(s.nova.From) > 0 && !within(s.nova.From, d.evidence.Addr()) {
+		return none, &attest.Denied{Reason: attest.CallerDenied, Detail: "its address is none of vendordata.from"}
+	}
+	var project string
+	var err error
+	if d.request.instance, project, err = parseVendordata(w, r); err != nil {
+		return none, err
+	}
+	if err := s.recogniseNova(ctx, r); err != nil {
+		return none, err
+	}
+	if wait, ok := s.instances.Allow(d.request.instance, s.now()); !ok {
+		return none, &throttled{attest.ThrottledInstance, wait}
+	}
+	vouched, in, err := s.attestor.Vouch(ctx, d.request.instance, project)
+	d.instance = in
+	if err != nil {
+		return none, err
+	}
+	document, err := s.issuer.IssueDocument(vouched, s.nova.DocumentExpiry)
+	if err == nil && len(s.nova.Audience) > 0 {
+		d.token, err = s.issuer.IssueVouched(ctx, vouched, s.nova.Audience)
+	}
+	if err != nil {
+		return none, &attest.Failure{Reason: attest.SigningUnavailable, Err: err}
+	}
+	d.document = document.ID
+	return document, nil
+}
+
+// recogniseNova is nil if the caller shows the token of a user that is listed. A
+// valid token alone is everyone's in the cloud.
+func (s *Server) recogniseNova(ctx context.Context, r *http.Request) error {
+	shown := r.Header.Values("X-Auth-Token")
+	if len(shown) != 1 || shown[0] == "" || len(shown[0]) > maxCallerToken {
+		return errUnauthorized{errors.New("there is not one X-Auth-Token: does nova.conf have [vendordata_dynamic_auth]?")}
+	}
+	userID, err := s.callers.Caller(ctx, shown[0])
+	switch {
+	case errors.Is(err, attest.ErrUnknownCaller):
+		return errUnauthorized{err}
+	case err != nil:
+		return &attest.Failure{Reason: attest.CloudUnavailable, Err: err}
+	case !slices.Contains(s.nova.Users, userID):
+		return &attest.Denied{Reason: attest.CallerDenied, Detail: fmt.Sprintf("user %q is none of vendordata.users", clean(userID))}
+	}
+	return nil
+}
+
+// parseVendordata reads whom Nova asks for. What else the body says is the
+// owner's choice and may be secret: it is not kept.
+func parseVendordata(w http.ResponseWriter, r *http.Request) (id attest.InstanceID, project string, err error) {
+	if media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || media != "application/json" {
+		return id, "", &badRequest{http.StatusUnsupportedMediaType, "the body must be application/json"}
+	}
+	tooLong := &badRequest{http.StatusRequestEntityTooLarge, fmt.Sprintf("the body is longer than %d bytes", maxVendordata)}
+	if r.ContentLength > maxVendordata {
+		return id, "", tooLong
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxVendordata))
+	if errors.As(err, new(*http.MaxBytesError)) {
+		return id, "", tooLong
+	}
+	if err != nil {
+		return id, "", badField("the body could not be read to its end")
+	}
+	var fields map[string]json.RawMessage // a struct would take keys in any case
+	if err := json.Unmarshal(body, &fields); err != nil || fields == nil {
+		return id, "", badField("the body is not one JSON object")
+	}
+	text := func(name string) (s string) {
+		if json.Unmarshal(fields[name], &s) != nil {
+			return ""
+		}
+		return s
+	}
+	if id, err = attest.ParseInstanceID(text("instance-id")); err != nil {
+		return id, "", badField("instance-id: %v", err)
+	}
+	if project = text("project-id"); project == "" || len(project) > 64 {
+		return id, "", badField("project-id: is no ID of a project")
+	}
+	return id, project, nil
+}

@@ -1,0 +1,393 @@
+package server_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/ratelimit"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/server"
+)
+
+const (
+	novaUser  = "d0fd9128b4574898af1ba8f4e7836ede"
+	novaToken = "gAAAAA-nova"
+	compute   = "192.0.2.40"
+)
+
+// keystone knows tokens by what they are.
+type keystone struct {
+	mu    sync.Mutex
+	asked int
+	err   error
+}
+
+func (k *keystone) Caller(ctx context.Context, token string) (string, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.asked++
+	if k.err != nil {
+		return "", k.err
+	}
+	if _, ok := ctx.Deadline(); !ok {
+		return "", errors.New("there is no deadline")
+	}
+	id, ok := map[string]string{novaToken: novaUser, "gAAAAA-member": "0123456789abcdef0123456789abcdef"}[token]
+	if !ok {
+		return "", attest.ErrUnknownCaller
+	}
+	return id, nil
+}
+
+// novaScene is one in which Nova asks, and documents are taken.
+func novaScene(t testing.TB) (*scene, *keystone) {
+	t.Helper()
+	s, k := newScene(t), &keystone{}
+	s.nova = server.VendordataConfig{Users: []string{novaUser}, DocumentExpiry: 5 * time.Minute, Static: map[string]string{"auth_url": "https://keystone.example.com/v3"}}
+	s.callers = k
+	s.grant.Proof = []attest.Proof{attest.ProofDocument}
+	return s, k
+}
+
+const novaBody = `{"project-id":"` + project + `","instance-id":"` + webID + `","image-id":"44742495-68d3-4c10-8642-423ed054a9f2",` +
+	`"user-data":"c2VjcmV0LXBhc3N3b3Jk","hostname":"web-1","metadata":{"role":"web"},"boot-roles":"reader,member"}`
+
+// novaRequest is what Nova sends.
+func novaRequest(body string) *http.Request {
+	r := httptest.NewRequest(http.MethodPost, "/vendordata", strings.NewReader(body))
+	r.RemoteAddr = compute + ":4711"
+	r.Header = http.Header{"Content-Type": {"application/json"}, "X-Auth-Token": {novaToken}, "User-Agent": {"openstack-nova-vendordata"}}
+	return r
+}
+
+func (d *door) papers(t testing.TB) string {
+	t.Helper()
+	got := d.do(t, novaRequest(novaBody))
+	var body map[string]string
+	if err := json.Unmarshal([]byte(got.body), &body); err != nil || got.status != http.StatusOK || body["document"] == "" {
+		t.Fatalf("no document but %d %s", got.status, got.body)
+	}
+	return body["document"]
+}
+
+func TestVendordata(t *testing.T) {
+	s, _ := novaScene(t)
+	s.nova.Audience = []string{"https://keystone.example.com"}
+	d := s.open(t)
+	before := time.Now().Truncate(time.Second)
+	got := d.do(t, novaRequest(novaBody))
+	var body map[string]string
+	if err := json.Unmarshal([]byte(got.body), &body); err != nil || got.status != http.StatusOK {
+		t.Fatalf("%d %s", got.status, got.body)
+	}
+	if at, err := time.Parse(time.RFC3339, body["expires_at"]); err != nil || at.Before(before.Add(5*time.Minute)) || at.After(time.Now().Add(5*time.Minute)) {
+		t.Errorf("expires_at is %q", body["expires_at"])
+	}
+	if claim(t, body["token"], "aud") != "https://keystone.example.com" || claim(t, body["token"], "sub") != webID || claim(t, body["token"], "role") != nil {
+		t.Errorf("the token is %s", body["token"])
+	}
+	if strings.Count(body["document"], ".") != 2 || body["auth_url"] != "https://keystone.example.com/v3" || len(body) != 4 {
+		t.Errorf("the body is %v", body)
+	}
+	if got.header.Get("Cache-Control") != "no-store" {
+		t.Error("it may be kept")
+	}
+	line := d.audit.only(t, got)
+	for name, want := range map[string]any{
+		"door": "vendordata", "outcome": "granted", "instance_id": webID, "client": compute, "project_id": project,
+		"jti": claim(t, body["token"], "jti"), "document": claim(t, body["document"], "jti"),
+	} {
+		if line[name] != want {
+			t.Errorf("the audit line has %s %v, want %v", name, line[name], want)
+		}
+	}
+	if all := d.audit.String() + d.log.String(); strings.Contains(all, "c2VjcmV0") || strings.Contains(all, novaToken) {
+		t.Error("user data or the token is in a log")
+	}
+	if n := d.attempts.Writes(); n != 0 {
+		t.Errorf("%d attempts were counted", n)
+	}
+}
+
+func TestVendordataRefuses(t *testing.T) {
+	header := func(name string, values ...string) func(*http.Request) {
+		return func(r *http.Request) { r.Header[http.CanonicalHeaderKey(name)] = values }
+	}
+	body := func(text string) func(*http.Request) {
+		return func(r *http.Request) { *r = *novaRequest(text) }
+	}
+	fields := func(id, project string) func(*http.Request) {
+		return body(`{"instance-id":` + id + `,"project-id":` + project + `}`)
+	}
+	const own, ours = `"` + webID + `"`, `"` + project + `"`
+	tests := []struct {
+		name   string
+		edit   func(*http.Request)
+		status int
+		asks   bool // Keystone
+	}{
+		{"no token", header("X-Auth-Token"), 401, false},
+		{"an empty token", header("X-Auth-Token", ""), 401, false},
+		{"two tokens", header("X-Auth-Token", novaToken, novaToken), 401, false},
+		{"a token that is far too long", header("X-Auth-Token", strings.Repeat("a", 9<<10)), 401, false},
+		{"a token of nobody", header("X-Auth-Token", "gAAAAA-garbage"), 401, true},
+		{"a member's token", header("X-Auth-Token", "gAAAAA-member"), 403, true},
+		{"no token, but what a proxy would add", func(r *http.Request) {
+			r.Header = http.Header{"Content-Type": {"application/json"}, "X-Identity-Status": {"Confirmed"}, "X-User-Id": {novaUser}}
+		}, 401, false},
+
+		{"another project's instance", fields(own, `"c0ffee00c0ffee00c0ffee00c0ffee00"`), 403, true},
+		{"an instance that does not exist", fields(`"11111111-2222-4333-8444-555555555555"`, ours), 403, true},
+		{"an ID that is none", fields(`"web-1"`, ours), 400, false},
+		{"an ID with a path", fields(`"../servers/detail"`, ours), 400, false},
+		{"a number for an ID", fields("1", ours), 400, false},
+		{"a list for an ID", fields("["+own+"]", ours), 400, false},
+		{"null for an ID", fields("null", ours), 400, false},
+		{"no ID", body(`{"project-id":` + ours + `}`), 400, false},
+		{"an ID by another name", body(`{"Instance-Id":` + own + `,"project-id":` + ours + `}`), 400, false},
+		{"no project", body(`{"instance-id":` + own + `}`), 400, false},
+		{"an empty project", fields(own, `""`), 400, false},
+		{"a project of the wrong kind", fields(own, "{}"), 400, false},
+		{"a project that is far too long", fields(own, `"`+strings.Repeat("a", 65)+`"`), 400, false},
+		{"NaN", fields(own, "NaN"), 400, false},
+		{"a list", body("[" + novaBody + "]"), 400, false},
+		{"null", body("null"), 400, false},
+		{"nothing", body(""), 400, false},
+		{"two objects", body(novaBody + novaBody), 400, false},
+		{"nested without end", body(strings.Repeat(`{"a":`, 20_000)), 400, false},
+		{"nested deep in a field", body(`{"metadata":` + strings.Repeat("[", 20_000) + strings.Repeat("]", 20_000) + `}`), 400, false},
+		{"a form", header("Content-Type", "application/x-www-form-urlencoded"), 415, false},
+		{"no type", header("Content-Type"), 415, false},
+		{"64 MiB, announced", func(r *http.Request) { r.ContentLength = 64 << 20 }, 413, false},
+		{"64 MiB", func(r *http.Request) {
+			*r = *novaRequest(`{"user-data":"` + strings.Repeat("a", 64<<20) + `"}`)
+			r.ContentLength = -1
+		}, 413, false},
+		{"GET", func(r *http.Request) { r.Method = http.MethodGet }, 405, false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			s, k := novaScene(t)
+			d := s.open(t)
+			r := novaRequest(novaBody)
+			tt.edit(r)
+			got := d.do(t, r)
+			if got.status != tt.status || strings.Contains(got.body, "document\":") {
+				t.Errorf("%d %s, want %d", got.status, got.body, tt.status)
+			}
+			if (k.asked > 0) != tt.asks {
+				t.Errorf("Keystone was asked %d times", k.asked)
+			}
+			if !tt.asks && d.asked.Load() != 0 {
+				t.Error("Nova was asked")
+			}
+		})
+	}
+}
+
+func TestVendordataFailures(t *testing.T) {
+	for name, tt := range map[string]struct {
+		edit   func(*scene, *keystone)
+		status int
+	}{
+		"Keystone is away": {func(_ *scene, k *keystone) { k.err = errors.New("away") }, 503},
+		"Nova is away": {func(s *scene, _ *keystone) {
+			s.cloud = cloudFunc(func(context.Context) (attest.Instance, error) { return attest.Instance{}, errors.New("away") })
+		}, 503},
+		"Nova does not answer": {func(s *scene, _ *keystone) {
+			s.cloud = cloudFunc(func(ctx context.Context) (attest.Instance, error) {
+				<-ctx.Done()
+				return attest.Instance{}, ctx.Err()
+			})
+		}, 503},
+		"the state is away":     {func(s *scene, _ *keystone) { s.attempts = brokenState{} }, 503},
+		"it is built":           {func(s *scene, _ *keystone) { s.instance.Status, s.instance.Addresses = "BUILD", nil }, 200},
+		"it is in ERROR":        {func(s *scene, _ *keystone) { s.instance.Status = "ERROR" }, 403},
+		"the caller is no host": {func(s *scene, _ *keystone) { s.nova.From = []netip.Prefix{netip.MustParsePrefix("192.0.2.41/32")} }, 403},
+		"the caller is a host":  {func(s *scene, _ *keystone) { s.nova.From = []netip.Prefix{netip.MustParsePrefix(compute + "/32")} }, 200},
+		"the door is closed":    {func(s *scene, _ *keystone) { s.nova.Users = nil }, 404},
+		"it is elsewhere":       {func(s *scene, _ *keystone) { s.nova.Listen = "127.0.0.1:1" }, 404},
+	} {
+		s, k := novaScene(t)
+		tt.edit(s, k)
+		if got := s.open(t).do(t, novaRequest(novaBody)); got.status != tt.status {
+			t.Errorf("%s: %d %s, want %d", name, got.status, got.body, tt.status)
+		}
+	}
+}
+
+func TestVendordataListener(t *testing.T) {
+	s, _ := novaScene(t)
+	s.nova.Listen = "127.0.0.1:0"
+	h := s.open(t).Vendordata()
+	for _, tt := range []struct {
+		method, path string
+		status       int
+	}{
+		{http.MethodPost, "/vendordata", 200}, {http.MethodGet, "/vendordata", 405}, {http.MethodPost, "/auth", 404}, {http.MethodPost, "/", 404}, {http.MethodGet, "/.well-known/jwks.json", 404},
+	} {
+		r, w := novaRequest(novaBody), httptest.NewRecorder()
+		r.Method, r.URL.Path = tt.method, tt.path
+		h.ServeHTTP(w, r)
+		if w.Code != tt.status {
+			t.Errorf("%s %s: %d %s, want %d", tt.method, tt.path, w.Code, w.Body, tt.status)
+		}
+	}
+}
+
+// One that asks in a loop is throttled alone.
+func TestVendordataThrottle(t *testing.T) {
+	s, _ := novaScene(t)
+	s.instances, s.throttle = ratelimit.Rate{Rate: 0.001, Burst: 2}, ratelimit.Rate{Rate: 0.001, Burst: 1}
+	const other = "5ad2d1b0-6c1c-4a43-9f0e-3f1d5a7f0b11"
+	second := s.instance
+	second.ID = instanceID(t, other)
+	first := s.instance
+	s.cloud = instances{first.ID: first, second.ID: second}
+	d := s.open(t)
+	for i, want := range []int{200, 200, 429, 429} {
+		if got := d.do(t, novaRequest(novaBody)); got.status != want {
+			t.Errorf("call %d: %d %s, want %d", i, got.status, got.body, want)
+		}
+	}
+	if got := d.do(t, novaRequest(strings.Replace(novaBody, webID, other, 1))); got.status != http.StatusOK {
+		t.Errorf("the neighbour: %d %s", got.status, got.body)
+	}
+}
+
+// instances are a cloud.
+type instances map[attest.InstanceID]attest.Instance
+
+func (c instances) Instance(_ context.Context, id attest.InstanceID, _ netip.Addr) (attest.Instance, error) {
+	in, ok := c[id]
+	if !ok {
+		return attest.Instance{}, attest.ErrNoInstance
+	}
+	return in, nil
+}
+
+// From anywhere, and as long as the document is good.
+func TestDocumentAtAuth(t *testing.T) {
+	s, _ := novaScene(t)
+	s.window.Limit = 2
+	d := s.open(t)
+	papers := d.papers(t)
+	const elsewhere = "198.51.100.7"
+	got := d.ask(t, elsewhere, form("role", "web", "document", papers))
+	compact := got.granted(t)
+	if diff := cmp.Diff([]any{"document"}, claim(t, compact, "amr")); diff != "" {
+		t.Errorf("amr (-want +got):\n%s", diff)
+	}
+	line := d.audit.only(t, got)
+	if line["document"] != claim(t, papers, "jti") || line["client"] != elsewhere || line["attempt"] != 1.0 {
+		t.Errorf("the audit line is %v", line)
+	}
+	d.ask(t, elsewhere, form("role", "web", "document", papers, "instance_id", strings.ToUpper(webID))).granted(t)
+	d.ask(t, elsewhere, form("role", "web", "document", papers)).wants(t, http.StatusForbidden, "access_denied", "")
+	d.ask(t, elsewhere, form("role", "web", "document", d.papers(t))).granted(t)
+	json := d.do(t, func() *http.Request {
+		r := d.request(elsewhere, `{"role":"web","document":"`+d.papers(t)+`"}`)
+		r.Header.Set("Content-Type", jsonType)
+		return r
+	}())
+	json.granted(t)
+}
+
+func TestDocumentThatIsNoneAtAuth(t *testing.T) {
+	const other = "5ad2d1b0-6c1c-4a43-9f0e-3f1d5a7f0b11"
+	s, _ := novaScene(t)
+	d := s.open(t)
+	papers := d.papers(t)
+	s.audit = nil
+	for name, tt := range map[string]struct {
+		form        string
+		status      int
+		word, about string
+	}{
+		"garbage":                         {form("role", "web", "document", "garbage"), 403, "access_denied", ""},
+		"changed":                         {form("role", "web", "document", papers[:len(papers)-4]+"AAAA"), 403, "access_denied", ""},
+		"a role token":                    {form("role", "web", "document", d.ask(t, "198.51.100.7", form("role", "web", "document", papers)).granted(t)), 403, "access_denied", ""},
+		"with another instance's ID":      {form("role", "web", "document", papers, "instance_id", other), 403, "access_denied", ""},
+		"empty":                           {form("role", "web", "document", ""), 400, "invalid_request", "document: is empty"},
+		"twice":                           {form("role", "web", "document", papers) + "&document=" + papers, 400, "invalid_request", `field "document" is there 2 times`},
+		"with an ID that is none":         {form("role", "web", "document", papers, "instance_id", "web-1"), 400, "invalid_request", "instance_id: " + attest.ErrInvalidInstanceID.Error()},
+		"none, for a role that wants one": {form("role", "web", "instance_id", webID), 403, "access_denied", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d.ask(t, "198.51.100.7", tt.form).wants(t, tt.status, tt.word, tt.about)
+		})
+	}
+}
+
+// Those behind one NAT address have the same one: who shows a document is counted
+// by instance, who shows a bad one by address.
+func TestDocumentAndThrottle(t *testing.T) {
+	s, _ := novaScene(t)
+	s.throttle, s.instances, s.window.Limit = ratelimit.Rate{Rate: 0.001, Burst: 2}, ratelimit.Rate{Rate: 0.001, Burst: 4}, 100
+	d := s.open(t)
+	papers := d.papers(t) // one of four
+	const nat = "198.51.100.7"
+	for i, want := range []int{403, 403, 429} {
+		if got := d.ask(t, nat, form("role", "web", "document", "garbage")); got.status != want {
+			t.Errorf("garbage %d: %d %s, want %d", i, got.status, got.body, want)
+		}
+	}
+	for i, want := range []int{200, 200, 200, 429} {
+		if got := d.ask(t, nat, form("role", "web", "document", papers)); got.status != want {
+			t.Errorf("document %d: %d %s, want %d", i, got.status, got.body, want)
+		}
+	}
+}
+
+func TestVendordataConfigThatIsWrong(t *testing.T) {
+	good := server.VendordataConfig{Users: []string{novaUser, novaUser + novaUser}, DocumentExpiry: time.Minute}
+	if err := good.Validate(); err != nil {
+		t.Error(err)
+	}
+	for want, edit := range map[string]func(*server.VendordataConfig){
+		"listen: ":                           func(c *server.VendordataConfig) { c.Listen = "x" },
+		`users[1]: "nova" is no ID`:          func(c *server.VendordataConfig) { c.Users = []string{novaUser, "nova"} },
+		"from[0]: 0.0.0.0/0 is everyone":     func(c *server.VendordataConfig) { c.From = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0")} },
+		"documentExpiry: 9s is not in":       func(c *server.VendordataConfig) { c.DocumentExpiry = 9 * time.Second },
+		"documentExpiry: 2h0m0s is not in":   func(c *server.VendordataConfig) { c.DocumentExpiry = 2 * time.Hour },
+		`audience[0]: "a b": an audience is`: func(c *server.VendordataConfig) { c.Audience = []string{"a b"} },
+		"static.token: is ours to say":       func(c *server.VendordataConfig) { c.Static = map[string]string{"token": "x"} },
+	} {
+		c := good
+		edit(&c)
+		if err := c.Validate(); err == nil || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("Validate = %v, want %s", err, want)
+		}
+	}
+}
+
+func FuzzVendordata(f *testing.F) {
+	s, _ := novaScene(f)
+	d := s.open(f)
+	f.Add(novaBody)
+	f.Add(`{"instance-id":1}`)
+	f.Add(strings.Repeat(`{"a":`, 100))
+	f.Fuzz(func(t *testing.T, body string) {
+		got := d.do(t, novaRequest(body))
+		if got.status >= 500 && got.status != 503 {
+			t.Errorf("%d for %q", got.status, body)
+		}
+		if got.status == http.StatusOK {
+			var v map[string]json.RawMessage
+			if json.Unmarshal([]byte(body), &v) != nil || !strings.EqualFold(string(v["instance-id"]), fmt.Sprintf("%q", webID)) {
+				t.Errorf("a document for %q", body)
+			}
+		}
+	})
+}

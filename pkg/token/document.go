@@ -1,0 +1,153 @@
+package token
+
+import (
+	"context"
+	"crypto/hkdf"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
+)
+
+// Instance documents are for us alone: an instance shows one to prove that its
+// metadata service handed it over. A role token is no document, nor the other
+// way round, by algorithm, typ and audience alike (RFC 8725, section 3.12).
+const (
+	documentType      = "openstack-instance-document+jwt"
+	documentAlgorithm = "HS256"
+	// maxDocument bounds what is read of one.
+	maxDocument = 4 << 10
+)
+
+const (
+	minDocumentExpiry = 10 * time.Second
+	maxDocumentExpiry = time.Hour
+)
+
+// ErrInvalidDocument says that a text is no document of this issuer, or one that
+// has expired.
+var ErrInvalidDocument = errors.New("no instance document of this issuer that is still good")
+
+// ValidateDocumentExpiry checks how long a document is to live.
+func ValidateDocumentExpiry(d time.Duration) error {
+	if d < minDocumentExpiry || d > maxDocumentExpiry {
+		return fmt.Errorf("%v is not in %v to %v", d, minDocumentExpiry, maxDocumentExpiry)
+	}
+	return nil
+}
+
+// documentSecret is made of a signing key, so that it is wherever that is, comes
+// and goes with it, and is known to all who have it; the key set shows nothing of
+// it (RFC 5869).
+func documentSecret(key signingKey) ([]byte, error) {
+	der, err := x509.MarshalPKCS8PrivateKey(key.private)
+	if err != nil {
+		return nil, err
+	}
+	return hkdf.Key(sha256.New, der, nil, documentType, sha256.Size)
+}
+
+type documentClaims struct {
+	jwt.RegisteredClaims
+	ProjectID string `json:"project_id"`
+	ImageID   string `json:"image_id"`
+	Launched  string `json:"launched_at"` // RFC 3339, "" while the instance is built
+}
+
+// IssueDocument makes a document of an instance that Nova has vouched for.
+func (i *Issuer) IssueDocument(v attest.Vouched, life time.Duration) (Token, error) {
+	if v.IsZero() {
+		return Token{}, errNothingProven
+	}
+	if err := i.keys.usable(); err != nil {
+		return Token{}, err
+	}
+	in, now := v.Instance(), i.now().Truncate(time.Second)
+	t := Token{ID: rand.Text(), Expires: now.Add(life).Truncate(time.Second).UTC()}
+	claims := documentClaims{
+		RegisteredClaims: jwt.RegisteredClaims{
+			Issuer: i.name, Subject: in.ID.String(), Audience: jwt.ClaimStrings{i.name}, ID: t.ID,
+			IssuedAt: jwt.NewNumericDate(now), ExpiresAt: jwt.NewNumericDate(t.Expires),
+		},
+		ProjectID: in.ProjectID, ImageID: in.ImageID,
+	}
+	if !in.Launched.IsZero() {
+		claims.Launched = in.Launched.UTC().Format(time.RFC3339Nano)
+	}
+	unsigned := jwt.NewWithClaims(jwt.SigningMethodHS256, claims)
+	unsigned.Header["typ"] = documentType
+	var err error
+	if t.Compact, err = unsigned.SignedString(i.keys.snapshot().documents[0]); err != nil {
+		return Token{}, fmt.Errorf("sign a document: %w", err)
+	}
+	return t, nil
+}
+
+// VerifyDocument reads a document. It asks nobody; whether the document still is
+// about the instance as Nova has it, attest decides. The error is
+// [ErrInvalidDocument], or that nothing can be verified now.
+func (i *Issuer) VerifyDocument(compact string) (attest.Document, error) {
+	if err := i.keys.usable(); err != nil {
+		return attest.Document{}, err
+	}
+	invalid := func(err error) (attest.Document, error) {
+		return attest.Document{}, fmt.Errorf("%w: %w", ErrInvalidDocument, err)
+	}
+	if len(compact) > maxDocument {
+		return invalid(fmt.Errorf("it is longer than %d bytes", maxDocument))
+	}
+	var claims documentClaims
+	parser := jwt.NewParser(jwt.WithValidMethods([]string{documentAlgorithm}), jwt.WithIssuer(i.name), jwt.WithAudience(i.name),
+		jwt.WithExpirationRequired(), jwt.WithTimeFunc(i.now), jwt.WithStrictDecoding())
+	_, err := parser.ParseWithClaims(compact, &claims, func(t *jwt.Token) (any, error) {
+		if t.Header["typ"] != documentType {
+			return nil, fmt.Errorf("its typ is %q", t.Header["typ"])
+		}
+		var set jwt.VerificationKeySet
+		for _, secret := range i.keys.snapshot().documents {
+			set.Keys = append(set.Keys, secret)
+		}
+		return set, nil
+	})
+	if err != nil {
+		return invalid(err)
+	}
+	d := attest.Document{ID: claims.ID, ProjectID: claims.ProjectID, ImageID: claims.ImageID, Expires: claims.ExpiresAt.Time}
+	if claims.IssuedAt == nil || d.ID == "" {
+		return invalid(errors.New("it lacks a claim"))
+	}
+	d.Issued = claims.IssuedAt.Time
+	if d.Instance, err = attest.ParseInstanceID(claims.Subject); err != nil {
+		return invalid(err)
+	}
+	if claims.Launched != "" {
+		if d.Launched, err = time.Parse(time.RFC3339Nano, claims.Launched); err != nil {
+			return invalid(err)
+		}
+	}
+	return d, nil
+}
+
+// IssueVouched signs an ordinary token for an instance that Nova has vouched for,
+// without a role, for whoever was configured.
+func (i *Issuer) IssueVouched(_ context.Context, v attest.Vouched, audiences []string) (Token, error) {
+	if v.IsZero() || len(audiences) == 0 {
+		return Token{}, errNothingProven
+	}
+	if err := i.keys.usable(); err != nil {
+		return Token{}, err
+	}
+	in := v.Instance()
+	var aud any = audiences
+	if len(audiences) == 1 {
+		aud = audiences[0]
+	}
+	claims := jwt.MapClaims{"sub": in.ID.String(), "aud": aud, "amr": []attest.Proof{attest.ProofVendordata}}
+	return i.sign(claims, in, i.usual)
+}
