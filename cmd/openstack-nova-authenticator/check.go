@@ -82,7 +82,7 @@ func check(ctx context.Context, file string, online bool) (*report, error) {
 		return nil, err
 	}
 	r.add("warning", c.Warnings()...)
-	cloud, err := openstack.New(c.OpenStack, openstack.Options{UserAgent: userAgent(), ProjectNames: c.NeedsProjects(), Callers: len(c.Vendordata.Users) > 0})
+	cloud, err := openstack.New(c.OpenStack, openstack.Options{UserAgent: userAgent(), ProjectNames: c.NeedsProjects(), Callers: c.Vendordata.Users})
 	if err != nil {
 		r.add("error", config.Problem{Path: "openstack", Message: err.Error()})
 		return r, nil
