@@ -80,7 +80,7 @@ func newService(c *config.Config, stdout, stderr io.Writer) (_ *service, err err
 	}()
 	ver, rev := buildVersion()
 	metrics := server.NewMetrics(ver, rev, func() int { return s.cloud.InFlight() })
-	if s.cloud, err = openstack.New(c.OpenStack, openstack.Options{Log: s.log, Observe: metrics.ObserveUpstream, UserAgent: userAgent(), ProjectNames: c.NeedsProjects(), Callers: len(c.Vendordata.Users) > 0}); err != nil {
+	if s.cloud, err = openstack.New(c.OpenStack, openstack.Options{Log: s.log, Observe: metrics.ObserveUpstream, UserAgent: userAgent(), ProjectNames: c.NeedsProjects(), Callers: c.Vendordata.Users}); err != nil {
 		return nil, fmt.Errorf("openstack: %w", err)
 	}
 	if s.audit, err = server.OpenAuditLog(c.Audit, stdout, stderr); err != nil {

@@ -40,6 +40,7 @@ const (
 	ThrottledAddress   Reason = "throttled_address"
 	ThrottledInstance  Reason = "throttled_instance"
 	ThrottledLookups   Reason = "throttled_lookups"
+	ThrottledCallers   Reason = "throttled_callers"
 	CloudUnavailable   Reason = "cloud_unavailable"
 	StateUnavailable   Reason = "state_unavailable"
 	SigningUnavailable Reason = "signing_unavailable"

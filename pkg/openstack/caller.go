@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -17,85 +18,74 @@ import (
 )
 
 const (
-	callerFor     = time.Minute // how long a good token is believed, and never past its end
-	strangerFor   = 10 * time.Second
-	callersSize   = 1024
-	strangersSize = 8192
-	// Tokens that nobody has seen yet are checked only so often: whoever makes them
-	// up must not keep Keystone busy, nor Nova out.
-	callerChecks = 4 // at one time
-	callerMost   = 20
-	callerWithin = 10 * time.Second
+	callerFor   = time.Minute // how long a good token is believed, and never past its end
+	strangerFor = 10 * time.Second
+	hostFor     = time.Hour
+	callersSize = 8192 // of each cache
+
+	// Keystone is asked about few tokens that nobody has shown yet and that turn out
+	// to be nobody's we know: within strangerFor so many of one address, and of all.
+	// Whoever makes them up must not keep Keystone busy, nor Nova out. So a host
+	// that has shown a token of Nova's, not long ago, is counted for itself.
+	strangerMost    = 20
+	strangerMostOne = 5
+	hostMost        = 20
+	// callerChecks may be in flight for strangers, and as many for others.
+	callerChecks = 4
 )
 
-var errTooManyTokens = errors.New("too many tokens that nobody has seen yet")
+type tokenHash = [sha256.Size]byte
 
-// callers remembers whose tokens callers showed, by hash.
+// callers remembers whose tokens callers showed.
 type callers struct {
-	client *Client
-	calls  singleflight.Group
-	slots  chan struct{}
+	client    *Client
+	users     []string // Nova's, of whom all tokens are worth to ask for
+	calls     singleflight.Group
+	slots     chan struct{}
+	strangers chan struct{} // slots of those who may be anyone
 
-	mu      sync.Mutex
-	since   time.Time // of the checks that are counted
-	checks  int
-	known   *ttlCache[[sha256.Size]byte, tokenOwner]
-	unknown *ttlCache[[sha256.Size]byte, struct{}]
+	mu sync.Mutex
+	// known are the tokens of those users, to their end; after callerFor they are
+	// asked about again.
+	known  *ttlCache[tokenHash, tokenOwner]
+	others *ttlCache[tokenHash, string] // whose other tokens are, "" for nobody
+	hosts  *ttlCache[netip.Addr, struct{}]
+	failed *ttlCache[netip.Addr, *int] // checks of an address that found nobody we know
+	all    *ttlCache[struct{}, *int]   // of all that are no host
 }
 
 type tokenOwner struct {
 	userID  string
+	checked time.Time
 	expires time.Time
 }
 
-func newCallers(c *Client) *callers {
+func newCallers(c *Client, users []string) *callers {
 	return &callers{
-		client: c, slots: make(chan struct{}, callerChecks),
-		known:   newTTLCache[[sha256.Size]byte, tokenOwner](callerFor, callersSize),
-		unknown: newTTLCache[[sha256.Size]byte, struct{}](strangerFor, strangersSize),
+		client: c, users: users, slots: make(chan struct{}, callerChecks), strangers: make(chan struct{}, callerChecks),
+		known:  newTTLCache[tokenHash, tokenOwner](24*time.Hour, callersSize),
+		others: newTTLCache[tokenHash, string](strangerFor, callersSize),
+		hosts:  newTTLCache[netip.Addr, struct{}](hostFor, callersSize),
+		failed: newTTLCache[netip.Addr, *int](strangerFor, callersSize),
+		all:    newTTLCache[struct{}, *int](strangerFor, 1),
 	}
 }
 
-// remembered gives what is known of a token.
-func (c *callers) remembered(hash [sha256.Size]byte) (userID string, err error, ok bool) { //nolint:revive // the error is a result, not a failure
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	now := c.client.now()
-	if known, ok := c.known.get(hash, now); ok && now.Before(known.expires) {
-		return known.userID, nil, true
-	}
-	if _, ok := c.unknown.get(hash, now); ok {
-		return "", attest.ErrUnknownCaller, true
-	}
-	return "", nil, false
-}
-
-// mayCheck counts a check, unless there were as many as there may be lately.
-func (c *callers) mayCheck() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if now := c.client.now(); now.Sub(c.since) >= callerWithin {
-		c.since, c.checks = now, 0
-	}
-	c.checks++
-	return c.checks <= callerMost
-}
-
-// Caller gives the ID of the user whose Keystone token a caller shows
-// (api-ref/source/v3/authenticate-v3.inc, "Validate and show information for
-// token"). The error is [attest.ErrUnknownCaller] if Keystone says that it is none, and
-// anything else if Keystone could not be asked. Of tokens that were not seen
-// before, few are asked for at a time, whoever shows them.
-func (c *Client) Caller(ctx context.Context, token string) (userID string, err error) {
+// Caller gives the ID of the user whose Keystone token a caller shows, who speaks
+// from an address (api-ref/source/v3/authenticate-v3.inc, "Validate and show
+// information for token"). The error is [attest.ErrUnknownCaller] if Keystone says
+// that it is none, [attest.ErrTooManyCallers] if too many of strangers were, and
+// anything else if Keystone could not be asked.
+func (c *Client) Caller(ctx context.Context, token string, from netip.Addr) (userID string, err error) {
 	hash := sha256.Sum256([]byte(token))
-	if userID, err, ok := c.callers.remembered(hash); ok {
-		return userID, err
+	if userID, ok := c.callers.remembered(hash); ok {
+		return userID, nobody(userID)
 	}
 	done := c.callers.calls.DoChan(string(hash[:]), func() (any, error) {
 		// Not in the time of whoever came first: others wait, too.
 		ctx, cancel := context.WithTimeout(c.life, c.cfg.Timeout)
 		defer cancel()
-		return c.callers.ask(ctx, hash, token)
+		return c.callers.ask(ctx, hash, token, from)
 	})
 	select {
 	case r := <-done:
@@ -105,18 +95,40 @@ func (c *Client) Caller(ctx context.Context, token string) (userID string, err e
 	}
 }
 
-func (c *callers) ask(ctx context.Context, hash [sha256.Size]byte, token string) (string, error) {
-	if userID, err, ok := c.remembered(hash); ok { // whoever was here before may have ended in between
-		return userID, err
+func nobody(userID string) error {
+	if userID == "" {
+		return attest.ErrUnknownCaller
 	}
-	if !c.mayCheck() {
-		return "", errTooManyTokens
+	return nil
+}
+
+// remembered gives whose token it is, "" for nobody's, if that is known.
+func (c *callers) remembered(hash tokenHash) (userID string, ok bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := c.client.now()
+	if t, ok := c.known.get(hash, now); ok && now.Sub(t.checked) < callerFor && now.Before(t.expires) {
+		return t.userID, true
+	}
+	return c.others.get(hash, now)
+}
+
+func (c *callers) ask(ctx context.Context, hash tokenHash, token string, from netip.Addr) (string, error) {
+	if userID, ok := c.remembered(hash); ok { // whoever was here before may have ended in between
+		return userID, nobody(userID)
+	}
+	failures, slots := c.lane(hash, from)
+	if !c.mayFail(failures) { // it need not wait for that
+		return "", attest.ErrTooManyCallers
 	}
 	select {
-	case c.slots <- struct{}{}:
-		defer func() { <-c.slots }()
+	case slots <- struct{}{}:
+		defer func() { <-slots }()
 	case <-ctx.Done():
-		return "", errTooManyTokens
+		return "", fmt.Errorf("all %d checks of tokens that may be in flight are", callerChecks)
+	}
+	if !c.fail(failures) {
+		return "", attest.ErrTooManyCallers
 	}
 	began := c.client.now()
 	s, err := c.client.connect(ctx)
@@ -124,21 +136,85 @@ func (c *callers) ask(ctx context.Context, hash [sha256.Size]byte, token string)
 		return "", err
 	}
 	found, err := s.caller(ctx, token)
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	switch {
 	case errors.Is(err, attest.ErrUnknownCaller):
-		c.unknown.put(hash, struct{}{}, began)
-		return "", err
 	case gophercloud.ResponseCodeIs(err, http.StatusForbidden):
-		return "", errors.New("the account may not validate tokens: it needs the role service (see example/openstack)")
+		return "", errors.New("the account may not validate tokens: it needs the role service (see example/vendordata)")
 	case err != nil:
 		return "", fmt.Errorf("keystone: %w", c.client.explain(err))
 	case !began.Before(found.expires):
-		return "", attest.ErrUnknownCaller
+		found.userID = ""
 	}
-	c.known.put(hash, found, began)
-	return found.userID, nil
+	found.checked = began
+	c.keep(hash, found, from, failures)
+	return found.userID, nobody(found.userID)
+}
+
+// lane gives the counts of failures that bound a check, none for a token that was
+// Nova's before, and the slots that it may use.
+func (c *callers) lane(hash tokenHash, from netip.Addr) ([]failures, chan struct{}) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := c.client.now()
+	if _, ok := c.known.get(hash, now); ok {
+		return nil, c.slots
+	}
+	own := failures{count(c.failed, from, now), strangerMostOne}
+	if _, ok := c.hosts.get(from, now); ok {
+		own.most = hostMost
+		return []failures{own}, c.slots
+	}
+	return []failures{own, {count(c.all, struct{}{}, now), strangerMost}}, c.strangers
+}
+
+// failures counts checks that found nobody we know, those under way among them.
+type failures struct {
+	n    *int
+	most int
+}
+
+func count[K comparable](counts *ttlCache[K, *int], key K, now time.Time) *int {
+	n, ok := counts.get(key, now)
+	if !ok {
+		n = new(int)
+		counts.put(key, n, now)
+	}
+	return n
+}
+
+func (c *callers) mayFail(all []failures) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return !slices.ContainsFunc(all, func(f failures) bool { return *f.n >= f.most })
+}
+
+// fail counts a check as one that finds nobody, until it is known better.
+func (c *callers) fail(all []failures) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if slices.ContainsFunc(all, func(f failures) bool { return *f.n >= f.most }) {
+		return false
+	}
+	for _, f := range all {
+		*f.n++
+	}
+	return true
+}
+
+// keep notes what Keystone said.
+func (c *callers) keep(hash tokenHash, t tokenOwner, from netip.Addr, counted []failures) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !slices.Contains(c.users, t.userID) {
+		c.known.drop(hash)
+		c.others.put(hash, t.userID, t.checked)
+		return
+	}
+	c.known.put(hash, t, t.checked)
+	c.hosts.put(from, struct{}{}, t.checked)
+	for _, f := range counted {
+		*f.n--
+	}
 }
 
 func (s *session) caller(ctx context.Context, token string) (tokenOwner, error) {
@@ -166,7 +242,7 @@ func (s *session) caller(ctx context.Context, token string) (tokenOwner, error) 
 	case answer.Token == nil || answer.Token.User.ID == "" || answer.Token.Expires.IsZero():
 		return tokenOwner{}, errors.New("the answer is about no user")
 	}
-	return tokenOwner{answer.Token.User.ID, answer.Token.Expires}, nil
+	return tokenOwner{userID: answer.Token.User.ID, expires: answer.Token.Expires}, nil
 }
 
 // validates reports whether Keystone's own policy lets the account validate the

@@ -3,10 +3,12 @@ package openstack_test
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -19,6 +21,9 @@ import (
 )
 
 const tokens = "/v3/auth/tokens"
+
+// compute is a host of Nova's.
+var compute = netip.MustParseAddr("192.0.2.40")
 
 // novaToken signs in as Nova does towards a vendordata service.
 func novaToken(t *testing.T, cloud *simulator.Cloud) (token, userID string) {
@@ -45,7 +50,7 @@ func signIn(t *testing.T, cloud *simulator.Cloud, user, project string) string {
 func newValidator(t *testing.T, cloud *simulator.Cloud, opts openstack.Options) *openstack.Client {
 	t.Helper()
 	cloud.AddAccount(simulator.Account{Name: "validator", Password: password, ProjectName: "service", Roles: []string{"reader", "instance_reader", "service"}})
-	opts.Callers = true
+	opts.Callers = []string{"nova-id"}
 	c := newClient(t, as("validator", "service", cloud.AuthURL()), config(), opts)
 	connect(t, c)
 	return c
@@ -62,14 +67,14 @@ func TestCaller(t *testing.T) {
 	var asking sync.WaitGroup
 	for range 50 {
 		asking.Go(func() {
-			if id, err := c.Caller(t.Context(), token); err != nil || id != nova {
+			if id, err := c.Caller(t.Context(), token, compute); err != nil || id != nova {
 				t.Errorf("Caller = %q, %v", id, err)
 			}
 		})
 	}
 	asking.Wait()
 	clock.advance(59 * time.Second)
-	if id, err := c.Caller(t.Context(), token); err != nil || id != nova {
+	if id, err := c.Caller(t.Context(), token, compute); err != nil || id != nova {
 		t.Errorf("Caller = %q, %v", id, err)
 	}
 	if n := asked() - before; n != 1 {
@@ -77,13 +82,13 @@ func TestCaller(t *testing.T) {
 	}
 	cloud.RevokeTokens()
 	clock.advance(2 * time.Second)
-	if id, err := c.Caller(t.Context(), token); !errors.Is(err, attest.ErrUnknownCaller) || id != "" {
+	if id, err := c.Caller(t.Context(), token, compute); !errors.Is(err, attest.ErrUnknownCaller) || id != "" {
 		t.Errorf("a revoked token, a minute later: %q, %v", id, err)
 	}
 	// A definite no is kept, too.
 	before = asked()
 	for range 10 {
-		if _, err := c.Caller(t.Context(), token); !errors.Is(err, attest.ErrUnknownCaller) {
+		if _, err := c.Caller(t.Context(), token, compute); !errors.Is(err, attest.ErrUnknownCaller) {
 			t.Error(err)
 		}
 	}
@@ -91,7 +96,7 @@ func TestCaller(t *testing.T) {
 		t.Errorf("Keystone was asked %d times more", n)
 	}
 	clock.advance(11 * time.Second)
-	if _, err := c.Caller(t.Context(), token); !errors.Is(err, attest.ErrUnknownCaller) || asked() == before {
+	if _, err := c.Caller(t.Context(), token, compute); !errors.Is(err, attest.ErrUnknownCaller) || asked() == before {
 		t.Errorf("after ten seconds: %v, %d calls", err, asked()-before)
 	}
 }
@@ -103,11 +108,11 @@ func TestCallerUntilTheTokensEnd(t *testing.T) {
 	c := newValidator(t, cloud, openstack.Options{Now: clock.Now})
 	cloud.SetTokenLife(20 * time.Second)
 	token, _ := novaToken(t, cloud)
-	if _, err := c.Caller(t.Context(), token); err != nil {
+	if _, err := c.Caller(t.Context(), token, compute); err != nil {
 		t.Fatal(err)
 	}
 	clock.advance(20 * time.Second)
-	if id, err := c.Caller(t.Context(), token); !errors.Is(err, attest.ErrUnknownCaller) {
+	if id, err := c.Caller(t.Context(), token, compute); !errors.Is(err, attest.ErrUnknownCaller) {
 		t.Errorf("an expired token: %q, %v", id, err)
 	}
 }
@@ -117,7 +122,7 @@ func TestTokensThatAreMadeUp(t *testing.T) {
 	cloud, clock := startCloud(t), newClock()
 	c := newValidator(t, cloud, openstack.Options{Now: clock.Now})
 	token, nova := novaToken(t, cloud)
-	if _, err := c.Caller(t.Context(), token); err != nil {
+	if _, err := c.Caller(t.Context(), token, compute); err != nil {
 		t.Fatal(err)
 	}
 	before := cloud.Count("keystone", "GET", tokens)
@@ -125,7 +130,7 @@ func TestTokensThatAreMadeUp(t *testing.T) {
 	var unknown, busy atomic.Int64
 	for i := range 10_000 {
 		asking.Go(func() {
-			switch id, err := c.Caller(t.Context(), fmt.Sprintf("gAAAAA%d", i)); {
+			switch id, err := c.Caller(t.Context(), fmt.Sprintf("gAAAAA%d", i), compute); {
 			case id != "" || err == nil:
 				t.Errorf("a made up token is %q's", id)
 			case errors.Is(err, attest.ErrUnknownCaller):
@@ -143,14 +148,15 @@ func TestTokensThatAreMadeUp(t *testing.T) {
 		t.Errorf("%d were unknown, for %d there was no time", unknown.Load(), busy.Load())
 	}
 	before = cloud.Count("keystone", "GET", tokens)
-	if id, err := c.Caller(t.Context(), token); err != nil || id != nova || cloud.Count("keystone", "GET", tokens) != before {
+	if id, err := c.Caller(t.Context(), token, compute); err != nil || id != nova || cloud.Count("keystone", "GET", tokens) != before {
 		t.Errorf("the good one: %q, %v", id, err)
 	}
 }
 
 func TestCallerWhenKeystoneFails(t *testing.T) {
-	cloud := startCloud(t)
-	c := newValidator(t, cloud, openstack.Options{})
+	cloud, clock := startCloud(t), newClock()
+	cloud.SetNow(clock.Now)
+	c := newValidator(t, cloud, openstack.Options{Now: clock.Now})
 	token, nova := novaToken(t, cloud)
 	for name, f := range map[string]simulator.Fault{
 		"an error":                 {Status: 500},
@@ -164,18 +170,20 @@ func TestCallerWhenKeystoneFails(t *testing.T) {
 	} {
 		f.Only = tokens
 		cloud.Fail("keystone", f)
-		id, err := c.Caller(t.Context(), token)
+		clock.advance(10 * time.Second) // such checks are counted, too
+		id, err := c.Caller(t.Context(), token, compute)
 		if id != "" || err == nil || errors.Is(err, attest.ErrUnknownCaller) != (name == "a token that has ended") {
 			t.Errorf("%s: %q, %v", name, id, err)
 		}
 	}
 	cloud.Fail("keystone", simulator.Fault{})
-	if id, err := c.Caller(t.Context(), token); err != nil || id != nova {
+	clock.advance(10 * time.Second)
+	if id, err := c.Caller(t.Context(), token, compute); err != nil || id != nova {
 		t.Errorf("nothing of it is kept: %q, %v", id, err)
 	}
 	gone, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := c.Caller(gone, "another"); !errors.Is(err, context.Canceled) {
+	if _, err := c.Caller(gone, "another", compute); !errors.Is(err, context.Canceled) {
 		t.Errorf("who hung up was told %v", err)
 	}
 }
@@ -188,7 +196,7 @@ func TestASlowKeystoneSlowsNoLookup(t *testing.T) {
 	var asking sync.WaitGroup
 	ctx, cancel := context.WithCancel(t.Context())
 	for i := range 100 {
-		asking.Go(func() { _, _ = c.Caller(ctx, fmt.Sprintf("gAAAAA%d", i)) })
+		asking.Go(func() { _, _ = c.Caller(ctx, fmt.Sprintf("gAAAAA%d", i), compute) })
 	}
 	if _, err := ask(t, c, web); err != nil {
 		t.Error(err)
@@ -202,13 +210,142 @@ func TestValidatingNeedsARight(t *testing.T) {
 	cloud := startCloud(t)
 	var log bytes.Buffer
 	c := newClient(t, as("authenticator", "service", cloud.AuthURL()), config(),
-		openstack.Options{Callers: true, Log: slog.New(slog.NewTextHandler(&log, nil))})
+		openstack.Options{Callers: []string{"nova-id"}, Log: slog.New(slog.NewTextHandler(&log, nil))})
 	connect(t, c)
 	if !strings.Contains(log.String(), "neither the role service nor admin") {
 		t.Errorf("the log is %s", log.String())
 	}
 	token, _ := novaToken(t, cloud)
-	if _, err := c.Caller(t.Context(), token); err == nil || !strings.Contains(err.Error(), "role service") || errors.Is(err, attest.ErrUnknownCaller) {
+	if _, err := c.Caller(t.Context(), token, compute); err == nil || !strings.Contains(err.Error(), "role service") || errors.Is(err, attest.ErrUnknownCaller) {
 		t.Errorf("Caller = %v, want the missing right", err)
 	}
+}
+
+// flood shows as many tokens that nobody issued, from as many addresses as are given.
+func flood(t *testing.T, c *openstack.Client, tokens int, from ...netip.Addr) {
+	t.Helper()
+	var asking sync.WaitGroup
+	run := rand.Text()
+	for i := range tokens {
+		asking.Go(func() {
+			if id, err := c.Caller(t.Context(), fmt.Sprintf("gAAAAA%s%d", run, i), from[i%len(from)]); id != "" || err == nil {
+				t.Errorf("a made up token is %q's, %v", id, err)
+			}
+		})
+	}
+	asking.Wait()
+}
+
+func somewhere(n int) (all []netip.Addr) {
+	for i := range n {
+		all = append(all, neighbour(i))
+	}
+	return all
+}
+
+// Each host with nova-compute, and each worker of the metadata API, has a token
+// of its own.
+func TestManyHostsOfNova(t *testing.T) {
+	cloud, clock := startCloud(t), newClock()
+	c := newValidator(t, cloud, openstack.Options{Now: clock.Now})
+	_, nova := novaToken(t, cloud)
+	const hosts = 200
+	all := make([]string, hosts)
+	for i := range all {
+		all[i] = signIn(t, cloud, "nova-vendordata", "service")
+	}
+	before := cloud.Count("keystone", "GET", tokens)
+	for range 3 { // a token is asked for again after a minute
+		var asking sync.WaitGroup
+		for i, token := range all {
+			asking.Go(func() {
+				if id, err := c.Caller(t.Context(), token, neighbour(i)); err != nil || id != nova {
+					t.Errorf("host %d: %q, %v", i, id, err)
+				}
+			})
+		}
+		asking.Wait()
+		clock.advance(time.Minute)
+	}
+	if n := cloud.Count("keystone", "GET", tokens) - before; n != 3*hosts {
+		t.Errorf("Keystone was asked %d times, want %d", n, 3*hosts)
+	}
+}
+
+// Whoever has no token of Nova's cannot keep those out who have, however many
+// addresses he has.
+func TestNovaDuringAFloodOfTokens(t *testing.T) {
+	cloud, clock := startCloud(t), newClock()
+	c := newValidator(t, cloud, openstack.Options{Now: clock.Now})
+	token, nova := novaToken(t, cloud)
+	recognised := func(what, token string, from netip.Addr) {
+		t.Helper()
+		if id, err := c.Caller(t.Context(), token, from); err != nil || id != nova {
+			t.Errorf("%s: %q, %v", what, id, err)
+		}
+	}
+	flood(t, c, 300, neighbour(1))
+	recognised("a host that was never seen, when one address makes tokens up", token, compute)
+	clock.advance(time.Minute)
+	flood(t, c, 300, somewhere(500)...)
+	recognised("the same token, after a minute", token, compute)
+	recognised("a new token of a host that was seen", signIn(t, cloud, "nova-vendordata", "service"), compute)
+	clock.advance(30 * time.Second)
+	recognised("one that is kept", token, compute)
+}
+
+// The tokens of a tenant are good, and as cheap as others: they get him no
+// further.
+func TestTokensOfATenant(t *testing.T) {
+	cloud, clock := startCloud(t), newClock()
+	c := newValidator(t, cloud, openstack.Options{Now: clock.Now})
+	token, nova := novaToken(t, cloud)
+	withTenant(t, cloud)
+	cloud.AddAccount(simulator.Account{Name: "member", ID: "member-id", Password: password, ProjectName: "shop", Roles: []string{"member"}})
+	if _, err := c.Caller(t.Context(), token, compute); err != nil {
+		t.Fatal(err)
+	}
+	before := cloud.Count("keystone", "GET", tokens)
+	var told int
+	for i := range 200 {
+		switch id, err := c.Caller(t.Context(), signIn(t, cloud, "member", "shop"), neighbour(i)); {
+		case err == nil && id == "member-id":
+			told++
+		case err == nil || !errors.Is(err, attest.ErrTooManyCallers):
+			t.Errorf("%q, %v", id, err)
+		}
+	}
+	if n := cloud.Count("keystone", "GET", tokens) - before; n > 20 || told != n {
+		t.Errorf("Keystone was asked %d times, and knew %d", n, told)
+	}
+	clock.advance(59 * time.Second)
+	before = cloud.Count("keystone", "GET", tokens)
+	if id, err := c.Caller(t.Context(), token, compute); err != nil || id != nova || cloud.Count("keystone", "GET", tokens) != before {
+		t.Errorf("Nova's: %q, %v", id, err)
+	}
+}
+
+// Keystone and Nova can be one host, to which so many connections are made and no
+// more.
+func TestASlowKeystoneTakesNoConnectionFromNova(t *testing.T) {
+	cloud := startCloud(t)
+	cloud.AddAccount(simulator.Account{Name: "validator", Password: password, ProjectName: "service", Roles: []string{"reader", "instance_reader", "service"}})
+	cfg := config()
+	cfg.MaxConcurrent = 1
+	c := newClient(t, as("validator", "service", cloud.AuthURL()), cfg, openstack.Options{Callers: []string{"nova-id"}})
+	connect(t, c)
+	cloud.Fail("keystone", simulator.Fault{Hang: true, Only: tokens})
+	before := cloud.Count("keystone", "GET", tokens)
+	ctx, cancel := context.WithCancel(t.Context())
+	var asking sync.WaitGroup
+	for i := range 20 {
+		asking.Go(func() { _, _ = c.Caller(ctx, fmt.Sprintf("gAAAAA%d", i), neighbour(i)) })
+	}
+	eventually(t, "checks that hang", func() bool { return cloud.Count("keystone", "GET", tokens) >= before+2 })
+	if _, err := ask(t, c, web); err != nil {
+		t.Error(err)
+	}
+	cancel()
+	asking.Wait()
+	cloud.Fail("keystone", simulator.Fault{})
 }

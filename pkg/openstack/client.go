@@ -62,9 +62,9 @@ type Options struct {
 	// ProjectNames says that [Client.Project] will be called, for which the account
 	// needs a right of its own.
 	ProjectNames bool
-	// Callers says that [Client.Caller] will be called, for which the account needs
-	// a right of its own.
-	Callers bool
+	// Callers are the IDs of the users who will come to [Client.Caller], for which
+	// the account needs a right of its own.
+	Callers []string
 	// Now is the clock of the caches; nil means time.Now.
 	Now func() time.Time
 }
@@ -150,7 +150,7 @@ func New(cfg Config, opts Options) (*Client, error) {
 	c.life, c.end = context.WithCancel(context.Background())
 	c.lookups = newLookups(c.fetch, cfg, opts.Now)
 	c.seen = newTTLCache[attest.InstanceID, struct{}](seenFor, seenSize)
-	c.callers, c.wantsCallers = newCallers(c), opts.Callers
+	c.callers, c.wantsCallers = newCallers(c, opts.Callers), len(opts.Callers) > 0
 	if opts.ProjectNames {
 		c.projects = newProjects(c)
 	}

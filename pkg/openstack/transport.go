@@ -53,7 +53,7 @@ func newTransport(cfg Config, creds credentials, observe Observer) *transport {
 		IdleConnTimeout:        90 * time.Second,
 		MaxIdleConns:           2 * cfg.MaxConcurrent,
 		MaxIdleConnsPerHost:    cfg.MaxConcurrent,
-		MaxConnsPerHost:        2 * cfg.MaxConcurrent,
+		MaxConnsPerHost:        2*cfg.MaxConcurrent + 2*callerChecks, // Keystone and Nova can be one host
 		MaxResponseHeaderBytes: 64 << 10,
 		ForceAttemptHTTP2:      true,
 	}

@@ -115,10 +115,7 @@ func (s *Server) readDocument(d *decision) error {
 	}
 	document, err := s.issuer.VerifyDocument(d.request.document)
 	if errors.Is(err, token.ErrInvalidDocument) {
-		if err := s.limit(d); err != nil {
-			return err
-		}
-		return &attest.Denied{Reason: attest.DocumentInvalid, Detail: err.Error()}
+		return s.asStranger(d, &attest.Denied{Reason: attest.DocumentInvalid, Detail: err.Error()})
 	}
 	if err != nil {
 		return &attest.Failure{Reason: attest.SigningUnavailable, Err: err}
@@ -128,10 +125,7 @@ func (s *Server) readDocument(d *decision) error {
 		d.request.instance = document.Instance
 	}
 	if d.request.instance != document.Instance {
-		if err := s.limit(d); err != nil {
-			return err
-		}
-		return &attest.Denied{Reason: attest.DocumentVoid, Detail: fmt.Sprintf("the document is of instance %s", document.Instance)}
+		return s.asStranger(d, &attest.Denied{Reason: attest.DocumentVoid, Detail: fmt.Sprintf("the document is of instance %s", document.Instance)})
 	}
 	d.evidence = d.evidence.WithDocument(document)
 	return nil
@@ -171,6 +165,15 @@ func (s *Server) limit(d *decision) error {
 		return &throttled{attest.ThrottledAddress, wait}
 	}
 	return nil
+}
+
+// asStranger counts a request by the caller's address, as the caller was not
+// recognised; err is why. Each has an audit line, of which nobody may write many.
+func (s *Server) asStranger(d *decision, err error) error {
+	if limited := s.limit(d); limited != nil {
+		return limited
+	}
+	return err
 }
 
 type throttled struct {

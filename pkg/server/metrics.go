@@ -87,5 +87,7 @@ func (m *Metrics) observe(d *decision, known bool, took time.Duration) {
 		m.throttled.WithLabelValues("instance").Inc()
 	case attest.ThrottledLookups:
 		m.throttled.WithLabelValues("lookups").Inc()
+	case attest.ThrottledCallers:
+		m.throttled.WithLabelValues("callers").Inc()
 	}
 }

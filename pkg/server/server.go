@@ -78,22 +78,12 @@ func New(o Options) *Server {
 		throttle:  ratelimit.NewAddresses(o.Throttle.PerAddress, throttleSize),
 		instances: ratelimit.New[attest.InstanceID](o.Throttle.PerInstance, throttleSize),
 		audit:     o.Audit, metrics: o.Metrics, log: o.Log, configHash: o.ConfigHash, nova: o.Nova, callers: o.Callers, now: o.Now,
-		echo: echo.New(),
 	}
 	if s.now == nil {
 		s.now = time.Now
 	}
-	e := s.echo
-	// Without an extractor echo believes any X-Forwarded-For. Ours needs no
-	// header that the client can write; see ProxyConfig.evidence.
-	e.IPExtractor = func(r *http.Request) string { return s.proxy.evidence(r).Addr().String() }
-	e.HTTPErrorHandler = s.refuse
-	e.Use(s.identify, middleware.RecoverWithConfig(middleware.RecoverConfig{
-		LogErrorFunc: func(_ echo.Context, err error, stack []byte) error {
-			s.log.Error("a handler panicked", "error", err, "stack", string(stack))
-			return err
-		},
-	}))
+	e := s.newEcho()
+	s.echo = e
 	e.POST("/auth", s.auth)
 	path := s.issuer.Path()
 	if path != "" {
@@ -109,6 +99,22 @@ func New(o Options) *Server {
 		e.Match([]string{http.MethodGet, http.MethodHead}, path+at, s.publish(document))
 	}
 	return s
+}
+
+// newEcho makes a router without a route.
+func (s *Server) newEcho() *echo.Echo {
+	e := echo.New()
+	// Without an extractor echo believes any X-Forwarded-For. Ours needs no
+	// header that the client can write; see ProxyConfig.evidence.
+	e.IPExtractor = func(r *http.Request) string { return s.proxy.evidence(r).Addr().String() }
+	e.HTTPErrorHandler = s.refuse
+	e.Use(s.identify, middleware.RecoverWithConfig(middleware.RecoverConfig{
+		LogErrorFunc: func(_ echo.Context, err error, stack []byte) error {
+			s.log.Error("a handler panicked", "error", err, "stack", string(stack))
+			return err
+		},
+	}))
+	return e
 }
 
 // ServeHTTP implements [http.Handler].
@@ -244,6 +250,9 @@ func (s *Server) answer(c echo.Context, d *decision) error {
 		body.Error, body.Description = "invalid_request", d.detail
 	default:
 		body.Error = "temporarily_unavailable"
+	}
+	if d.status == http.StatusUnauthorized {
+		h.Set(echo.HeaderWWWAuthenticate, "Keystone") // RFC 9110, section 15.5.2
 	}
 	if d.retryAfter > 0 {
 		h.Set(echo.HeaderRetryAfter, retryAfter(d.retryAfter, d.requestID))

@@ -24,10 +24,13 @@ const doorVendordata = "vendordata"
 
 const (
 	vendordataPath = "/vendordata"
-	// maxVendordata holds user data of 64 KiB, in base64, and metadata.
-	maxVendordata = 256 << 10
+	// maxVendordata holds user data of 64 KiB, and metadata: 128 pairs of 255
+	// characters, of which JSON writes some with twelve bytes.
+	maxVendordata = 1 << 20
 	// vendordataWait covers Keystone and Nova. An instance that boots waits for us.
 	vendordataWait = time.Second
+	// callersWait is how long it takes until tokens may be made up again.
+	callersWait    = 10 * time.Second
 	maxCallerToken = 8 << 10
 )
 
@@ -92,9 +95,10 @@ func (c VendordataConfig) Validate() error {
 
 // Callers knows whose Keystone tokens callers show.
 type Callers interface {
-	// Caller is the ID of the user whose token it is. The error is
-	// attest.ErrUnknownCaller for a definite no, and anything else if that cannot be told now.
-	Caller(ctx context.Context, token string) (userID string, err error)
+	// Caller is the ID of the user whose token it is; from is the caller's address.
+	// The error is attest.ErrUnknownCaller for a definite no, attest.ErrTooManyCallers
+	// if there were many lately, and anything else if that cannot be told now.
+	Caller(ctx context.Context, token string, from netip.Addr) (userID string, err error)
 }
 
 // errUnauthorized is what has Nova fetch a new token and try once more.
@@ -102,21 +106,9 @@ type errUnauthorized struct{ error }
 
 // Vendordata serves Nova at a listener of its own.
 func (s *Server) Vendordata() http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		c := s.echo.NewContext(r, w)
-		if err := s.identify(func(c echo.Context) error {
-			switch {
-			case r.URL.Path != vendordataPath:
-				return echo.ErrNotFound
-			case r.Method != http.MethodPost:
-				c.Response().Header().Set(echo.HeaderAllow, http.MethodPost)
-				return echo.ErrMethodNotAllowed
-			}
-			return s.vendordata(c)
-		})(c); err != nil {
-			s.refuse(err, c)
-		}
-	})
+	e := s.newEcho()
+	e.POST(vendordataPath, s.vendordata)
+	return e
 }
 
 // vendordata is POST /vendordata.
@@ -134,10 +126,14 @@ func (s *Server) vendordata(c echo.Context) error {
 	if d.outcome != outcomeGranted {
 		return s.answer(c, d)
 	}
-	body := map[string]string{"document": document.Compact, "expires_at": document.Expires.Format(time.RFC3339)}
+	body, expires := map[string]string{"document": document.Compact}, document.Expires
 	if d.token.Compact != "" {
 		body["token"] = d.token.Compact
+		if d.token.Expires.Before(expires) {
+			expires = d.token.Expires
+		}
 	}
+	body["expires_at"] = expires.Format(time.RFC3339)
 	for key, value := range s.nova.Static {
 		body[key] = value
 	}
@@ -147,15 +143,16 @@ func (s *Server) vendordata(c echo.Context) error {
 
 func (s *Server) vouch(ctx context.Context, d *decision, w http.ResponseWriter, r *http.Request) (token.Token, error) {
 	var none token.Token
-	if len(s.nova.From) > 0 && !within(s.nova.From, d.evidence.Addr()) {
-		return none, &attest.Denied{Reason: attest.CallerDenied, Detail: "its address is none of vendordata.from"}
+	if err := checkVendordata(r); err != nil {
+		return none, err
+	}
+	// Of who is not Nova nothing is read.
+	if err := s.recogniseNova(ctx, d.evidence.Addr(), r); err != nil {
+		return none, s.asStranger(d, err)
 	}
 	var project string
 	var err error
 	if d.request.instance, project, err = parseVendordata(w, r); err != nil {
-		return none, err
-	}
-	if err := s.recogniseNova(ctx, r); err != nil {
 		return none, err
 	}
 	if wait, ok := s.instances.Allow(d.request.instance, s.now()); !ok {
@@ -179,15 +176,20 @@ func (s *Server) vouch(ctx context.Context, d *decision, w http.ResponseWriter, 
 
 // recogniseNova is nil if the caller shows the token of a user that is listed. A
 // valid token alone is everyone's in the cloud.
-func (s *Server) recogniseNova(ctx context.Context, r *http.Request) error {
+func (s *Server) recogniseNova(ctx context.Context, from netip.Addr, r *http.Request) error {
+	if len(s.nova.From) > 0 && !within(s.nova.From, from) {
+		return &attest.Denied{Reason: attest.CallerDenied, Detail: "its address is none of vendordata.from"}
+	}
 	shown := r.Header.Values("X-Auth-Token")
 	if len(shown) != 1 || shown[0] == "" || len(shown[0]) > maxCallerToken {
 		return errUnauthorized{errors.New("there is not one X-Auth-Token: does nova.conf have [vendordata_dynamic_auth]?")}
 	}
-	userID, err := s.callers.Caller(ctx, shown[0])
+	userID, err := s.callers.Caller(ctx, shown[0], from)
 	switch {
 	case errors.Is(err, attest.ErrUnknownCaller):
 		return errUnauthorized{err}
+	case errors.Is(err, attest.ErrTooManyCallers):
+		return &throttled{attest.ThrottledCallers, callersWait}
 	case err != nil:
 		return &attest.Failure{Reason: attest.CloudUnavailable, Err: err}
 	case !slices.Contains(s.nova.Users, userID):
@@ -196,19 +198,25 @@ func (s *Server) recogniseNova(ctx context.Context, r *http.Request) error {
 	return nil
 }
 
+var vendordataTooLong = &badRequest{http.StatusRequestEntityTooLarge, fmt.Sprintf("the body is longer than %d bytes", maxVendordata)}
+
+// checkVendordata looks at what a request says of its body.
+func checkVendordata(r *http.Request) error {
+	if media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || media != "application/json" {
+		return &badRequest{http.StatusUnsupportedMediaType, "the body must be application/json"}
+	}
+	if r.ContentLength > maxVendordata {
+		return vendordataTooLong
+	}
+	return nil
+}
+
 // parseVendordata reads whom Nova asks for. What else the body says is the
 // owner's choice and may be secret: it is not kept.
 func parseVendordata(w http.ResponseWriter, r *http.Request) (id attest.InstanceID, project string, err error) {
-	if media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || media != "application/json" {
-		return id, "", &badRequest{http.StatusUnsupportedMediaType, "the body must be application/json"}
-	}
-	tooLong := &badRequest{http.StatusRequestEntityTooLarge, fmt.Sprintf("the body is longer than %d bytes", maxVendordata)}
-	if r.ContentLength > maxVendordata {
-		return id, "", tooLong
-	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxVendordata))
 	if errors.As(err, new(*http.MaxBytesError)) {
-		return id, "", tooLong
+		return id, "", vendordataTooLong
 	}
 	if err != nil {
 		return id, "", badField("the body could not be read to its end")

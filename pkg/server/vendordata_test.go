@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -33,10 +34,13 @@ type keystone struct {
 	err   error
 }
 
-func (k *keystone) Caller(ctx context.Context, token string) (string, error) {
+func (k *keystone) Caller(ctx context.Context, token string, from netip.Addr) (string, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.asked++
+	if !from.IsValid() {
+		return "", errors.New("there is no address")
+	}
 	if k.err != nil {
 		return "", k.err
 	}
@@ -149,31 +153,31 @@ func TestVendordataRefuses(t *testing.T) {
 
 		{"another project's instance", fields(own, `"c0ffee00c0ffee00c0ffee00c0ffee00"`), 403, true},
 		{"an instance that does not exist", fields(`"11111111-2222-4333-8444-555555555555"`, ours), 403, true},
-		{"an ID that is none", fields(`"web-1"`, ours), 400, false},
-		{"an ID with a path", fields(`"../servers/detail"`, ours), 400, false},
-		{"a number for an ID", fields("1", ours), 400, false},
-		{"a list for an ID", fields("["+own+"]", ours), 400, false},
-		{"null for an ID", fields("null", ours), 400, false},
-		{"no ID", body(`{"project-id":` + ours + `}`), 400, false},
-		{"an ID by another name", body(`{"Instance-Id":` + own + `,"project-id":` + ours + `}`), 400, false},
-		{"no project", body(`{"instance-id":` + own + `}`), 400, false},
-		{"an empty project", fields(own, `""`), 400, false},
-		{"a project of the wrong kind", fields(own, "{}"), 400, false},
-		{"a project that is far too long", fields(own, `"`+strings.Repeat("a", 65)+`"`), 400, false},
-		{"NaN", fields(own, "NaN"), 400, false},
-		{"a list", body("[" + novaBody + "]"), 400, false},
-		{"null", body("null"), 400, false},
-		{"nothing", body(""), 400, false},
-		{"two objects", body(novaBody + novaBody), 400, false},
-		{"nested without end", body(strings.Repeat(`{"a":`, 20_000)), 400, false},
-		{"nested deep in a field", body(`{"metadata":` + strings.Repeat("[", 20_000) + strings.Repeat("]", 20_000) + `}`), 400, false},
+		{"an ID that is none", fields(`"web-1"`, ours), 400, true},
+		{"an ID with a path", fields(`"../servers/detail"`, ours), 400, true},
+		{"a number for an ID", fields("1", ours), 400, true},
+		{"a list for an ID", fields("["+own+"]", ours), 400, true},
+		{"null for an ID", fields("null", ours), 400, true},
+		{"no ID", body(`{"project-id":` + ours + `}`), 400, true},
+		{"an ID by another name", body(`{"Instance-Id":` + own + `,"project-id":` + ours + `}`), 400, true},
+		{"no project", body(`{"instance-id":` + own + `}`), 400, true},
+		{"an empty project", fields(own, `""`), 400, true},
+		{"a project of the wrong kind", fields(own, "{}"), 400, true},
+		{"a project that is far too long", fields(own, `"`+strings.Repeat("a", 65)+`"`), 400, true},
+		{"NaN", fields(own, "NaN"), 400, true},
+		{"a list", body("[" + novaBody + "]"), 400, true},
+		{"null", body("null"), 400, true},
+		{"nothing", body(""), 400, true},
+		{"two objects", body(novaBody + novaBody), 400, true},
+		{"nested without end", body(strings.Repeat(`{"a":`, 20_000)), 400, true},
+		{"nested deep in a field", body(`{"metadata":` + strings.Repeat("[", 20_000) + strings.Repeat("]", 20_000) + `}`), 400, true},
 		{"a form", header("Content-Type", "application/x-www-form-urlencoded"), 415, false},
 		{"no type", header("Content-Type"), 415, false},
 		{"64 MiB, announced", func(r *http.Request) { r.ContentLength = 64 << 20 }, 413, false},
 		{"64 MiB", func(r *http.Request) {
 			*r = *novaRequest(`{"user-data":"` + strings.Repeat("a", 64<<20) + `"}`)
 			r.ContentLength = -1
-		}, 413, false},
+		}, 413, true},
 		{"GET", func(r *http.Request) { r.Method = http.MethodGet }, 405, false},
 	}
 	for _, tt := range tests {
@@ -189,7 +193,7 @@ func TestVendordataRefuses(t *testing.T) {
 			if (k.asked > 0) != tt.asks {
 				t.Errorf("Keystone was asked %d times", k.asked)
 			}
-			if !tt.asks && d.asked.Load() != 0 {
+			if (!tt.asks || tt.status != http.StatusForbidden) && d.asked.Load() != 0 {
 				t.Error("Nova was asked")
 			}
 		})
@@ -390,4 +394,110 @@ func FuzzVendordata(f *testing.F) {
 			}
 		}
 	})
+}
+
+// A body that nobody sees the end of.
+type unread struct{ t *testing.T }
+
+func (u unread) Read([]byte) (int, error) {
+	u.t.Error("the body is read")
+	return 0, io.EOF
+}
+
+// Who is not Nova costs neither memory nor a log that grows without end.
+func TestStrangersAtVendordata(t *testing.T) {
+	for name, tt := range map[string]struct {
+		edit   func(*scene, *keystone, *http.Request)
+		status int
+	}{
+		"without a token":       {func(_ *scene, _ *keystone, r *http.Request) { r.Header.Del("X-Auth-Token") }, 401},
+		"with garbage":          {func(_ *scene, _ *keystone, r *http.Request) { r.Header.Set("X-Auth-Token", "gAAAAA-garbage") }, 401},
+		"with a member's token": {func(_ *scene, _ *keystone, r *http.Request) { r.Header.Set("X-Auth-Token", "gAAAAA-member") }, 403},
+		"from elsewhere": {func(s *scene, _ *keystone, _ *http.Request) {
+			s.nova.From = []netip.Prefix{netip.MustParsePrefix("192.0.2.41/32")}
+		}, 403},
+		"when Keystone is away": {func(_ *scene, k *keystone, _ *http.Request) { k.err = errors.New("away") }, 503},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, k := novaScene(t)
+			r := novaRequest(novaBody)
+			tt.edit(s, k, r)
+			s.throttle = ratelimit.Rate{Rate: 0.001, Burst: 2}
+			d := s.open(t)
+			for i, want := range []int{tt.status, tt.status, 429, 429, 429} {
+				again := r.Clone(t.Context())
+				again.Body = io.NopCloser(unread{t})
+				got := d.do(t, again)
+				if got.status != want {
+					t.Errorf("call %d: %d %s, want %d", i, got.status, got.body, want)
+				}
+				if challenge := got.header.Get("WWW-Authenticate"); (challenge != "") != (want == 401) {
+					t.Errorf("with status %d the challenge is %q", want, challenge)
+				}
+			}
+			if n := len(d.audit.parsed(t)); n != 2 {
+				t.Errorf("there are %d audit lines", n)
+			}
+		})
+	}
+}
+
+func TestTooManyTokensAtVendordata(t *testing.T) {
+	s, k := novaScene(t)
+	k.err = attest.ErrTooManyCallers
+	d := s.open(t)
+	d.do(t, novaRequest(novaBody)).wants(t, http.StatusTooManyRequests, "slow_down", "")
+	if text := d.audit.String(); text != "" {
+		t.Errorf("the audit log has %s", text)
+	}
+	if n := d.metric(t, `nova_authenticator_throttled_total{by="callers"}`); n != "1" {
+		t.Errorf("%s were counted", n)
+	}
+}
+
+// Nova's quota allows 128 pairs of 255 characters, and JSON writes twelve bytes
+// for some.
+func TestVendordataOfMuchMetadata(t *testing.T) {
+	s, _ := novaScene(t)
+	d := s.open(t)
+	long := strings.Repeat(`\ud83d\ude00`, 250)
+	pairs := make([]string, 128)
+	for i := range pairs {
+		pairs[i] = fmt.Sprintf(`"%s%d":"%s"`, long, i, long)
+	}
+	body := `{"project-id":"` + project + `","instance-id":"` + webID + `","metadata":{` + strings.Join(pairs, ",") + `},"user-data":"` + strings.Repeat("A", 65535) + `"}`
+	if got := d.do(t, novaRequest(body)); got.status != http.StatusOK {
+		t.Errorf("%d bytes: %d %s", len(body), got.status, got.body)
+	}
+}
+
+// Users of the Python tool take expires_at for their token's.
+func TestVendordataExpiry(t *testing.T) {
+	s, _ := novaScene(t)
+	s.nova.Audience, s.nova.DocumentExpiry = []string{"https://keystone.example.com"}, time.Hour // the token's is 10m
+	got := s.open(t).do(t, novaRequest(novaBody))
+	var body map[string]string
+	if err := json.Unmarshal([]byte(got.body), &body); err != nil {
+		t.Fatal(err)
+	}
+	at, err := time.Parse(time.RFC3339, body["expires_at"])
+	if err != nil || float64(at.Unix()) != claim(t, body["token"], "exp") {
+		t.Errorf("expires_at is %s, the token expires at %v", body["expires_at"], claim(t, body["token"], "exp"))
+	}
+}
+
+type broken struct{}
+
+func (broken) Caller(context.Context, string, netip.Addr) (string, error) { panic("broken") }
+
+func TestVendordataPanic(t *testing.T) {
+	s, _ := novaScene(t)
+	s.callers = broken{}
+	for name, h := range map[string]http.Handler{"of its own": s.open(t).Vendordata(), "of all": s.open(t)} {
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, novaRequest(novaBody))
+		if w.Code != http.StatusInternalServerError || !strings.Contains(w.Body.String(), "server_error") {
+			t.Errorf("a listener %s: %d %s", name, w.Code, w.Body)
+		}
+	}
 }
