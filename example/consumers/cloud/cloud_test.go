@@ -143,7 +143,7 @@ func TestFilesSayWhatTokensSay(t *testing.T) {
 
 func get(t *testing.T, i *consumertest.Issuer, path string, v any) {
 	t.Helper()
-	resp, err := i.Client.Get(i.URL + path)
+	resp, err := i.Do(t, http.MethodGet, path, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

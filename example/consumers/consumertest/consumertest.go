@@ -74,7 +74,7 @@ var build = sync.OnceValues(func() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	cmd := exec.Command("go", "build", "-o", bin, "./cmd/openstack-nova-authenticator")
+	cmd := exec.Command("go", "build", "-o", bin, "./cmd/openstack-nova-authenticator") //nolint:gosec // our own folder
 	cmd.Dir = strings.TrimSpace(string(root))
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("%w\n%s", err, out)
@@ -125,7 +125,7 @@ func start(t testing.TB, path, roles, auth, more string) *Issuer {
 	t.Cleanup(func() { _ = cloud.Close() })
 	cloud.AddAccount(simulator.Account{Name: "authenticator", Password: "secret-word", ProjectName: "service", Roles: []string{"reader", "instance_reader", "project_reader"}})
 	cloud.AddAccount(simulator.Account{Name: "owner", ProjectID: Project, ProjectName: "shop", Roles: []string{"member"}})
-	dir, err := os.MkdirTemp("", "issuer-") // t.TempDir is too long for a socket
+	dir, err := os.MkdirTemp("", "issuer-") //nolint:usetesting // t.TempDir is too long for a socket
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -158,7 +158,7 @@ audit: {output: audit.log}
 throttle: {perAddress: {rate: 10000, burst: 10000}}
 roles:
 %s`, port, certificate, auth, more, roles))
-	i.cmd = exec.Command(bin, "-c", filepath.Join(i.Dir, "config.yml"))
+	i.cmd = exec.Command(bin, "-c", filepath.Join(i.Dir, "config.yml")) //nolint:gosec,noctx // our own program, which the cleanup ends in order
 	i.cmd.Stderr = i.log
 	i.cmd.Env = append(os.Environ(), "OS_AUTH_URL="+cloud.AuthURL(), "OS_USERNAME=authenticator", "OS_PASSWORD=secret-word", "OS_PROJECT_NAME=service",
 		"OS_USER_DOMAIN_NAME=Default", "OS_PROJECT_DOMAIN_NAME=Default", "OS_CLOUD=", "NO_PROXY=*")
@@ -178,7 +178,7 @@ roles:
 		}
 	})
 	Await(t, "the authenticator", func() bool {
-		resp, err := i.Client.Get(i.URL + "/.well-known/jwks.json")
+		resp, err := i.Do(t, http.MethodGet, "/.well-known/jwks.json", nil)
 		if err != nil {
 			return false
 		}
@@ -244,7 +244,7 @@ func (i *Issuer) write(t testing.TB, name string, data []byte) {
 // certify makes a CA, and a certificate of it for the loopback.
 func (i *Issuer) certify(t testing.TB) {
 	t.Helper()
-	make := func(template, parent *x509.Certificate, by crypto.Signer) (*x509.Certificate, *ecdsa.PrivateKey) {
+	issue := func(template, parent *x509.Certificate, by crypto.Signer) (*x509.Certificate, *ecdsa.PrivateKey) {
 		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 		if err != nil {
 			t.Fatal(err)
@@ -263,10 +263,10 @@ func (i *Issuer) certify(t testing.TB) {
 		}
 		return cert, key
 	}
-	ca, caKey := make(&x509.Certificate{
+	ca, caKey := issue(&x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test CA"}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
 	}, nil, nil)
-	cert, key := make(&x509.Certificate{
+	cert, key := issue(&x509.Certificate{
 		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "127.0.0.1"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, DNSNames: []string{"localhost"},
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	}, ca, caKey)
@@ -285,6 +285,20 @@ func (i *Issuer) certify(t testing.TB) {
 	t.Cleanup(i.Client.CloseIdleConnections)
 }
 
+// Do sends a request to the issuer, whose path is below the issuer's; the caller
+// closes the body of what comes.
+func (i *Issuer) Do(t testing.TB, method, path string, form url.Values) (*http.Response, error) {
+	t.Helper()
+	r, err := http.NewRequestWithContext(t.Context(), method, i.URL+path, strings.NewReader(form.Encode()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if form != nil {
+		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	}
+	return i.Client.Do(r)
+}
+
 // Token asks for one, as the instance does. audience may be "".
 func (i *Issuer) Token(t testing.TB, role, audience string) string {
 	t.Helper()
@@ -292,7 +306,7 @@ func (i *Issuer) Token(t testing.TB, role, audience string) string {
 	if audience != "" {
 		form.Set("audience", audience)
 	}
-	resp, err := i.Client.PostForm(i.URL+"/auth", form)
+	resp, err := i.Do(t, http.MethodPost, "/auth", form)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -378,7 +392,7 @@ func Run(t testing.TB, limit time.Duration, dir string, env []string, args ...st
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
+	cmd := exec.CommandContext(ctx, args[0], args[1:]...) //nolint:gosec // what the test says
 	cmd.Dir, cmd.Env = dir, append(os.Environ(), env...)
 	out, err := cmd.CombinedOutput()
 	return string(out), err

@@ -74,15 +74,15 @@ type bed struct{ env map[string]string }
 
 func newBed(t *testing.T, i *consumertest.Issuer, module string) *bed {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "keystone-") // for Apache's user, too
+	dir, err := os.MkdirTemp("", "keystone-") //nolint:usetesting // for Apache's user, too
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Chmod(dir, 0o755); err != nil { //nolint:gosec // as above
+	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	ca := filepath.Join(dir, "ca.pem")
-	if err := os.WriteFile(ca, i.CA, 0o644); err != nil { //nolint:gosec // a certificate
+	if err := os.WriteFile(ca, i.CA, 0o644); err != nil {
 		t.Fatal(err)
 	}
 	env := []string{"DIR=" + dir, "PORT=" + consumertest.FreePort(t), "MODULE=" + module, "ISSUER=" + i.URL, "CA_FILE=" + ca}
@@ -136,7 +136,8 @@ func (b *bed) accepts(t *testing.T, token string) {
 		Project string `json:"project_id"`
 		ID      string
 	}
-	if err != nil || json.Unmarshal([]byte(out[strings.Index(out, "{"):]), &issued) != nil || issued.Project != project || issued.ID == "" {
+	_, object, _ := strings.Cut(out, "{") // Python may say something before
+	if err != nil || json.Unmarshal([]byte("{"+object), &issued) != nil || issued.Project != project || issued.ID == "" {
 		t.Errorf("openstack: %v\n%s", err, out)
 	}
 

@@ -51,7 +51,7 @@ func (s *stubborn) VerifySignature(_ context.Context, token string) ([]byte, err
 		}
 		s.fetched, s.fetches = time.Now(), s.fetches+1
 	}
-	jws, err := jose.ParseSigned(token, []jose.SignatureAlgorithm{jose.RS256})
+	jws, err := jose.ParseSignedCompact(token, []jose.SignatureAlgorithm{jose.RS256})
 	if err != nil {
 		return nil, err
 	}
@@ -125,7 +125,7 @@ func TestRotationUnderLoad(t *testing.T) {
 
 func kid(t *testing.T, token string) string {
 	t.Helper()
-	jws, err := jose.ParseSigned(token, []jose.SignatureAlgorithm{jose.RS256})
+	jws, err := jose.ParseSignedCompact(token, []jose.SignatureAlgorithm{jose.RS256})
 	if err != nil {
 		t.Fatal(err)
 	}
