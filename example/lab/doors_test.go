@@ -103,8 +103,18 @@ func guest(t *testing.T, server string, args ...string) (status int, body string
 	return status, string(out[:i])
 }
 
-// vendordata is what an instance reads under our name.
-func vendordata(t *testing.T, server string) map[string]string {
+// vendordata is what an instance reads under our name, once there is something: on a
+// machine that is busy Nova may be told "not yet" at first.
+func vendordata(t *testing.T, server string) (ours map[string]string) {
+	t.Helper()
+	waitFor(t, 2*time.Minute, "vendordata of "+server, func() bool {
+		ours = vendordataNow(t, server)
+		return ours["document"] != ""
+	})
+	return ours
+}
+
+func vendordataNow(t *testing.T, server string) map[string]string {
 	t.Helper()
 	status, body := guest(t, server, metadataURL+"/openstack/latest/vendor_data2.json")
 	var all struct {
@@ -385,6 +395,23 @@ func TestIdentityFromTheMetadataService(t *testing.T) {
 		if status, _ := guest(t, "other-1", "-X", "PUT", metadataURL+"/identity/token?role=workload"); status != http.StatusForbidden {
 			t.Errorf("another project's role: %d", status)
 		}
+	})
+
+	t.Run("by the first line of the README", func(t *testing.T) {
+		text, err := os.ReadFile("../../README.md")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, line, _ := strings.Cut(string(text), "```sh\n")
+		line, _, _ = strings.Cut(line, "\n")
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		out, err := exec.CommandContext(ctx, "./instance", "web-1", "sh", "-c", strings.Replace(line, "role=web", "role=agent", 1)).Output() //nolint:gosec // our own README
+		var granted struct{ Token string }
+		if err != nil || json.Unmarshal(out, &granted) != nil {
+			t.Fatalf("%s: %v %s\n%s", line, err, out, stderrOf(err))
+		}
+		verify(t, granted.Token, vault)
 	})
 
 	t.Run("by the script of the example", func(t *testing.T) {
