@@ -12,6 +12,7 @@ import (
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/config"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/openstack"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/state"
 )
 
 // onlineTimeout bounds check --online.
@@ -64,7 +65,7 @@ The exit status is 1 when there is an error, or with --strict a warning, else 0.
 			return nil
 		},
 	}
-	cmd.Flags().BoolVar(&online, "online", false, "log in to OpenStack, too, and find out what the account may do")
+	cmd.Flags().BoolVar(&online, "online", false, "log in to OpenStack, find out what the account may do, and ask Redis if the state is there")
 	cmd.Flags().BoolVar(&strict, "strict", false, "fail on warnings")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
@@ -82,6 +83,9 @@ func check(ctx context.Context, file string, online bool) (*report, error) {
 		return nil, err
 	}
 	r.add("warning", c.Warnings()...)
+	if err := checkRedis(ctx, c.State, online); err != nil {
+		r.add("error", config.Problem{Path: "state", Message: err.Error()})
+	}
 	cloud, err := openstack.New(c.OpenStack, openstack.Options{UserAgent: userAgent(), ProjectNames: c.NeedsProjects(), Callers: c.Vendordata.Users})
 	if err != nil {
 		r.add("error", config.Problem{Path: "openstack", Message: err.Error()})
@@ -105,6 +109,23 @@ func check(ctx context.Context, file string, online bool) (*report, error) {
 		}
 	}
 	return r, nil
+}
+
+// checkRedis reads the files that Redis needs, and asks it if it may. A state file
+// is not opened: the server that runs has it.
+func checkRedis(ctx context.Context, c state.Config, ask bool) error {
+	if c.Type != state.TypeRedis {
+		return nil
+	}
+	store, err := state.OpenRedis(c.Redis, nil)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = store.Close() }()
+	if ask {
+		_, err = store.Count(ctx, "check")
+	}
+	return err
 }
 
 func (r *report) add(level string, problems ...config.Problem) {

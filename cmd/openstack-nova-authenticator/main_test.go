@@ -45,6 +45,7 @@ const (
 // script has a simulated cloud of its own, whose credentials are in the
 // environment as an openrc file leaves them.
 func TestScripts(t *testing.T) {
+	t.Parallel()
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,

@@ -38,7 +38,8 @@ func TestReadmeCommandsAreKnown(t *testing.T) {
 		codeBlocks(t, "sh")[2], // cosign, which the release workflow runs
 		"sh example/try-out.sh .\nopenstack-nova-authenticator check -c config.yml --online\nopenstack-nova-authenticator -c config.yml\n", // TestReadmeUsage
 		"curl https://${HOST}/auth -d \"instance_id=${INSTANCE_ID}&role=${ROLE_NAME}\"\n",                                                  // TestReadmeUsage
-		"go test ./...\n", // .ci/run
+		codeBlocks(t, "sh")[5], // TestReadmeOperation
+		"go test ./...\n",      // .ci/run
 	}
 	if diff := cmp.Diff(want, codeBlocks(t, "sh")); diff != "" {
 		t.Errorf("the README's commands (-tested +shown):\n%s", diff)
@@ -129,5 +130,18 @@ func TestReadmeUsage(t *testing.T) {
 	}
 	if err != nil || !strings.HasPrefix(string(answer), `{"token":"eyJ`) {
 		t.Errorf("%v: %s\n%s\n%s", err, answer, complaints.String(), log.String())
+	}
+}
+
+// The operator's commands, at a server that runs.
+func TestReadmeOperation(t *testing.T) {
+	t.Parallel()
+	r := newSite(t).newReplica(t, "config", 3, "{type: file}")
+	r.start(t)
+	cmd := exec.CommandContext(t.Context(), "sh", "-euc", codeBlocks(t, "sh")[5])
+	cmd.Env, cmd.Dir = r.site.env, r.site.dir
+	out, err := cmd.CombinedOutput()
+	if err != nil || !strings.Contains(string(out), " is denied until ") || !strings.Contains(string(out), "backup.db has ") {
+		t.Errorf("%v\n%s", err, out)
 	}
 }

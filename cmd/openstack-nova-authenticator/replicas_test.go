@@ -646,3 +646,29 @@ func TestAServerWithAFullDisk(t *testing.T) {
 		r.granted(t, instance)
 	}
 }
+
+// check reads what serve would read of Redis, and asks it if told to.
+func TestCheckOfRedis(t *testing.T) {
+	t.Parallel()
+	server := statetest.StartRedis(t)
+	s := newSite(t)
+	r := s.newReplica(t, "one", 3, fmt.Sprintf(`{type: redis, redis: {addresses: ["%s"]}}`, server.Addr))
+	says := func(r *replica, ok bool, want string, args ...string) {
+		t.Helper()
+		if out, err := r.command(t, append([]string{"check"}, args...)...); (err == nil) != ok || !strings.Contains(out, want) {
+			t.Errorf("check %v, %v, says\n%swant %q", args, err, out, want)
+		}
+	}
+	says(r, true, "one.yml: ok\n")
+	says(r, false, "one.yml: error: state: redis "+server.Addr+": this Redis does not hold our mark", "--online")
+	r.mustCommand(t, "keys", "init")
+	says(r, true, "one.yml: ok\n", "--online")
+	server.Do("REPLICAOF", "127.0.0.1", "1")
+	says(r, false, "is a replica, which is read-only", "--online")
+	server.Kill()
+	says(r, false, "connection refused", "--online")
+	says(r, true, "one.yml: ok\n")
+
+	bad := s.newReplica(t, "bad", 3, `{type: redis, redis: {passwordFile: none, caFile: encryption.key}}`)
+	says(bad, false, "none: no such file or directory")
+}

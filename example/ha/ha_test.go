@@ -248,21 +248,27 @@ func (s *site) testLimit(t *testing.T) {
 func (s *site) testKilled(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var lost, served atomic.Int64
+	var mu sync.Mutex
+	tries := map[string]int{} // by instance
 	var load sync.WaitGroup
 	for range 8 {
 		load.Go(func() {
 			for ctx.Err() == nil {
 				i := s.newInstance()
 				status, err := s.once(t, i)
+				n := 1
 				// The replica had it when it died: the instance asks again, as curl
 				// --retry does, and may meet the dead once more.
-				for try := 0; err != nil && try < 3; try++ {
+				for ; err != nil && n < 4; n++ {
 					lost.Add(1)
 					status, err = s.once(t, i)
 				}
 				if err != nil || status != http.StatusOK {
 					t.Errorf("%s: %d, %v", i.id, status, err)
 				}
+				mu.Lock()
+				tries[i.id] = n
+				mu.Unlock()
 				served.Add(1)
 			}
 		})
@@ -277,10 +283,41 @@ func (s *site) testKilled(t *testing.T) {
 		t.Errorf("%d answers were lost, of 8 that could be under way", lost.Load())
 	}
 	t.Logf("%d were served, %d of them by asking again", served.Load(), lost.Load())
+	// Each attempt that was answered is counted, and none twice, whatever HAProxy
+	// tried again; one that got lost may or may not be.
+	counts := s.counts(t, two)
+	for id, n := range tries {
+		if got := counts[id]; got < 1 || got > n {
+			t.Errorf("%s asked %d times, and %d are counted", id, n, got)
+		}
+	}
 	if err := s.units[one].start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "the replica again", func() bool { return s.ready(one) })
+}
+
+// counts are the attempts of each instance, as a replica knows them.
+func (s *site) counts(t *testing.T, machine string) map[string]int {
+	t.Helper()
+	var list struct {
+		Instances []struct {
+			ID      string `json:"instance_id"`
+			Windows []struct {
+				Attempts int `json:"attempts"`
+			} `json:"windows"`
+		} `json:"instances"`
+	}
+	if err := json.Unmarshal([]byte(s.sh(t, machine, program+" instances list --json")), &list); err != nil {
+		t.Fatal(err)
+	}
+	counts := map[string]int{}
+	for _, i := range list.Instances {
+		for _, w := range i.Windows {
+			counts[i.ID] += w.Attempts
+		}
+	}
+	return counts
 }
 
 // once asks without a word about what goes wrong; a 502 of HAProxy's is an answer

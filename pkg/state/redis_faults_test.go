@@ -283,19 +283,24 @@ func redisClient(t testing.TB, p *statetest.Process) *redis.Client {
 	return c
 }
 
-// startReplica runs a replica of p, and waits until it has all.
+// startReplica runs a replica of p, and waits until it has what p writes.
 func startReplica(t testing.TB, p *statetest.Process) *statetest.Process {
 	t.Helper()
 	host, port, _ := net.SplitHostPort(p.Addr)
 	replica := statetest.StartRedis(t, "--replicaof", host+" "+port)
 	p.Do("CONFIG", "SET", "repl-diskless-sync-delay", "0")
-	client := redisClient(t, replica)
+	// What a primary writes goes to a new replica only after a word of that, which
+	// comes once a second.
+	conn := redisClient(t, p).Conn()
+	defer conn.Close()
 	eventually(t, "the replica is in step", func() error {
-		info, err := client.Info(t.Context(), "replication").Result()
-		if err == nil && !strings.Contains(info, "master_link_status:up") {
-			err = errors.New(info)
+		if err := conn.Set(t.Context(), "warm", "up", 0).Err(); err != nil {
+			return err
 		}
-		return err
+		if n, err := conn.Wait(t.Context(), 1, 100*time.Millisecond).Result(); n != 1 || err != nil {
+			return fmt.Errorf("%d replicas have it, %w", n, err)
+		}
+		return nil
 	})
 	return replica
 }

@@ -27,9 +27,7 @@ func openRedis(t testing.TB, c state.RedisConfig) *state.Redis {
 func initRedis(t testing.TB, c state.RedisConfig) *state.Redis {
 	t.Helper()
 	r := openRedis(t, c)
-	if err := r.Init(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	eventually(t, "keys init", func() error { return r.Init(t.Context()) }) // a replica may be slow
 	return r
 }
 func TestRedis(t *testing.T) {

@@ -1,0 +1,195 @@
+// Package keystone_test exchanges our tokens at a real Keystone, behind a real
+// Apache with either of its modules.
+package keystone_test
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gophercloud/gophercloud/v2"
+	"github.com/gophercloud/gophercloud/v2/openstack"
+	"github.com/gophercloud/gophercloud/v2/openstack/identity/v3/tokens"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/example/consumers/consumertest"
+)
+
+const roles = `  keystone: {allowAnyInstance: true, audience: [keystone]}
+  vault: {allowAnyInstance: true, audience: [https://vault.example.com]}
+`
+
+func TestKeystone(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("SKIPPED: the test bed needs root")
+	}
+	if _, err := exec.LookPath("apt-get"); err != nil {
+		t.Skip("SKIPPED: the test bed needs Debian")
+	}
+	for _, module := range []string{"oauth2", "openidc"} {
+		t.Run("mod_"+module, func(t *testing.T) {
+			var i *consumertest.Issuer
+			if module == "oauth2" { // it knows no CA but the system's
+				i = consumertest.StartPlain(t, roles)
+			} else {
+				i = consumertest.Start(t, "", roles)
+			}
+			b := newBed(t, i, module)
+			i.Move(b.env["PROJECT_ID"])
+			good := i.Token(t, "keystone", "")
+			b.accepts(t, good)
+			bad := i.Bad(t, good)
+			bad["for another audience, as the issuer made it"] = i.Token(t, "vault", "")
+			for name, token := range bad {
+				if status, _ := b.federate(t, token); status != http.StatusUnauthorized && status != http.StatusForbidden {
+					t.Errorf("%s: %d", name, status)
+				}
+			}
+			// One group a project: an instance of another one is known, and has no right.
+			const other = "c0ffee00c0ffee00c0ffee00c0ffee00"
+			i.Move(other)
+			var moved string
+			consumertest.Await(t, "a token of the other project", func() bool {
+				moved = i.Token(t, "keystone", "")
+				return consumertest.Claims(t, moved)["project_id"] == other
+			})
+			status, unscoped := b.federate(t, moved)
+			if status != http.StatusCreated {
+				t.Errorf("another project's instance: %d", status)
+			}
+			if _, err := b.scope(t.Context(), unscoped); err == nil {
+				t.Error("another project's instance gets into the project")
+			}
+		})
+	}
+}
+
+// bed is the test bed, as ./testbed-up says where it is.
+type bed struct{ env map[string]string }
+
+func newBed(t *testing.T, i *consumertest.Issuer, module string) *bed {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "keystone-") //nolint:usetesting // for Apache's user, too
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	ca := filepath.Join(dir, "ca.pem")
+	if err := os.WriteFile(ca, i.CA, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	env := []string{"DIR=" + dir, "PORT=" + consumertest.FreePort(t), "MODULE=" + module, "ISSUER=" + i.URL, "CA_FILE=" + ca}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		down := exec.CommandContext(ctx, "./testbed-down")
+		down.Env = append(os.Environ(), env...)
+		if out, err := down.CombinedOutput(); err != nil {
+			t.Errorf("testbed-down: %v\n%s", err, out)
+		}
+		if t.Failed() {
+			for _, log := range []string{"apache.log", "keystone.log"} {
+				text, _ := os.ReadFile(filepath.Join(dir, "log", log))
+				t.Logf("%s\n%s", log, text[max(0, len(text)-3000):])
+			}
+		}
+		_ = os.RemoveAll(dir)
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Minute)
+	defer cancel()
+	up := exec.CommandContext(ctx, "./testbed-up")
+	up.Env = append(os.Environ(), env...)
+	var said strings.Builder
+	up.Stderr = &said
+	out, err := up.Output()
+	if err != nil {
+		t.Fatalf("testbed-up: %v\n%s%s", err, out, said.String())
+	}
+	b := &bed{env: map[string]string{}}
+	for line := range strings.Lines(string(out)) {
+		if name, value, ok := strings.Cut(strings.TrimSpace(line), "="); ok {
+			b.env[name] = value
+		}
+	}
+	if b.env["PROJECT_ID"] == "" {
+		t.Fatalf("testbed-up said %s", out)
+	}
+	return b
+}
+
+// accepts tries all three ways of the README.
+func (b *bed) accepts(t *testing.T, token string) {
+	t.Helper()
+	project := b.env["PROJECT_ID"]
+
+	out, err := consumertest.Run(t, time.Minute, "", append(b.noOther(), "OS_ACCESS_TOKEN="+token), "/usr/bin/python3", "-m", "openstackclient.shell",
+		"--os-auth-type", "v3oidcaccesstoken", "--os-auth-url", b.env["OS_AUTH_URL"], "--os-identity-provider", b.env["IDENTITY_PROVIDER"],
+		"--os-protocol", "openid", "--os-project-id", project, "token", "issue", "-f", "json")
+	var issued struct {
+		Project string `json:"project_id"`
+		ID      string
+	}
+	_, object, _ := strings.Cut(out, "{") // Python may say something before
+	if err != nil || json.Unmarshal([]byte("{"+object), &issued) != nil || issued.Project != project || issued.ID == "" {
+		t.Errorf("openstack: %v\n%s", err, out)
+	}
+
+	file := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(file, []byte(token+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, err = consumertest.Run(t, time.Minute, "", nil, "sh", "../../instance/keystone-token.sh", "-k", b.env["OS_AUTH_URL"], "-p", project, "-t", file)
+	if err != nil || !strings.HasPrefix(out, "gAAAAA") {
+		t.Errorf("keystone-token.sh: %v\n%s", err, out)
+	}
+
+	status, unscoped := b.federate(t, token)
+	if status != http.StatusCreated {
+		t.Fatalf("a good token: %d", status)
+	}
+	scoped, err := b.scope(t.Context(), unscoped)
+	if err != nil || scoped != project {
+		t.Errorf("gophercloud: %q, %v", scoped, err)
+	}
+}
+
+func (b *bed) noOther() []string { return []string{"OS_CLOUD=", "NO_PROXY=*", "PYTHONWARNINGS=ignore"} }
+
+// federate is the first of the two requests.
+func (b *bed) federate(t *testing.T, token string) (status int, unscoped string) {
+	t.Helper()
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost,
+		b.env["OS_AUTH_URL"]+"/OS-FEDERATION/identity_providers/"+b.env["IDENTITY_PROVIDER"]+"/protocols/openid/auth", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Authorization", "Bearer "+token)
+	resp, err := http.DefaultClient.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	return resp.StatusCode, resp.Header.Get("X-Subject-Token")
+}
+
+// scope is the second, by gophercloud, and gives the project of the outcome.
+func (b *bed) scope(ctx context.Context, unscoped string) (project string, err error) {
+	provider, err := openstack.AuthenticatedClient(ctx, gophercloud.AuthOptions{
+		IdentityEndpoint: b.env["OS_AUTH_URL"], TokenID: unscoped, Scope: &gophercloud.AuthScope{ProjectID: b.env["PROJECT_ID"]},
+	})
+	if err != nil {
+		return "", err
+	}
+	p, err := provider.GetAuthResult().(tokens.CreateResult).ExtractProject()
+	if err != nil {
+		return "", err
+	}
+	return p.ID, nil
+}
