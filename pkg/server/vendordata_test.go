@@ -145,6 +145,8 @@ func TestVendordataRefuses(t *testing.T) {
 		{"an empty token", header("X-Auth-Token", ""), 401, false},
 		{"two tokens", header("X-Auth-Token", novaToken, novaToken), 401, false},
 		{"a token that is far too long", header("X-Auth-Token", strings.Repeat("a", 9<<10)), 401, false},
+		{"a token with a blank", header("X-Auth-Token", novaToken+" "), 401, false},
+		{"a token that is no ASCII", header("X-Auth-Token", "gAAAAA\xff\xfe"), 401, false},
 		{"a token of nobody", header("X-Auth-Token", "gAAAAA-garbage"), 401, true},
 		{"a member's token", header("X-Auth-Token", "gAAAAA-member"), 403, true},
 		{"no token, but what a proxy would add", func(r *http.Request) {
