@@ -107,6 +107,9 @@ func check(ctx context.Context, file string, online bool) (*report, error) {
 		if info.Narrow {
 			r.add("warning", config.Problem{Path: "openstack", Message: "the account sees instances " + info.Scope})
 		}
+		if info.Missing != "" {
+			r.add("warning", config.Problem{Path: "openstack", Message: info.Missing})
+		}
 	}
 	return r, nil
 }

@@ -19,6 +19,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -39,6 +40,8 @@ const (
 	scriptProject   = "7e562c1a85814230b973a83db9534b02"
 	scriptWeb       = "11111111-aaaa-4aaa-8aaa-000000000001"
 	scriptElsewhere = "11111111-aaaa-4aaa-8aaa-000000000002"
+	scriptBuilt     = "11111111-aaaa-4aaa-8aaa-000000000003" // until the script launches it
+	scriptNova      = "d0fd9128b4574898af1ba8f4e7836ede"
 )
 
 // TestScripts runs the program as its users do: files, signals, sockets. Every
@@ -73,8 +76,15 @@ func TestScripts(t *testing.T) {
 			env.Vars = append(env.Vars,
 				"OS_AUTH_URL="+cloud.AuthURL(), "OS_USERNAME=authenticator", "OS_PASSWORD=secret-word",
 				"OS_PROJECT_NAME=service", "OS_USER_DOMAIN_NAME=Default", "OS_PROJECT_DOMAIN_NAME=Default",
-				"WEB="+scriptWeb, "ELSEWHERE="+scriptElsewhere, "PROJECT="+scriptProject,
+				"WEB="+scriptWeb, "ELSEWHERE="+scriptElsewhere, "BUILT="+scriptBuilt, "PROJECT="+scriptProject, "NOVA_ID="+scriptNova,
 			)
+			for _, name := range []string{"nova", "member"} {
+				token, err := scriptToken(cloud, name)
+				if err != nil {
+					return err
+				}
+				env.Vars = append(env.Vars, strings.ToUpper(name)+"_TOKEN="+token)
+			}
 			return scriptKey(filepath.Join(env.WorkDir, "key.pem"))
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
@@ -83,6 +93,7 @@ func TestScripts(t *testing.T) {
 			"cloud":    cmdCloud,
 			"expand":   cmdExpand,
 			"eventual": cmdEventually,
+			"capture":  cmdCapture,
 			"sigterm":  func(ts *testscript.TestScript, _ bool, _ []string) { signalLast(ts, syscall.SIGTERM) },
 			"sighup":   func(ts *testscript.TestScript, _ bool, _ []string) { signalLast(ts, syscall.SIGHUP) },
 		},
@@ -94,10 +105,18 @@ func scriptCloud() (*simulator.Cloud, error) {
 	if err != nil {
 		return nil, err
 	}
-	cloud.AddAccount(simulator.Account{
-		Name: "authenticator", Password: "secret-word", DomainID: "default", DomainName: "Default",
-		ProjectName: "service", ProjectDomainID: "default", ProjectDomainName: "Default",
-		Roles: []string{"reader", "instance_reader"},
+	for _, a := range []simulator.Account{
+		{Name: "authenticator", Roles: []string{"reader", "instance_reader"}},
+		{Name: "validator", Roles: []string{"reader", "instance_reader", "service"}},
+		{Name: "nova", ID: scriptNova, Roles: []string{"service"}},
+		{Name: "member", Roles: []string{"member"}},
+	} {
+		a.Password, a.ProjectName = "secret-word", "service"
+		cloud.AddAccount(a)
+	}
+	cloud.SetServer(simulator.Server{
+		ID: scriptBuilt, Name: "built-1", Status: "BUILD", TaskState: "spawning", ProjectID: scriptProject, UserID: "821a2eaac0724c069aa6a44bd7b91935",
+		Created: time.Now(), Flavor: "m1.small",
 	})
 	for id, addr := range map[string]string{scriptWeb: "127.0.0.1", scriptElsewhere: "10.20.0.12"} {
 		cloud.SetServer(simulator.Server{
@@ -107,6 +126,20 @@ func scriptCloud() (*simulator.Cloud, error) {
 		})
 	}
 	return cloud, nil
+}
+
+// scriptToken signs an account in.
+func scriptToken(cloud *simulator.Cloud, name string) (string, error) {
+	resp, err := http.Post(cloud.AuthURL()+"/auth/tokens", "application/json", strings.NewReader(
+		`{"auth":{"identity":{"methods":["password"],"password":{"user":{"name":"`+name+`","domain":{"id":"default"},"password":"secret-word"}}}}}`))
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusCreated {
+		return "", errors.New(resp.Status)
+	}
+	return resp.Header.Get("X-Subject-Token"), nil
 }
 
 func scriptKey(file string) error {
@@ -212,10 +245,26 @@ func poll(ts *testscript.TestScript, failure string, done func() bool) {
 	}
 }
 
+// capture VARIABLE PATTERN: sets it to what the group of the pattern is in stdout.
+func cmdCapture(ts *testscript.TestScript, _ bool, args []string) {
+	found := regexp.MustCompile(args[1]).FindStringSubmatch(ts.ReadFile("stdout"))
+	if len(found) != 2 {
+		ts.Fatalf("stdout has no %s:\n%s", args[1], ts.ReadFile("stdout"))
+	}
+	ts.Setenv(args[0], found[1])
+}
+
 // cloud down | hang | up: Nova and Keystone answer 503, not at all, or as they
-// should.
+// should. cloud launch: the instance that is built runs.
 func cmdCloud(ts *testscript.TestScript, _ bool, args []string) {
 	cloud := ts.Value("cloud").(*simulator.Cloud)
+	if args[0] == "launch" {
+		cloud.SetServer(simulator.Server{
+			ID: scriptBuilt, Name: "built-1", ProjectID: scriptProject, UserID: "821a2eaac0724c069aa6a44bd7b91935",
+			Created: time.Now(), Launched: time.Now(), Flavor: "m1.small",
+		})
+		return
+	}
 	fault := simulator.Fault{}
 	switch args[0] {
 	case "down":

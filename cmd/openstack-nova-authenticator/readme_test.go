@@ -33,12 +33,13 @@ func codeBlocks(t *testing.T, language string) []string {
 // Every command that the README shows is known to one of these tests.
 func TestReadmeCommandsAreKnown(t *testing.T) {
 	want := []string{
-		"go run ./cmd/openstack-nova-authenticator demo\n", // TestReadmeDemo
+		"curl -X PUT 'http://169.254.169.254/identity/token?role=web&audience=https://vault.example.com'\n", // example/lab, in an instance
+		"go run ./cmd/openstack-nova-authenticator demo\n",                                                  // TestReadmeDemo
 		"go install github.com/openstack-nova-authenticator/openstack-nova-authenticator/cmd/openstack-nova-authenticator@latest\n",
-		codeBlocks(t, "sh")[2], // cosign, which the release workflow runs
+		codeBlocks(t, "sh")[3], // cosign, which the release workflow runs
 		"sh example/try-out.sh .\nopenstack-nova-authenticator check -c config.yml --online\nopenstack-nova-authenticator -c config.yml\n", // TestReadmeUsage
 		"curl https://${HOST}/auth -d \"instance_id=${INSTANCE_ID}&role=${ROLE_NAME}\"\n",                                                  // TestReadmeUsage
-		codeBlocks(t, "sh")[5], // TestReadmeOperation
+		codeBlocks(t, "sh")[6], // TestReadmeOperation
 		"go test ./...\n",      // .ci/run
 	}
 	if diff := cmp.Diff(want, codeBlocks(t, "sh")); diff != "" {
@@ -84,7 +85,7 @@ func TestReadmeUsage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	usage, config := codeBlocks(t, "sh")[4], codeBlocks(t, "yaml")[0]
+	usage, config := codeBlocks(t, "sh")[5], codeBlocks(t, "yaml")[0]
 
 	cloud, err := scriptCloud()
 	if err != nil {
@@ -138,7 +139,7 @@ func TestReadmeOperation(t *testing.T) {
 	t.Parallel()
 	r := newSite(t).newReplica(t, "config", 3, "{type: file}")
 	r.start(t)
-	cmd := exec.CommandContext(t.Context(), "sh", "-euc", codeBlocks(t, "sh")[5])
+	cmd := exec.CommandContext(t.Context(), "sh", "-euc", codeBlocks(t, "sh")[6])
 	cmd.Env, cmd.Dir = r.site.env, r.site.dir
 	out, err := cmd.CombinedOutput()
 	if err != nil || !strings.Contains(string(out), " is denied until ") || !strings.Contains(string(out), "backup.db has ") {

@@ -42,11 +42,16 @@ const (
 // metadata agent as its callers.
 func doors(t *testing.T, extra string) *authenticator {
 	t.Helper()
+	return start(t, config{cloud: "authenticator", here: true, whole: doorsConfig(t) + extra})
+}
+
+func doorsConfig(t *testing.T) string {
+	t.Helper()
 	secret := filepath.Join(workDir, "metadata-secret")
 	if err := os.WriteFile(secret, []byte(labSecret+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	return start(t, config{cloud: "authenticator", here: true, whole: fmt.Sprintf(`listen: %[1]s
+	return fmt.Sprintf(`listen: %[1]s
 auth: {limit: 3, period: 1s, signingKeyFile: %[2]s/signing-key.pem, tokenIssuer: "http://%[1]s"}
 proxy: {trusted: 127.0.0.1}
 openstack: {cloud: authenticator, cloudsFile: %[3]s/clouds.yaml, timeout: 10s}
@@ -70,7 +75,7 @@ roles:
   near: {allowAnyInstance: true, limit: 100, period: 720h}
   agent: {allowAnyInstance: true, proof: metadataService, anyAudience: true}
   workload: {projectID: %[8]s, proof: [metadataService, document]}
-%[9]s`, publicAddr, workDir, stateDir, userID(t, "nova-vendordata"), agentsAddr, secret, novaAddr, facts.Projects["workloads"], extra)})
+`, publicAddr, workDir, stateDir, userID(t, "nova-vendordata"), agentsAddr, secret, novaAddr, facts.Projects["workloads"])
 }
 
 func userID(t *testing.T, name string) string {
@@ -103,17 +108,26 @@ func guest(t *testing.T, server string, args ...string) (status int, body string
 	return status, string(out[:i])
 }
 
-// vendordata is what an instance reads under our name.
-func vendordata(t *testing.T, server string) map[string]string {
+// readVendordata gives all of what an instance reads.
+func readVendordata(t *testing.T, server string) (status int, all map[string]map[string]string) {
 	t.Helper()
 	status, body := guest(t, server, metadataURL+"/openstack/latest/vendor_data2.json")
-	var all struct {
-		Ours map[string]string `json:"instance_identity"`
+	if err := json.Unmarshal([]byte(body), &all); err != nil && status == http.StatusOK {
+		t.Fatalf("vendor_data2.json: %s: %v", body, err)
 	}
-	if err := json.Unmarshal([]byte(body), &all); err != nil || status != http.StatusOK {
-		t.Fatalf("vendor_data2.json: %d %s: %v", status, body, err)
-	}
-	return all.Ours
+	return status, all
+}
+
+// vendordata is what an instance reads under our name. On a busy machine the
+// first lookup takes longer than Nova is made to wait.
+func vendordata(t *testing.T, server string) (ours map[string]string) {
+	t.Helper()
+	waitFor(t, 2*time.Minute, "document of "+server, func() bool {
+		_, all := readVendordata(t, server)
+		ours = all["instance_identity"]
+		return ours["document"] != ""
+	})
+	return ours
 }
 
 // The instance takes what Nova hands to it alone to a place that knows it by no
@@ -180,17 +194,7 @@ func TestDocumentOfARealInstance(t *testing.T) {
 	})
 
 	t.Run("on a config drive", func(t *testing.T) {
-		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-		defer cancel()
-		out, err := exec.CommandContext(ctx, "/usr/bin/python3", "lib/configdrive.py", db.ID,
-			filepath.Join(stateDir, "etc/nova/nova.conf"), filepath.Join(stateDir, "etc/nova/nova-db.conf")).Output()
-		if err != nil {
-			t.Fatalf("%v\n%s", err, stderrOf(err))
-		}
-		var drive map[string]string
-		if err := json.Unmarshal(out, &drive); err != nil {
-			t.Fatalf("%v: %.300s", err, out)
-		}
+		drive := configDrive(t, db.ID)
 		n := 0
 		for path, content := range drive {
 			if strings.HasSuffix(path, "vendor_data2.json") && strings.Contains(content, `"document"`) {
@@ -207,6 +211,30 @@ func TestDocumentOfARealInstance(t *testing.T) {
 			}))
 		}
 	})
+}
+
+// configDrive gives the files that Nova's own code writes, with these options of
+// Nova's over those of the lab.
+func configDrive(t *testing.T, id string, options ...string) map[string]string {
+	t.Helper()
+	files := []string{filepath.Join(stateDir, "etc/nova/nova.conf"), filepath.Join(stateDir, "etc/nova/nova-db.conf")}
+	if len(options) > 0 {
+		files = append(files, filepath.Join(t.TempDir(), "more.conf"))
+		if err := os.WriteFile(files[2], []byte(strings.Join(options, "\n")), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, "/usr/bin/python3", append([]string{"lib/configdrive.py", id}, files...)...).Output()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, stderrOf(err))
+	}
+	var drive map[string]string
+	if err := json.Unmarshal(out, &drive); err != nil {
+		t.Fatalf("%v: %.300s", err, out)
+	}
+	return drive
 }
 
 func stderrOf(err error) []byte {
@@ -259,21 +287,27 @@ func TestVendordataTakesNobodyElsesToken(t *testing.T) {
 	}
 	token := func(c cloud) string { return c.identity.TokenID }
 	nova := login(t, "nova-vendordata")
-	for name, tt := range map[string]struct {
-		token  string
-		status int
+	for _, tt := range []struct {
+		name, token string
+		status      int
 	}{
-		"Nova's":                   {token(nova), 200},
-		"none":                     {"", 401},
-		"garbage":                  {"garbage", 401},
-		"garbage that looks right": {"gAAAAA" + strings.Repeat("B", 177), 401},
-		"a member's":               {token(login(t, "demo")), 403},
-		"an admin's":               {token(login(t, "admin")), 403},
-		"our own":                  {token(login(t, "authenticator")), 403},
-		"a namesake's":             {token(namesake(t)), 403},
+		{"Nova's", token(nova), 200},
+		{"none", "", 401},
+		{"garbage", "garbage", 401},
+		{"garbage that looks right", "gAAAAA" + strings.Repeat("B", 177), 401},
+		{"a member's", token(login(t, "demo")), 403},
+		{"an admin's", token(login(t, "admin")), 403},
+		{"our own", token(login(t, "authenticator")), 403},
+		{"a namesake's", token(namesake(t)), 403},
 	} {
-		if got := post(t, tt.token); got != tt.status {
-			t.Errorf("%s: %d, want %d", name, got, tt.status)
+		got := post(t, tt.token)
+		for range 10 { // a busy machine does not answer us within a second
+			if got == http.StatusServiceUnavailable {
+				got = post(t, tt.token)
+			}
+		}
+		if got != tt.status {
+			t.Errorf("%s: %d, want %d", tt.name, got, tt.status)
 		}
 	}
 	revoked := login(t, "nova-vendordata")
@@ -385,6 +419,23 @@ func TestIdentityFromTheMetadataService(t *testing.T) {
 		if status, _ := guest(t, "other-1", "-X", "PUT", metadataURL+"/identity/token?role=workload"); status != http.StatusForbidden {
 			t.Errorf("another project's role: %d", status)
 		}
+	})
+
+	t.Run("by the first line of the README", func(t *testing.T) {
+		text, err := os.ReadFile("../../README.md")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, line, _ := strings.Cut(string(text), "```sh\n")
+		line, _, _ = strings.Cut(line, "\n")
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		out, err := exec.CommandContext(ctx, "./instance", "web-1", "sh", "-c", strings.Replace(line, "role=web", "role=agent", 1)).Output() //nolint:gosec // our own README
+		var granted struct{ Token string }
+		if err != nil || json.Unmarshal(out, &granted) != nil {
+			t.Fatalf("%s: %v %s\n%s", line, err, out, stderrOf(err))
+		}
+		verify(t, granted.Token, vault)
 	})
 
 	t.Run("by the script of the example", func(t *testing.T) {

@@ -202,6 +202,16 @@ func (v Vouched) IsZero() bool { return v.instance.ID.IsZero() }
 // Instance is the record that was judged.
 func (v Vouched) Instance() Instance { return v.instance }
 
+// Launched is the launch that the instance has behind it, zero if the next one is
+// under way and nothing runs that could have asked for itself: a config drive is
+// made then.
+func (v Vouched) Launched() time.Time {
+	if launching(v.instance.TaskState) {
+		return time.Time{}
+	}
+	return v.instance.Launched
+}
+
 // Vouch judges what a caller says, who was recognised as Nova itself: that it
 // asks for an instance of a project. Nova does so while it builds the instance,
 // and goes on for some seconds after its end with what it remembers. Errors and

@@ -196,7 +196,7 @@ type Document struct {
 	Instance  InstanceID
 	ProjectID string
 	ImageID   string    // "" for a boot from volume
-	Launched  time.Time // zero if it was made while the instance was built
+	Launched  time.Time // zero if it was made while a launch was under way; see [Vouched.Launched]
 	Issued    time.Time
 	Expires   time.Time
 }
@@ -204,9 +204,9 @@ type Document struct {
 // IsZero reports whether there is no document.
 func (d Document) IsZero() bool { return d.ID == "" || d.Instance.IsZero() }
 
-// buildFor is how long after a document that was made while the instance was
-// built its first launch may be. Nova's record does not tell the first launch from
-// that after a rebuild: one within this time goes unseen.
+// buildFor is how long after a document that was made while a launch was under way
+// that launch may be. Nova's record does not tell it from that after a rebuild: one
+// within this time goes unseen.
 const buildFor = 2 * time.Minute
 
 // check is nil if the document is about the instance as it now is: what runs

@@ -53,6 +53,13 @@ func passing(task string) bool {
 	return false
 }
 
+// launching tasks begin when nothing of the instance runs any more, and end with
+// another launched_at (nova/compute/manager.py). The one before rebuild_spawning,
+// rebuilding, begins while the old system runs.
+func launching(task string) bool {
+	return task == "spawning" || task == "rebuild_spawning" || task == "resize_finish"
+}
+
 func describeStatus(in Instance) string {
 	if in.TaskState == "" {
 		return fmt.Sprintf("the instance is %s", in.Status)

@@ -464,6 +464,12 @@ func (c *Config) Warnings() []Problem {
 	case len(v.Users) > 0 && len(v.From) == 0 && v.Listen == "":
 		warn("vendordata.from", "is empty, so that instances, too, can have Keystone asked about tokens; name the hosts of Nova, or give the door a listener of its own")
 	}
+	switch v := c.Vendordata; {
+	case len(v.Users) == 0 && len(v.Listen)+len(v.From)+len(v.Audience)+len(v.Static) > 0:
+		warn("vendordata", "has no users: the door is closed, whatever else is set")
+	case len(v.Users) > 0 && v.Listen != "" && c.TLS.CertFile == "" && !loopback(v.Listen):
+		warn("vendordata.listen", "%s speaks plain HTTP: whoever reads along has Nova's token and every document; set tls", v.Listen)
+	}
 	if c.Auth.TokenExpiry > longLife {
 		warn("auth.tokenExpiry", "%v is long: a token cannot be revoked", c.Auth.TokenExpiry)
 	}

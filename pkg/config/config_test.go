@@ -706,6 +706,13 @@ func TestWarnings(t *testing.T) {
 			"metadataService.sharedSecretFile: DIR/metadata.secret is open to others than its owner and group (mode 0644): whoever has it can speak for any instance (line 12)",
 		}},
 		{"a door that is closed, for a role that needs it", tls + auth + roles + "    proof: metadataService\n", nil, []string{"metadataService.listen: is empty, and a role takes no other proof than metadataService: nobody can have it"}},
+		{"documents that nobody makes", tls + auth + roles + "    proof: document\n", nil, []string{"vendordata.users: is empty, so there are no documents, and a role takes no other proof: nobody can have it"}},
+		{"documents or an address", tls + auth + roles + "    proof: [document, address]\n", nil, nil},
+		{"Nova's door, closed", tls + "vendordata: {from: 192.0.2.11}\n" + auth + roles, nil, []string{"vendordata: has no users: the door is closed, whatever else is set (line 2)"}},
+		{"Nova's door, open to all", tls + "vendordata: {users: d0fd9128b4574898af1ba8f4e7836ede}\n" + auth + roles, nil, []string{"vendordata.from: is empty, so that instances, too, can have Keystone asked about tokens; name the hosts of Nova, or give the door a listener of its own (line 2)"}},
+		{"Nova's door, elsewhere", tls + "vendordata: {users: d0fd9128b4574898af1ba8f4e7836ede, listen: '192.0.2.5:18777'}\n" + auth + roles, nil, nil},
+		{"Nova's door, without TLS", "listen: 127.0.0.1:1\nvendordata: {users: d0fd9128b4574898af1ba8f4e7836ede, listen: '192.0.2.5:18777'}\n" + auth + roles, nil, []string{"vendordata.listen: 192.0.2.5:18777 speaks plain HTTP: whoever reads along has Nova's token and every document; set tls (line 2)"}},
+		{"Nova's door, without TLS, on loopback", "listen: 127.0.0.1:1\nvendordata: {users: d0fd9128b4574898af1ba8f4e7836ede, listen: '127.0.0.1:18777'}\n" + auth + roles, nil, nil},
 
 		{"role by metadata alone", tls + auth + "roles:\n  web:\n    metadata: {role: web}\n", nil, []string{"roles.web: " + open + " (line 7)"}},
 		{"role for all", tls + auth + "roles:\n  web: {allowAnyInstance: true}\n", nil, []string{"roles.web: " + open + " (line 7)"}},

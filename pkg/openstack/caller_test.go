@@ -1,12 +1,10 @@
 package openstack_test
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net/http"
 	"net/netip"
 	"strings"
@@ -208,12 +206,12 @@ func TestASlowKeystoneSlowsNoLookup(t *testing.T) {
 
 func TestValidatingNeedsARight(t *testing.T) {
 	cloud := startCloud(t)
-	var log bytes.Buffer
-	c := newClient(t, as("authenticator", "service", cloud.AuthURL()), config(),
-		openstack.Options{Callers: []string{"nova-id"}, Log: slog.New(slog.NewTextHandler(&log, nil))})
-	connect(t, c)
-	if !strings.Contains(log.String(), "neither the role service nor admin") {
-		t.Errorf("the log is %s", log.String())
+	c := newClient(t, as("authenticator", "service", cloud.AuthURL()), config(), openstack.Options{Callers: []string{"nova-id"}})
+	if info := connect(t, c); !strings.Contains(info.Missing, "neither service nor admin") {
+		t.Errorf("missing is %q", info.Missing)
+	}
+	if info := connect(t, newValidator(t, cloud, openstack.Options{})); info.Missing != "" {
+		t.Errorf("of an account that may, missing is %q", info.Missing)
 	}
 	token, _ := novaToken(t, cloud)
 	if _, err := c.Caller(t.Context(), token, compute); err == nil || !strings.Contains(err.Error(), "role service") || errors.Is(err, attest.ErrUnknownCaller) {

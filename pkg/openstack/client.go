@@ -14,6 +14,7 @@ import (
 	"net/netip"
 	"net/url"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -129,6 +130,9 @@ type Info struct {
 	Lookup       string `json:"lookup"` // show or list
 	Scope        string `json:"scope"`  // whose instances the account sees, in words
 	Narrow       bool   `json:"narrow"` // it sees one project alone, as far as can be told
+	// Missing is a right that it seems to lack, in words: Keystone's policy can be
+	// another than its own, and cannot be tried.
+	Missing string `json:"missing,omitempty"`
 }
 
 // New reads the credentials; it makes no call.
@@ -229,6 +233,9 @@ func (c *Client) connect(ctx context.Context) (*session, error) {
 		c.session, c.pause = s, pause{}
 		c.log.Info("logged in", "account", s.info.Account, "nova", s.info.Endpoint, "microversion", s.info.Microversion,
 			"lookup", s.info.Lookup, "scope", s.info.Scope)
+		if s.info.Missing != "" {
+			c.log.Warn(s.info.Missing)
+		}
 		return s, nil
 	})
 	select {
@@ -380,7 +387,7 @@ func minorOf2(version string) (int, error) {
 func (c *Client) probe(ctx context.Context, s *session) error {
 	project, roles := describeToken(s.compute.ProviderClient)
 	if c.wantsCallers && !validates(roles) {
-		c.log.Warn("the account has neither the role service nor admin, without which Keystone's own policy lets it validate no token of Nova's", "roles", roles)
+		s.info.Missing = fmt.Sprintf("the account has the roles %s, and neither service nor admin, without which Keystone's own policy lets it validate no token of Nova's (see example/vendordata)", strings.Join(roles, ", "))
 	}
 	own := "of project " + project + " alone"
 	admin := slices.Contains(roles, "admin")

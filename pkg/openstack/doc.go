@@ -8,13 +8,30 @@
 //
 // # Caches
 //
-//	what             key          lifetime                 bound   purpose
-//	found records    instance ID  2 s from the call's start  8,192  retries, several roles of one instance
-//	unknown IDs      instance ID  1 s from the call's start  8,192  floods of one unknown ID
-//	seen instances   instance ID  1 h, list lookup only    131,072  a cell that is down is no deletion
-//	Keystone token   -            until Nova answers 401         1  one login for any number of calls
+//	what              key          lifetime                     bound   purpose
+//	found records     instance ID  2 s from the call's start     8,192  retries, several roles of one instance
+//	unknown IDs       instance ID  1 s from the call's start     8,192  floods of one unknown ID
+//	seen instances    instance ID  1 h, list lookup only       131,072  a cell that is down is no deletion
+//	project names     project ID   10 min                        8,192  claims
+//	Keystone token    -            until Nova answers 401             1  one login for any number of calls
+//	Nova's tokens     SHA-256      60 s, never past their end    8,192  one check for many instances
+//	others' tokens    SHA-256      10 s                          8,192  a definite no, or who is not Nova
+//	Nova's hosts      address      1 h from a good token         8,192  strangers do not use up their checks
+//	failed checks     address      10 s                          8,192  see below
 //
 // A failure is never kept.
+//
+// # Tokens of Nova's
+//
+// Whoever asks for a document shows a Keystone token ([Client.Caller]). Keystone
+// is asked about few that turn out not to be of the users that are expected: 5 of
+// one address and 20 of all within ten seconds, and 20 of an address that has shown
+// a good one within the hour. Good ones count for nothing, as each host of Nova has
+// its own, and one that was good before is always asked about again. So made up
+// tokens, and those of tenants, keep Keystone no busier than that, push no good one
+// out, and keep Nova's hosts out only before their first token and with more than
+// four addresses. Checks have connections of their own, so that a Keystone that hangs
+// takes none of Nova's.
 //
 // # Rights
 //

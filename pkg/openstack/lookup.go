@@ -152,7 +152,7 @@ type lookups struct {
 }
 
 // flight is a call under way. It lives until it is answered or its last waiter
-// has left, whoever of them began it.
+// has left, whoever of them began it, unless one of them was recognised.
 type flight struct {
 	began   time.Time
 	waiters int
@@ -247,7 +247,8 @@ func (l *lookups) leave(id attest.InstanceID, f *flight) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	f.waiters--
-	if f.waiters == 0 {
+	// Who is recognised comes back.
+	if f.waiters == 0 && !f.hurried {
 		f.cancel()
 		// Whoever comes now must not wait for a call that was given up.
 		if l.flights[id] == f {

@@ -461,3 +461,23 @@ func TestTheRecognisedAreNotCountedByAddress(t *testing.T) {
 		asking.Wait()
 	})
 }
+
+// Nova asks us five times for a config drive, one after the other, and waits a
+// second for each: who is recognised and leaves finds the answer when he comes back.
+func TestTheFiveCallsOfAConfigDrive(t *testing.T) {
+	n := &nova{takes: 1500 * time.Millisecond}
+	inBubble(t, n, 64, func(t *testing.T, l *lookups) {
+		var answered int
+		for range 5 {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			if _, err := l.get(ctx, server(t, 1), netip.Addr{}); err == nil {
+				answered++
+			}
+			cancel()
+		}
+		if answered != 4 {
+			t.Errorf("%d of five were answered, want all but the first", answered)
+		}
+		n.expect(t, 1, 0)
+	})
+}

@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"regexp"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/labstack/echo/v4"
@@ -181,7 +182,7 @@ func (s *Server) recogniseNova(ctx context.Context, from netip.Addr, r *http.Req
 		return &attest.Denied{Reason: attest.CallerDenied, Detail: "its address is none of vendordata.from"}
 	}
 	shown := r.Header.Values("X-Auth-Token")
-	if len(shown) != 1 || shown[0] == "" || len(shown[0]) > maxCallerToken {
+	if len(shown) != 1 || shown[0] == "" || len(shown[0]) > maxCallerToken || strings.ContainsFunc(shown[0], func(r rune) bool { return r <= ' ' || r > '~' }) {
 		return errUnauthorized{errors.New("there is not one X-Auth-Token: does nova.conf have [vendordata_dynamic_auth]?")}
 	}
 	userID, err := s.callers.Caller(ctx, shown[0], from)

@@ -145,6 +145,8 @@ func TestVendordataRefuses(t *testing.T) {
 		{"an empty token", header("X-Auth-Token", ""), 401, false},
 		{"two tokens", header("X-Auth-Token", novaToken, novaToken), 401, false},
 		{"a token that is far too long", header("X-Auth-Token", strings.Repeat("a", 9<<10)), 401, false},
+		{"a token with a blank", header("X-Auth-Token", novaToken+" "), 401, false},
+		{"a token that is no ASCII", header("X-Auth-Token", "gAAAAA\xff\xfe"), 401, false},
 		{"a token of nobody", header("X-Auth-Token", "gAAAAA-garbage"), 401, true},
 		{"a member's token", header("X-Auth-Token", "gAAAAA-member"), 403, true},
 		{"no token, but what a proxy would add", func(r *http.Request) {
@@ -499,5 +501,46 @@ func TestVendordataPanic(t *testing.T) {
 		if w.Code != http.StatusInternalServerError || !strings.Contains(w.Body.String(), "server_error") {
 			t.Errorf("a listener %s: %d %s", name, w.Code, w.Body)
 		}
+	}
+}
+
+// A config drive is made before the launch is over, also when it is not the
+// first; what ran before a rebuild must not take a document over.
+func TestDocumentFromBeforeALaunch(t *testing.T) {
+	for _, tt := range []struct {
+		name, status, task string
+		launched           time.Duration // before the document
+		ends               time.Duration // after it
+		want               int
+	}{
+		{"built", "BUILD", "spawning", 0, 10 * time.Second, 200},
+		{"built for very long", "BUILD", "spawning", 0, 3 * time.Minute, 403},
+		{"rebuilt, when the old system is gone", "REBUILD", "rebuild_spawning", time.Hour, 10 * time.Second, 200},
+		{"rebuilt, when the old system may still run", "REBUILD", "rebuilding", time.Hour, 10 * time.Second, 403},
+		{"rebuilt, and asked for before", "ACTIVE", "", time.Hour, 10 * time.Second, 403},
+		{"unshelved", "SHELVED_OFFLOADED", "spawning", time.Hour, 10 * time.Second, 200},
+		{"resized", "RESIZE", "resize_finish", time.Hour, 10 * time.Second, 200},
+		{"resized, while the old host has it", "RESIZE", "resize_migrating", time.Hour, 10 * time.Second, 403},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s, _ := novaScene(t)
+			now := time.Now().Truncate(time.Second)
+			s.instance.Status, s.instance.TaskState, s.instance.Launched = tt.status, tt.task, time.Time{}
+			if tt.launched > 0 {
+				s.instance.Launched = now.Add(-tt.launched)
+			}
+			cloud := instances{s.instance.ID: s.instance}
+			s.cloud = cloud
+			d := s.open(t)
+			papers := d.papers(t)
+			if got := d.ask(t, "198.51.100.7", form("role", "web", "document", papers)); got.status == http.StatusOK && tt.status != "ACTIVE" {
+				t.Errorf("before the launch: %d %s", got.status, got.body)
+			}
+			s.instance.Status, s.instance.TaskState, s.instance.Launched = "ACTIVE", "", now.Add(tt.ends)
+			cloud[s.instance.ID] = s.instance
+			if got := d.ask(t, "198.51.100.7", form("role", "web", "document", papers)); got.status != tt.want {
+				t.Errorf("after the launch: %d %s, want %d", got.status, got.body, tt.want)
+			}
+		})
 	}
 }

@@ -57,7 +57,7 @@ type documentClaims struct {
 	jwt.RegisteredClaims
 	ProjectID string `json:"project_id"`
 	ImageID   string `json:"image_id"`
-	Launched  string `json:"launched_at"` // RFC 3339, "" while the instance is built
+	Launched  string `json:"launched_at"` // RFC 3339, "" while a launch is under way
 }
 
 // IssueDocument makes a document of an instance that Nova has vouched for.
@@ -77,8 +77,8 @@ func (i *Issuer) IssueDocument(v attest.Vouched, life time.Duration) (Token, err
 		},
 		ProjectID: in.ProjectID, ImageID: in.ImageID,
 	}
-	if !in.Launched.IsZero() {
-		claims.Launched = in.Launched.UTC().Format(time.RFC3339Nano)
+	if at := v.Launched(); !at.IsZero() {
+		claims.Launched = at.UTC().Format(time.RFC3339Nano)
 	}
 	unsigned := jwt.NewWithClaims(jwt.SigningMethodHS256, claims)
 	unsigned.Header["typ"] = documentType

@@ -41,6 +41,8 @@ const (
 	Instance = "11111111-aaaa-4aaa-8aaa-000000000001"
 	Project  = "7e562c1a85814230b973a83db9534b02"
 	User     = "821a2eaac0724c069aa6a44bd7b91935"
+
+	nova = "d0fd9128b4574898af1ba8f4e7836ede" // as whom Nova comes for documents
 )
 
 // Issuer is a running authenticator.
@@ -123,7 +125,8 @@ func start(t testing.TB, path, roles, auth, more string) *Issuer {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = cloud.Close() })
-	cloud.AddAccount(simulator.Account{Name: "authenticator", Password: "secret-word", ProjectName: "service", Roles: []string{"reader", "instance_reader", "project_reader"}})
+	cloud.AddAccount(simulator.Account{Name: "authenticator", Password: "secret-word", ProjectName: "service", Roles: []string{"reader", "instance_reader", "project_reader", "service"}})
+	cloud.AddAccount(simulator.Account{Name: "nova-vendordata", ID: nova, Password: "secret-word", ProjectName: "service", Roles: []string{"service"}})
 	cloud.AddAccount(simulator.Account{Name: "owner", ProjectID: Project, ProjectName: "shop", Roles: []string{"member"}})
 	dir, err := os.MkdirTemp("", "issuer-") //nolint:usetesting // t.TempDir is too long for a socket
 	if err != nil {
@@ -155,9 +158,10 @@ func start(t testing.TB, path, roles, auth, more string) *Issuer {
 auth: {limit: 1000000, period: 24h, %s}
 %smetrics: {listen: ""}
 audit: {output: audit.log}
-throttle: {perAddress: {rate: 10000, burst: 10000}}
+throttle: {perAddress: {rate: 10000, burst: 10000}, perInstance: {rate: 10000, burst: 10000}}
+vendordata: {users: [%s], from: 127.0.0.1}
 roles:
-%s`, port, certificate, auth, more, roles))
+%s`, port, certificate, auth, more, nova, roles))
 	i.cmd = exec.Command(bin, "-c", filepath.Join(i.Dir, "config.yml")) //nolint:gosec,noctx // our own program, which the cleanup ends in order
 	i.cmd.Stderr = i.log
 	i.cmd.Env = append(os.Environ(), "OS_AUTH_URL="+cloud.AuthURL(), "OS_USERNAME=authenticator", "OS_PASSWORD=secret-word", "OS_PROJECT_NAME=service",
@@ -322,6 +326,37 @@ func (i *Issuer) Token(t testing.TB, role, audience string) string {
 	return granted.Token
 }
 
+// Document is what Nova is handed for the instance.
+func (i *Issuer) Document(t testing.TB) string {
+	t.Helper()
+	login := `{"auth":{"identity":{"methods":["password"],"password":{"user":{"id":"` + nova + `","password":"secret-word"}}}}}`
+	resp, err := http.Post(i.Cloud.AuthURL()+"/auth/tokens", "application/json", strings.NewReader(login)) //nolint:gosec,noctx // the simulated cloud
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	u, err := url.Parse(i.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.Path = "/vendordata"
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, u.String(), strings.NewReader(`{"instance-id":"`+Instance+`","project-id":"`+Project+`"}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Content-Type", "application/json")
+	r.Header.Set("X-Auth-Token", resp.Header.Get("X-Subject-Token"))
+	if resp, err = i.Client.Do(r); err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var answer struct{ Document string }
+	if err := json.NewDecoder(resp.Body).Decode(&answer); err != nil || answer.Document == "" {
+		t.Fatalf("no document but %s: %v", resp.Status, err)
+	}
+	return answer.Document
+}
+
 // Command runs a command of the program on this issuer, such as keys rotate.
 func (i *Issuer) Command(t testing.TB, args ...string) (string, error) {
 	t.Helper()
@@ -374,7 +409,14 @@ func (i *Issuer) Bad(t testing.TB, good string) map[string]string {
 	// A letter in the middle: the last has bits that mean nothing.
 	changed := []byte(segments[2])
 	changed[len(changed)/2] = map[bool]byte{true: 'B', false: 'A'}[changed[len(changed)/2] == 'A']
+	public, err := x509.MarshalPKIXPublicKey(i.key.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
 	return map[string]string{
+		"unsigned":                relabel(t, segments, jwt.SigningMethodNone, jwt.UnsafeAllowNoneSignatureType),
+		"signed as with a secret": relabel(t, segments, jwt.SigningMethodHS256, pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: public})),
+		"a changed payload":       segments[0] + "." + segments[1][:len(segments[1])-6] + "AAAA" + segments[1][len(segments[1])-2:] + "." + segments[2],
 		"expired": i.Forge(t, good, func(c jwt.MapClaims) {
 			now := time.Now()
 			c["iat"], c["nbf"], c["exp"] = now.Add(-2*time.Hour).Unix(), now.Add(-2*time.Hour).Unix(), now.Add(-time.Hour).Unix()
@@ -383,8 +425,52 @@ func (i *Issuer) Bad(t testing.TB, good string) map[string]string {
 		"another audience":             i.Forge(t, good, func(c jwt.MapClaims) { c["aud"] = "https://elsewhere.example.com" }),
 		"another issuer":               i.Forge(t, good, func(c jwt.MapClaims) { c["iss"] = "https://elsewhere.example.com" }),
 		"another issuer's key":         i.sign(t, good, stranger, func(jwt.MapClaims) {}),
+		"a document":                   i.Document(t),
+		"signed with the public key":   i.confuse(t, good),
 		"another issuer, with his key": i.sign(t, good, stranger, func(c jwt.MapClaims) { c["iss"] = "https://elsewhere.example.com" }),
 	}
+}
+
+// relabel signs a token again in a way that a consumer may mistake for good: with
+// nothing, or with the public key as if it were a secret.
+func relabel(t testing.TB, segments []string, method jwt.SigningMethod, key any) string {
+	t.Helper()
+	parsed, _, err := jwt.NewParser(jwt.WithJSONNumber()).ParseUnverified(strings.Join(segments, "."), jwt.MapClaims{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	again := jwt.NewWithClaims(method, parsed.Claims)
+	again.Header["kid"] = parsed.Header["kid"]
+	signed, err := again.SignedString(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return signed
+}
+
+// confuse signs the claims of a token with what everyone knows.
+func (i *Issuer) confuse(t testing.TB, token string) string {
+	t.Helper()
+	der, err := x509.MarshalPKIXPublicKey(i.key.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	again := jwt.NewWithClaims(jwt.SigningMethodHS256, Claims(t, token))
+	again.Header["kid"] = kid(t, token)
+	signed, err := again.SignedString(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return signed
+}
+
+func kid(t testing.TB, token string) any {
+	t.Helper()
+	parsed, _, err := jwt.NewParser().ParseUnverified(token, jwt.MapClaims{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return parsed.Header["kid"]
 }
 
 // Run runs a command of a consumer's, and gives what it printed.

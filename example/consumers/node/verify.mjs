@@ -11,7 +11,8 @@ try {
   const { payload } = await jwtVerify(readFileSync(0, 'utf8').trim(), createRemoteJWKSet(new URL(discovery.jwks_uri)), {
     issuer,
     audience,
-    algorithms: ['RS256', 'ES256'],
+    algorithms: ['RS256', 'ES256', 'ES384'],
+    clockTolerance: 10, // for clocks that do not agree
     requiredClaims: ['exp', 'iat', 'sub'],
   })
   console.log(JSON.stringify(payload))

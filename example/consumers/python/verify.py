@@ -18,7 +18,8 @@ try:
     claims = jwt.decode(
         token,
         keys.get_signing_key_from_jwt(token).key,
-        algorithms=["RS256", "ES256"],
+        algorithms=["RS256", "ES256", "ES384"],
+        leeway=10,  # for clocks that do not agree
         audience=audience,
         issuer=issuer,
         options={"require": ["exp", "iat", "sub", "aud", "iss"]},

@@ -47,7 +47,7 @@ defaults
   timeout client 1d
   timeout server 1d
 END
-    for port in 5000 5672 8774 8775 8778 9292 9696; do
+    for port in 5000 5002 5672 8774 8775 8778 9292 9696; do
       printf 'listen port%s\n  bind 127.0.0.1:%s namespace %s\n  server here 127.0.0.1:%s\n' "$port" "$port" "$NETNS" "$port"
     done
     cat <<END
