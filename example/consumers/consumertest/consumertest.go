@@ -59,10 +59,11 @@ type Issuer struct {
 	// Client trusts it.
 	Client *http.Client
 
-	key crypto.Signer
-	bin string
-	cmd *exec.Cmd
-	log *bytes.Buffer
+	project string // in which the instance is
+	key     crypto.Signer
+	bin     string
+	cmd     *exec.Cmd
+	log     *bytes.Buffer
 }
 
 var build = sync.OnceValues(func() (string, error) {
@@ -194,6 +195,7 @@ roles:
 
 // Move makes the instance one of a project.
 func (i *Issuer) Move(project string) {
+	i.project = project
 	i.Cloud.SetServer(simulator.Server{
 		ID: Instance, Name: "web-1", ProjectID: project, UserID: User, Created: time.Now(), Launched: time.Now(), Flavor: "m1.small",
 		ImageID: "44742495-68d3-4c10-8642-423ed054a9f2", AvailabilityZone: "nova", Metadata: map[string]string{"tier": "front"},
@@ -340,7 +342,7 @@ func (i *Issuer) Document(t testing.TB) string {
 		t.Fatal(err)
 	}
 	u.Path = "/vendordata"
-	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, u.String(), strings.NewReader(`{"instance-id":"`+Instance+`","project-id":"`+Project+`"}`))
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, u.String(), strings.NewReader(`{"instance-id":"`+Instance+`","project-id":"`+i.project+`"}`))
 	if err != nil {
 		t.Fatal(err)
 	}
