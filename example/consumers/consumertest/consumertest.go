@@ -92,15 +92,6 @@ func Start(t testing.TB, path, roles string) *Issuer {
 	return start(t, path, roles, "signingKeyFile: signing-key.pem", "")
 }
 
-// StartPlain is Start without TLS.
-func StartPlain(t testing.TB, roles string) *Issuer {
-	t.Helper()
-	return start(t, "", roles, "signingKeyFile: signing-key.pem", plain)
-}
-
-// plain is where it does not matter, on the loopback.
-const plain = "tls: {}\n"
-
 // StartManaged is Start with keys that the program makes and changes itself, and
 // that verifiers may keep for a minute.
 func StartManaged(t testing.TB, roles string) *Issuer {
@@ -138,10 +129,6 @@ func start(t testing.TB, path, roles, auth, more string) *Issuer {
 	i.Move(Project)
 	port := FreePort(t)
 	i.URL = "https://127.0.0.1:" + port + path
-	certificate := "tls: {certFile: server.pem, keyFile: server-key.pem}"
-	if more == plain {
-		i.URL, certificate, more = "http://127.0.0.1:"+port+path, "", ""
-	}
 	if !strings.Contains(auth, "tokenIssuer") {
 		auth += `, tokenIssuer: "` + i.URL + `"`
 	}
@@ -155,14 +142,14 @@ func start(t testing.TB, path, roles, auth, more string) *Issuer {
 	}
 	i.write(t, "signing-key.pem", pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
 	i.write(t, "config.yml", fmt.Appendf(nil, `listen: 127.0.0.1:%s
-%s
+tls: {certFile: server.pem, keyFile: server-key.pem}
 auth: {limit: 1000000, period: 24h, %s}
 %smetrics: {listen: ""}
 audit: {output: audit.log}
 throttle: {perAddress: {rate: 10000, burst: 10000}, perInstance: {rate: 10000, burst: 10000}}
 vendordata: {users: [%s], from: 127.0.0.1}
 roles:
-%s`, port, certificate, auth, more, nova, roles))
+%s`, port, auth, more, nova, roles))
 	i.cmd = exec.Command(bin, "-c", filepath.Join(i.Dir, "config.yml")) //nolint:gosec,noctx // our own program, which the cleanup ends in order
 	i.cmd.Stderr = i.log
 	i.cmd.Env = append(os.Environ(), "OS_AUTH_URL="+cloud.AuthURL(), "OS_USERNAME=authenticator", "OS_PASSWORD=secret-word", "OS_PROJECT_NAME=service",

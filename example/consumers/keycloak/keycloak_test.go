@@ -86,6 +86,17 @@ func TestKeycloak(t *testing.T) {
 			if status, body := k.post(t, realm+"/protocol/openid-connect/token", form(i.Token(t, "elsewhere", ""))); status/100 != 4 {
 				t.Errorf("another role's token: %d %s", status, body)
 			}
+			for name, edit := range map[string]func(jwt.MapClaims){
+				"made six minutes ago, if good for four more": func(c jwt.MapClaims) {
+					c["iat"], c["nbf"], c["exp"] = time.Now().Add(-6*time.Minute).Unix(), time.Now().Add(-6*time.Minute).Unix(), time.Now().Add(4*time.Minute).Unix()
+				},
+				"with two audiences": func(c jwt.MapClaims) { c["aud"] = []string{realm, "https://elsewhere.example.com"} },
+				"without an ID":      func(c jwt.MapClaims) { delete(c, "jti") },
+			} {
+				if status, body := k.post(t, realm+"/protocol/openid-connect/token", form(i.Forge(t, i.Token(t, "web", ""), edit))); status/100 != 4 {
+					t.Errorf("a token %s: %d %s", name, status, body)
+				}
+			}
 			stranger := i.Forge(t, i.Token(t, "web", ""), func(c jwt.MapClaims) { c["sub"] = "22222222-aaaa-4aaa-8aaa-000000000002" })
 			if status, body := k.post(t, realm+"/protocol/openid-connect/token", form(stranger)); status/100 != 4 {
 				t.Errorf("an instance that Keycloak does not know: %d %s", status, body)
