@@ -430,7 +430,7 @@ func TestIdentityFromTheMetadataService(t *testing.T) {
 		line, _, _ = strings.Cut(line, "\n")
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
-		out, err := exec.CommandContext(ctx, "./instance", "web-1", "sh", "-c", strings.Replace(line, "role=web", "role=agent", 1)).Output() //nolint:gosec // our own README
+		out, err := exec.CommandContext(ctx, "./instance", "web-1", "sh", "-c", strings.Replace(line, "role=web", "role=agent", 1)).Output()
 		var granted struct{ Token string }
 		if err != nil || json.Unmarshal(out, &granted) != nil {
 			t.Fatalf("%s: %v %s\n%s", line, err, out, stderrOf(err))

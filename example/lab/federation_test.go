@@ -42,7 +42,7 @@ func TestFederation(t *testing.T) {
 		t.Fatal(err)
 	}
 	caFile := filepath.Join(stateDir, "federation-ca.pem")
-	if err := os.WriteFile(caFile, ca, 0o644); err != nil { //nolint:gosec // a certificate
+	if err := os.WriteFile(caFile, ca, 0o644); err != nil {
 		t.Fatal(err)
 	}
 	script(t, "./down", "keystone")
@@ -52,7 +52,7 @@ func TestFederation(t *testing.T) {
 	project := facts.Projects["workloads"]
 	for _, command := range []string{"setup", "allow-project " + project + " reader"} {
 		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
-		cmd := exec.CommandContext(ctx, "sh", "-c", "OS_CLIENT_CONFIG_FILE="+filepath.Join(stateDir, "clouds.yaml")+" OS_CLOUD=admin ../consumers/keystone/"+command) //nolint:gosec // what stands here
+		cmd := exec.CommandContext(ctx, "sh", "-c", "OS_CLIENT_CONFIG_FILE="+filepath.Join(stateDir, "clouds.yaml")+" OS_CLOUD=admin ../consumers/keystone/"+command)
 		cmd.Env = append(os.Environ(), "ISSUER="+issuer)
 		out, err := cmd.CombinedOutput()
 		cancel()
@@ -67,7 +67,7 @@ func TestFederation(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 		defer cancel()
 		file := filepath.Join(t.TempDir(), "token")
-		out, err := exec.CommandContext(ctx, "./instance", server, "sh", "-ec", //nolint:gosec // what stands here
+		out, err := exec.CommandContext(ctx, "./instance", server, "sh", "-ec",
 			`sh ../instance/token.sh -w address -u "$1" -c "$2" -r "$3" -o "$4" && sh ../instance/keystone-token.sh -k "$5" -p "$6" -t "$4"`,
 			"sh", issuer, caFile, role, file, keystone, project).Output()
 		if err != nil {

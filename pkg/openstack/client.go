@@ -234,7 +234,7 @@ func (c *Client) connect(ctx context.Context) (*session, error) {
 		c.log.Info("logged in", "account", s.info.Account, "nova", s.info.Endpoint, "microversion", s.info.Microversion,
 			"lookup", s.info.Lookup, "scope", s.info.Scope)
 		if s.info.Missing != "" {
-			c.log.Warn(s.info.Missing)
+			c.log.Warn("the account seems to lack a right", "right", s.info.Missing)
 		}
 		return s, nil
 	})

@@ -1,6 +1,7 @@
 package server_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"os"
@@ -72,7 +73,7 @@ func newRegion(t *testing.T, changes ...func(*scene)) *region {
 			t.Error(err)
 		}
 	})
-	cloud.AddAccount(simulator.Account{Name: "authenticator", Password: "secret", ProjectName: "service", Roles: []string{"reader", "instance_reader"}})
+	cloud.AddAccount(simulator.Account{Name: "authenticator", Password: "secret", ProjectName: "service", Roles: []string{"reader", "instance_reader", "service"}})
 	now := time.Now()
 	r := &region{cloud: cloud, server: simulator.Server{
 		ID: webID, Name: "web-1", ProjectID: project, UserID: user, Metadata: map[string]string{"role": "web"}, Flavor: "m1.small",
@@ -84,7 +85,7 @@ func newRegion(t *testing.T, changes ...func(*scene)) *region {
 	if err := os.WriteFile(clouds, []byte(strings.Replace(cloudsFile, "%s", cloud.AuthURL(), 1)), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	client, err := openstack.New(openstack.Config{Cloud: "test", CloudsFile: clouds, Lookup: openstack.LookupAuto, Timeout: 3 * time.Second, MaxConcurrent: 16}, openstack.Options{Now: r.now})
+	client, err := openstack.New(openstack.Config{Cloud: "test", CloudsFile: clouds, Lookup: openstack.LookupAuto, Timeout: 3 * time.Second, MaxConcurrent: 16}, openstack.Options{Now: r.now, Callers: []string{novaUser}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -96,7 +97,7 @@ func newRegion(t *testing.T, changes ...func(*scene)) *region {
 	}
 	store := state.NewMemory(state.MemorySize, nil)
 	t.Cleanup(func() { _ = store.Close() })
-	s.cloud, s.attempts = client, store
+	s.cloud, s.attempts, s.callers = client, store, client
 	l, err := server.Listen("127.0.0.1:0", s.tls, noProxy, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -313,4 +314,119 @@ func TestOneLoginForAHundredInstances(t *testing.T) {
 	if n := r.cloud.Count("nova", http.MethodGet, "/v2.1/servers") - lookups; n > 2*len(asks) {
 		t.Errorf("Nova was called %d times", n)
 	}
+}
+
+// signIn gives a token of an account, with which it is added.
+func (r *region) signIn(t *testing.T, a simulator.Account, method string) string {
+	t.Helper()
+	a.Password, a.ApplicationCredentialSecret = "secret", "secret"
+	if a.ApplicationCredentialID == "" {
+		a.ApplicationCredentialID = a.ID
+	}
+	r.cloud.AddAccount(a)
+	identity := `"methods":["password"],"password":{"user":{"id":"` + a.ID + `","password":"secret"}}`
+	if method == "application_credential" {
+		identity = `"methods":["application_credential"],"application_credential":{"id":"` + a.ApplicationCredentialID + `","secret":"secret"}`
+	}
+	got := send(t, http.DefaultClient, http.MethodPost, r.cloud.AuthURL()+"/auth/tokens", jsonType, strings.NewReader(`{"auth":{"identity":{`+identity+`}}}`))
+	if got.status != http.StatusCreated {
+		t.Fatalf("signing in: %d %s", got.status, got.body)
+	}
+	return got.header.Get("X-Subject-Token")
+}
+
+// nova asks with a token.
+func (r *region) nova(t *testing.T, from, token string) answer {
+	t.Helper()
+	q, err := http.NewRequestWithContext(t.Context(), http.MethodPost, strings.TrimSuffix(r.url, "/region-1")+"/vendordata", strings.NewReader(novaBody))
+	if err != nil {
+		t.Fatal(err)
+	}
+	q.Header.Set("Content-Type", jsonType)
+	if token != "" {
+		q.Header.Set("X-Auth-Token", token)
+	}
+	return sendRequest(t, clientFrom(t, from), q)
+}
+
+func withNova(s *scene) {
+	s.nova = server.VendordataConfig{Users: []string{novaUser}, DocumentExpiry: 5 * time.Minute}
+	s.grant.Proof = []attest.Proof{attest.ProofDocument}
+}
+
+const novaHost = "127.0.0.40"
+
+// A token is good for documents because of whose it is, and for no other reason.
+func TestWhoMayAskForDocuments(t *testing.T) {
+	r := newRegion(t, withNova)
+	r.cloud.SetNow(r.now)
+	vendordata := simulator.Account{ID: novaUser, Name: "nova-vendordata", ProjectName: "service", Roles: []string{"service"}}
+	expired := r.signIn(t, vendordata, "password")
+	r.pass(2 * time.Hour)
+	abroad := vendordata
+	abroad.ID, abroad.DomainID, abroad.DomainName = strings.Repeat("a", 32), "other", "Other"
+	federated := vendordata
+	federated.ID, federated.DomainID = strings.Repeat("b", 64), "Federated"
+	tests := []struct {
+		name, token string
+		status      int
+		reason      attest.Reason
+	}{
+		{"the user", r.signIn(t, vendordata, "password"), 200, attest.Granted},
+		{"by an application credential of his", r.signIn(t, vendordata, "application_credential"), 200, attest.Granted},
+		{"expired", expired, 401, attest.CallerUnknown},
+		{"a member of the project", r.signIn(t, simulator.Account{ID: strings.Repeat("c", 32), Name: "member", ProjectID: project, ProjectName: "web", Roles: []string{"member"}}, "password"), 403, attest.CallerDenied},
+		{"an admin", r.signIn(t, simulator.Account{ID: strings.Repeat("d", 32), Name: "admin", ProjectName: "admin", Roles: []string{"admin", "service"}}, "password"), 403, attest.CallerDenied},
+		{"the same name in another domain", r.signIn(t, abroad, "password"), 403, attest.CallerDenied},
+		{"the same name from federation", r.signIn(t, federated, "password"), 403, attest.CallerDenied},
+		{"garbage", "garbage", 401, attest.CallerUnknown},
+		{"garbage that looks right", "gAAAAA" + strings.Repeat("B", 177), 401, attest.CallerUnknown},
+		{"none", "", 401, attest.CallerUnknown},
+	}
+	for _, tt := range tests {
+		got := r.nova(t, novaHost, tt.token)
+		if got.status != tt.status || strings.Contains(got.body, `"document":`) != (tt.status == http.StatusOK) {
+			t.Errorf("%s: %d %s, want %d", tt.name, got.status, got.body, tt.status)
+		}
+		if reason := r.audit.only(t, got)["reason"]; reason != string(tt.reason) {
+			t.Errorf("%s: the reason is %v, want %s", tt.name, reason, tt.reason)
+		}
+	}
+}
+
+// Nova asks five times for a config drive, in which the instance is being built.
+func TestACallForAConfigDrive(t *testing.T) {
+	r := newRegion(t, withNova)
+	built := r.server
+	built.Status, built.TaskState, built.Launched, built.Addresses = "BUILD", "spawning", time.Time{}, nil
+	r.cloud.SetServer(built)
+	token := r.signIn(t, simulator.Account{ID: novaUser, Name: "nova-vendordata", ProjectName: "service"}, "password")
+	r.nova(t, novaHost, token) // logs in
+	r.pass(time.Minute)
+	lookups, checks := r.cloud.Count("nova", http.MethodGet, "/v2.1/servers"), r.cloud.Count("keystone", http.MethodGet, "/v3/auth/tokens")
+	var papers struct{ Document string }
+	for range 5 {
+		got := r.nova(t, novaHost, token)
+		if err := json.Unmarshal([]byte(got.body), &papers); err != nil || got.status != http.StatusOK {
+			t.Fatalf("%d %s", got.status, got.body)
+		}
+	}
+	if l, c := r.cloud.Count("nova", http.MethodGet, "/v2.1/servers")-lookups, r.cloud.Count("keystone", http.MethodGet, "/v3/auth/tokens")-checks; l != 1 || c != 1 {
+		t.Errorf("Nova was asked %d times and Keystone %d, want once each", l, c)
+	}
+	show := func() answer {
+		t.Helper()
+		return send(t, clientFrom(t, attackerAt), http.MethodPost, r.url+"/auth", formType, strings.NewReader(form("role", "web", "document", papers.Document)))
+	}
+	r.pass(5 * time.Second)
+	show().wants(t, http.StatusServiceUnavailable, "temporarily_unavailable", "")
+	built.Status, built.TaskState, built.Launched = "ACTIVE", "", time.Now().Add(10*time.Second)
+	r.cloud.SetServer(built)
+	r.pass(5 * time.Second)
+	show().granted(t)
+	built.Launched = time.Now().Add(20 * time.Second) // rebuilt, which nobody can tell from a first launch within two minutes
+	built.ImageID = "44742495-68d3-4c10-8642-423ed054a9f2"
+	r.cloud.SetServer(built)
+	r.pass(5 * time.Second)
+	r.refuses(t, show(), attest.DocumentVoid) // but by its image
 }
