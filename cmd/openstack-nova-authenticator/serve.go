@@ -68,6 +68,8 @@ type service struct {
 	health    *server.Health
 	endpoints []server.Endpoint
 	linger    time.Duration // between SIGTERM and the end of service
+	public    *server.Server
+	door      *door // nil if it is closed
 }
 
 // newService builds all parts and opens all listeners; nothing is served yet.
@@ -81,13 +83,13 @@ func newService(c *config.Config, stdout, stderr io.Writer) (_ *service, err err
 	ver, rev := buildVersion()
 	metrics := server.NewMetrics(ver, rev, func() int { return s.cloud.InFlight() })
 	if s.cloud, err = openstack.New(c.OpenStack, openstack.Options{Log: s.log, Observe: metrics.ObserveUpstream, UserAgent: userAgent(), ProjectNames: c.NeedsProjects(), Callers: c.Vendordata.Users}); err != nil {
-		return nil, fmt.Errorf("openstack: %w", err)
+		return nil, missing{fmt.Errorf("openstack: %w", err)}
 	}
 	if s.audit, err = server.OpenAuditLog(c.Audit, stdout, stderr); err != nil {
-		return nil, err
+		return nil, missing{err}
 	}
 	if err := s.openState(c); err != nil {
-		return nil, err
+		return nil, missing{err}
 	}
 	issuer, err := token.NewIssuer(c.Auth.Config, s.keys, c.TokensByRole(), s.cloud)
 	if err != nil {
@@ -99,10 +101,8 @@ func newService(c *config.Config, stdout, stderr io.Writer) (_ *service, err err
 			"cloud": s.cloud.Check, "state": s.checkState, "keys": func(context.Context) error { return s.keys.Err() },
 		},
 	}
-	if len(c.Proxy.Trusted)+len(c.MetadataService.Proxies) > 0 {
-		s.linger = noticed
-	}
-	public := server.New(server.Options{
+	s.linger = linger(c)
+	s.public = server.New(server.Options{
 		Attestor:   &attest.Attestor{Policy: c.RoleSet, Instances: s.cloud, State: s.store},
 		Issuer:     issuer,
 		Proxy:      c.Proxy,
@@ -119,22 +119,12 @@ func newService(c *config.Config, stdout, stderr io.Writer) (_ *service, err err
 	if err != nil {
 		return nil, fmt.Errorf("listen: %w", err)
 	}
-	s.endpoints = append(s.endpoints, server.Endpoint{Name: "instances", Listener: l, Handler: public})
+	s.endpoints = append(s.endpoints, server.Endpoint{Name: "instances", Listener: l, Handler: s.public})
 	if len(c.Vendordata.Users) > 0 && c.Vendordata.Listen != "" {
 		if l, err = server.Listen(c.Vendordata.Listen, c.TLS, server.ProxyConfig{}, s.log); err != nil {
 			return nil, fmt.Errorf("vendordata.listen: %w", err)
 		}
-		s.endpoints = append(s.endpoints, server.Endpoint{Name: "nova", Listener: l, Handler: public.Vendordata()})
-	}
-	if c.MetadataService.Listen != "" {
-		agents, err := public.Agents(c.MetadataService)
-		if err != nil {
-			return nil, err
-		}
-		if l, err = server.ListenAgents(c.MetadataService, s.log); err != nil {
-			return nil, fmt.Errorf("metadataService.listen: %w", err)
-		}
-		s.endpoints = append(s.endpoints, server.Endpoint{Name: "metadata agents", Listener: l, Handler: agents})
+		s.endpoints = append(s.endpoints, server.Endpoint{Name: "nova", Listener: l, Handler: s.public.Vendordata()})
 	}
 	if c.Metrics.Listen != "" {
 		if l, err = server.Listen(c.Metrics.Listen, server.TLSConfig{}, server.ProxyConfig{}, s.log); err != nil {
@@ -190,6 +180,14 @@ func (s *service) adminHandler(c *config.Config) http.Handler {
 // checks, one a second, in example/ha.
 const noticed = 3 * time.Second
 
+// linger is how long requests are still taken after SIGTERM.
+func linger(c *config.Config) time.Duration {
+	if len(c.Proxy.Trusted)+len(c.MetadataService.Proxies) > 0 {
+		return noticed
+	}
+	return 0
+}
+
 // run serves until stop ends, and behind load balancers a little longer: what they
 // still send meanwhile would be lost.
 func (s *service) run(stop context.Context) error {
@@ -202,7 +200,10 @@ func (s *service) run(stop context.Context) error {
 	defer unready()
 	if err := s.loadKeys(ctx); err != nil {
 		s.closeListeners()
-		return err
+		return missing{err}
+	}
+	if s.door != nil {
+		s.door.Attach(s.public)
 	}
 	var background sync.WaitGroup
 	hangup := make(chan os.Signal, 1)
@@ -221,6 +222,9 @@ func (s *service) run(stop context.Context) error {
 		}
 	})
 	err := server.Serve(ctx, s.log, s.endpoints...)
+	if s.door != nil && stop.Err() != nil {
+		<-s.door.ended // what is in flight there needs the state, too
+	}
 	cancel()
 	signal.Stop(hangup)
 	close(hangup)
@@ -246,7 +250,7 @@ func (s *service) connect(ctx context.Context) error {
 	var setup *openstack.SetupError
 	switch {
 	case errors.As(err, &setup):
-		return fmt.Errorf("openstack: %w", err)
+		return missing{fmt.Errorf("openstack: %w", err)}
 	case err != nil && ctx.Err() == nil:
 		s.log.Warn("the cloud cannot be reached; no token is issued until it can", "error", err)
 	case info.Narrow:
@@ -282,22 +286,31 @@ func serve(ctx context.Context, file string, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	s, err := newService(c, stdout, stderr)
-	if err != nil {
-		return err
-	}
-	defer s.close()
+	log := newLog(c.Log, stderr)
 	ver, rev := buildVersion()
-	s.log.Info("starting", "version", ver, "commit", rev, "file", file, "config", c.Hash)
+	log.Info("starting", "version", ver, "commit", rev, "file", file, "config", c.Hash)
 	for _, w := range c.Warnings() {
-		s.log.Warn("configuration", "file", file, "warning", w.String())
+		log.Warn("configuration", "file", file, "warning", w.String())
 	}
-	if s.cloud.Unverified() {
-		s.log.Warn("configuration", "file", file, "warning", "openstack: "+unverified)
+	rest := func(ctx context.Context, d *door) error {
+		s, err := newService(c, stdout, stderr)
+		if err != nil {
+			return err
+		}
+		defer s.close()
+		s.door = d
+		if s.cloud.Unverified() {
+			s.log.Warn("configuration", "file", file, "warning", "openstack: "+unverified)
+		}
+		return s.run(ctx)
 	}
-	if err := s.run(ctx); err != nil {
-		return err
+	if c.MetadataService.Listen != "" {
+		err = serveDoor(ctx, c, log, rest)
+	} else {
+		err = rest(ctx, nil)
 	}
-	s.log.Info("stopped")
-	return nil
+	if err == nil {
+		log.Info("stopped")
+	}
+	return err
 }

@@ -445,6 +445,13 @@ func (c *Config) Warnings() []Problem {
 		for _, file := range m.SharedSecretFile {
 			warnExposed("metadataService.sharedSecretFile", file, "speak for any instance")
 		}
+		for key, list := range map[string][]netip.Prefix{"agents": m.Agents, "proxies": m.Proxies} {
+			for i, p := range list {
+				if p.Bits() < p.Addr().BitLen()-16 {
+					warn(fmt.Sprintf("metadataService.%s[%d]", key, i), "%v is a wide network: whoever is in it and caught a signature can be that instance", p)
+				}
+			}
+		}
 		if m.TLS.ClientCAFile == "" {
 			warn("metadataService.tls", "has no clientCAFile, so that whoever takes an agent's address is an agent, and reads its signatures on the way: they are good for ever")
 		}

@@ -83,6 +83,7 @@ func newDir(t testing.TB) string {
 	for name, data := range files {
 		write(t, filepath.Join(dir, name), data)
 	}
+	write(t, filepath.Join(dir, "metadata.secret"), []byte("shared-secret\n"))
 	write(t, filepath.Join(dir, "encryption.key"), []byte("MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=\n"))
 	return dir
 }
@@ -652,6 +653,8 @@ func TestWarnings(t *testing.T) {
 	const (
 		tls   = "tls: {certFile: server.pem, keyFile: server-key.pem}\n"
 		plain = "listen: 0.0.0.0:18775 speaks plain HTTP to the network, so tokens can be read on the way; set tls, or proxy.trusted if a load balancer ends TLS"
+		door  = "metadataService:\n  listen: 192.0.2.5:8775\n  sharedSecretFile: metadata.secret\n"
+		noCA  = "metadataService.tls: has no clientCAFile, so that whoever takes an agent's address is an agent, and reads its signatures on the way: they are good for ever"
 		open  = "names no project and no user: whoever can create an instance anywhere in the cloud can meet its other rules"
 	)
 	issuer := func(s string) string { return strings.Replace(auth, "https://id.example.com", s, 1) }
@@ -692,6 +695,17 @@ func TestWarnings(t *testing.T) {
 		{"wide network alone, without brackets", "proxy:\n  trusted: 10.0.0.0/8\n" + auth + roles, nil, []string{"proxy.trusted[0]: 10.0.0.0/8 is a wide network: every machine in it can name any instance's address (line 2)"}},
 		{"narrow networks", "proxy: {trusted: [10.0.0.0/16, '2001:db8::/112', '2001:db8::1']}\n" + auth + roles, nil, nil},
 
+		{"agents without certificates", tls + auth + roles + door + "  agents: 192.0.2.1\n", nil, []string{noCA + " (line 10)"}},
+		{"a wide network of agents, and of proxies", tls + auth + roles + door + "  agents: [192.0.2.1, 10.0.0.0/8]\n  proxies: ['fd00::/16']\n", nil, []string{
+			noCA + " (line 10)",
+			"metadataService.agents[1]: 10.0.0.0/8 is a wide network: whoever is in it and caught a signature can be that instance (line 13)",
+			"metadataService.proxies[0]: fd00::/16 is a wide network: whoever is in it and caught a signature can be that instance (line 14)",
+		}},
+		{"shared secret that all can read", tls + auth + roles + door + "  agents: 192.0.2.1\n", map[string]os.FileMode{"metadata.secret": 0o644}, []string{
+			noCA + " (line 10)",
+			"metadataService.sharedSecretFile: DIR/metadata.secret is open to others than its owner and group (mode 0644): whoever has it can speak for any instance (line 12)",
+		}},
+		{"a door that is closed, for a role that needs it", tls + auth + roles + "    proof: metadataService\n", nil, []string{"metadataService.listen: is empty, and a role takes no other proof than metadataService: nobody can have it"}},
 		{"documents that nobody makes", tls + auth + roles + "    proof: document\n", nil, []string{"vendordata.users: is empty, so there are no documents, and a role takes no other proof: nobody can have it"}},
 		{"documents or an address", tls + auth + roles + "    proof: [document, address]\n", nil, nil},
 		{"Nova's door, closed", tls + "vendordata: {from: 192.0.2.11}\n" + auth + roles, nil, []string{"vendordata: has no users: the door is closed, whatever else is set (line 2)"}},

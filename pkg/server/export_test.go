@@ -38,16 +38,29 @@ const (
 // Evidence is what is known of who sent a request.
 func (c ProxyConfig) Evidence(r *http.Request) attest.Evidence { return c.evidence(r) }
 
+type roundTripFunc func(*http.Request) (*http.Response, error)
+
+func (f roundTripFunc) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// NovaProxy is what stands before a Nova in one function.
+func NovaProxy(nova string, log *slog.Logger, answer func(*http.Request) (*http.Response, error)) http.Handler {
+	u, err := parseNova(nova)
+	if err != nil {
+		panic(err)
+	}
+	return newNovaProxy(u, log, roundTripFunc(answer))
+}
+
 // Echo is for routes of a test's own.
 func (s *Server) Echo() *echo.Echo { return s.echo }
 
 // WatchCertificate gives the certificate as a listener would.
 func WatchCertificate(files TLSConfig, log *slog.Logger) (func(*tls.ClientHelloInfo) (*tls.Certificate, error), error) {
-	c, err := newCertificate(files, log)
+	c, err := tlsConfig(files, log)
 	if err != nil {
 		return nil, err
 	}
-	return c.get, nil
+	return c.GetCertificate, nil
 }
 
 // Conclude gives what is made of an error: status, outcome and reason.

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -69,11 +70,14 @@ func Listen(address string, t TLSConfig, p ProxyConfig, log *slog.Logger) (net.L
 }
 
 func tlsConfig(files TLSConfig, log *slog.Logger) (*tls.Config, error) {
-	c, err := newCertificate(files, log)
+	c, err := watch(log, func() (*tls.Certificate, error) { return LoadCertificate(files) }, files.CertFile, files.KeyFile)
 	if err != nil {
 		return nil, err
 	}
-	return &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}, GetCertificate: c.get}, nil
+	return &tls.Config{
+		MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"},
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return c.get(), nil },
+	}, nil
 }
 
 // ListenSocket opens a Unix socket that its owner alone can use. One that a
@@ -159,55 +163,55 @@ func LoadCertificate(c TLSConfig) (*tls.Certificate, error) {
 // certificateAge is how often the files are looked at.
 const certificateAge = time.Second
 
-// certificate is read again when its files change. As long as that fails the
-// old one is kept.
-type certificate struct {
-	files TLSConfig
+// watched is read again when its files change. As long as that fails the old one
+// is kept.
+type watched[T any] struct {
+	files []string
+	read  func() (T, error)
 	log   *slog.Logger
 
 	mu      sync.Mutex
-	cert    *tls.Certificate
+	value   T
 	looked  time.Time
-	changed [2]time.Time
+	changed []time.Time
 }
 
-func newCertificate(files TLSConfig, log *slog.Logger) (*certificate, error) {
-	c := &certificate{files: files, log: log}
-	c.changed = c.modified()
-	cert, err := LoadCertificate(files)
-	if err != nil {
-		return nil, err
+func watch[T any](log *slog.Logger, read func() (T, error), files ...string) (*watched[T], error) {
+	w := &watched[T]{files: files, read: read, log: log}
+	w.changed = w.modified()
+	var err error
+	w.value, err = read()
+	w.looked = time.Now()
+	return w, err
+}
+
+func (w *watched[T]) get() T {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if now := time.Now(); now.Sub(w.looked) >= certificateAge {
+		w.looked = now
+		w.reload()
 	}
-	c.cert, c.looked = cert, time.Now()
-	return c, nil
+	return w.value
 }
 
-func (c *certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if now := time.Now(); now.Sub(c.looked) >= certificateAge {
-		c.looked = now
-		c.reload()
-	}
-	return c.cert, nil
-}
-
-func (c *certificate) reload() {
-	changed := c.modified()
-	if changed == c.changed {
+func (w *watched[T]) reload() {
+	changed := w.modified()
+	if slices.Equal(changed, w.changed) {
 		return
 	}
-	cert, err := LoadCertificate(c.files)
+	value, err := w.read()
 	if err != nil {
-		c.log.Error("the certificate changed and cannot be read; the old one stays", "error", err)
+		w.log.Error("the certificate changed and cannot be read; the old one stays", "error", err)
 		return
 	}
-	c.cert, c.changed = cert, changed
-	c.log.Info("certificate read again", "file", c.files.CertFile)
+	w.value, w.changed = value, changed
+	w.log.Info("certificate read again", "file", w.files[0])
 }
 
-func (c *certificate) modified() (m [2]time.Time) {
-	for i, file := range []string{c.files.CertFile, c.files.KeyFile} {
+func (w *watched[T]) modified() []time.Time {
+	m := make([]time.Time, len(w.files))
+	for i, file := range w.files {
 		if info, err := os.Stat(file); err == nil {
 			m[i] = info.ModTime()
 		}

@@ -20,6 +20,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/labstack/echo/v4"
@@ -46,6 +47,11 @@ const (
 	// (neutron/agent/metadata/proxy_base.py).
 	agentWait = 60 * time.Second
 	novaDial  = 3 * time.Second
+	// novaTime bounds a request of Nova's. Vendordata may drip, and an agent allows
+	// agentWait between two bytes: it is to give up before we do.
+	novaTime = 10 * time.Minute
+	// maxTarget is what some releases of the agent read at once.
+	maxTarget = 4 << 10
 )
 
 // MetadataServiceConfig is the listener for Neutron's metadata agents.
@@ -77,7 +83,7 @@ type MetadataServiceConfig struct {
 type MetadataTLSConfig struct {
 	TLSConfig `yaml:",inline"`
 	// ClientCAFile has the certificates, in PEM, of those who sign agents'. If set,
-	// a caller must have one. It is read at start. Optional.
+	// a caller must have one. It is read again when it changes. Optional.
 	ClientCAFile string `yaml:"clientCAFile"`
 }
 
@@ -117,8 +123,10 @@ func (c MetadataServiceConfig) Validate() error {
 	} else if _, err := loadSecrets(c.SharedSecretFile); err != nil {
 		problem("sharedSecretFile: %w", err)
 	}
-	if _, err := parseNova(c.Nova); err != nil {
+	if nova, err := parseNova(c.Nova); err != nil {
 		problem("nova: %w", err)
+	} else if nova != nil && nova.Host == c.Listen {
+		problem("nova: %q is this listener itself", c.Nova)
 	}
 	return errors.Join(problems...)
 }
@@ -179,20 +187,25 @@ func within(list []netip.Prefix, addr netip.Addr) bool {
 	return slices.ContainsFunc(list, func(p netip.Prefix) bool { return p.Contains(addr) })
 }
 
-// ListenAgents opens the listener for metadata agents.
-func ListenAgents(c MetadataServiceConfig, log *slog.Logger) (net.Listener, error) {
+// Listen opens the listener for metadata agents. Who is known to be none gets no
+// byte.
+func (a *Agents) Listen() (net.Listener, error) {
+	c := a.config
 	l, err := net.Listen("tcp", c.Listen)
 	if err != nil {
 		return nil, err
 	}
-	l = bound(l, maxConns, maxConnsOfOne, func(addr netip.Addr) bool { return within(c.Agents, addr) || within(c.Proxies, addr) })
+	known := func(addr netip.Addr) bool { return within(c.Agents, addr) || within(c.Proxies, addr) }
+	if len(c.Agents) > 0 {
+		l = &knownListener{l, known, a.turnAway}
+	}
+	l = bound(l, maxConns, maxConnsOfOne, known)
 	if len(c.Proxies) > 0 {
 		l = &proxyproto.Listener{
 			Listener:          l,
 			ReadHeaderTimeout: readHeaderTimeout,
 			ConnPolicy: func(o proxyproto.ConnPolicyOptions) (proxyproto.Policy, error) {
-				peer, err := netip.ParseAddrPort(o.Upstream.String())
-				if err == nil && within(c.Proxies, attest.Canonical(peer.Addr())) {
+				if within(c.Proxies, addrOf(o.Upstream)) {
 					return proxyproto.REQUIRE, nil
 				}
 				return proxyproto.SKIP, nil
@@ -208,11 +221,7 @@ func ListenAgents(c MetadataServiceConfig, log *slog.Logger) (net.Listener, erro
 	if c.TLS.CertFile == "" {
 		return l, nil
 	}
-	config, err := tlsConfig(c.TLS.TLSConfig, log)
-	if err == nil && c.TLS.ClientCAFile != "" {
-		config.ClientAuth = tls.RequireAndVerifyClientCert
-		config.ClientCAs, err = loadCA(c.TLS.ClientCAFile)
-	}
+	config, err := a.tlsConfig()
 	if err != nil {
 		_ = l.Close()
 		return nil, err
@@ -220,12 +229,81 @@ func ListenAgents(c MetadataServiceConfig, log *slog.Logger) (net.Listener, erro
 	return tls.NewListener(l, config), nil
 }
 
-// agents answers Neutron's metadata agents.
-type agents struct {
-	server  *Server
-	config  MetadataServiceConfig
-	secrets [][]byte
-	nova    http.Handler // nil for none
+// tlsConfig asks for a certificate if there is a CA for it.
+func (a *Agents) tlsConfig() (*tls.Config, error) {
+	files := a.config.TLS
+	base, err := tlsConfig(files.TLSConfig, a.log)
+	if err != nil || files.ClientCAFile == "" {
+		return base, err
+	}
+	roots, err := watch(a.log, func() (*x509.CertPool, error) { return loadCA(files.ClientCAFile) }, files.ClientCAFile)
+	if err != nil {
+		return nil, err
+	}
+	// A session that is taken up again could outlive the CA it was made under.
+	base.SessionTicketsDisabled = true
+	base.ClientAuth = tls.RequestClientCert
+	asking := base.Clone()
+	asking.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		one := base.Clone()
+		one.ClientCAs = roots.get()
+		one.VerifyConnection = func(cs tls.ConnectionState) error {
+			err := verifyAgent(cs.PeerCertificates, one.ClientCAs)
+			if err != nil {
+				a.turnAway(hello.Conn.RemoteAddr().String(), err)
+			}
+			return err
+		}
+		return one, nil
+	}
+	return asking, nil
+}
+
+var errNoCertificate = errors.New("it shows no certificate")
+
+// verifyAgent does what tls.RequireAndVerifyClientCert does, where a failure can
+// be recorded: an agent whose certificate has expired is a network without
+// metadata.
+func verifyAgent(chain []*x509.Certificate, roots *x509.CertPool) error {
+	if len(chain) == 0 {
+		return errNoCertificate
+	}
+	between := x509.NewCertPool()
+	for _, c := range chain[1:] {
+		between.AddCert(c)
+	}
+	if _, err := chain[0].Verify(x509.VerifyOptions{
+		Roots: roots, Intermediates: between, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	}); err != nil {
+		return fmt.Errorf("its certificate is not good: %w", err)
+	}
+	return nil
+}
+
+// knownListener closes what comes from an address that is none of those known.
+type knownListener struct {
+	net.Listener
+	known    func(netip.Addr) bool
+	turnAway func(peer string, why error)
+}
+
+func (k *knownListener) Accept() (net.Conn, error) {
+	for {
+		c, err := k.Listener.Accept()
+		if err != nil || k.known(addrOf(c.RemoteAddr())) {
+			return c, err
+		}
+		_ = c.Close()
+		k.turnAway(c.RemoteAddr().String(), errNotListed)
+	}
+}
+
+func addrOf(a net.Addr) netip.Addr {
+	peer, err := netip.ParseAddrPort(a.String())
+	if err != nil {
+		return netip.Addr{}
+	}
+	return attest.Canonical(peer.Addr())
 }
 
 // Agents serves Neutron's metadata agents, which speak for the instances behind
@@ -238,32 +316,48 @@ type agents struct {
 // needed, neither cloud nor state nor keys. Of an answer other than 200 no more
 // than the status reaches the instance, and of those only 200, 400, 403, 404, 409
 // and 500 in all releases of the agent.
-func (s *Server) Agents(c MetadataServiceConfig) (http.Handler, error) {
-	a := &agents{server: s, config: c}
+type Agents struct {
+	config  MetadataServiceConfig
+	secrets [][]byte
+	nova    http.Handler // nil for none
+	log     *slog.Logger
+	server  atomic.Pointer[Server] // nil while nothing can be judged
+}
+
+// NewAgents reads the secrets. There is no token before [Agents.Attach].
+func NewAgents(c MetadataServiceConfig, log *slog.Logger) (*Agents, error) {
+	a := &Agents{config: c, log: log}
 	var err error
 	if a.secrets, err = loadSecrets(c.SharedSecretFile); err != nil {
-		return nil, fmt.Errorf("metadataService.sharedSecretFile: %w", err)
+		return nil, fmt.Errorf("sharedSecretFile: %w", err)
 	}
 	nova, err := parseNova(c.Nova)
 	if err != nil {
-		return nil, fmt.Errorf("metadataService.nova: %w", err)
+		return nil, fmt.Errorf("nova: %w", err)
 	}
 	if nova != nil {
-		a.nova = newNovaProxy(nova, s.log)
+		a.nova = newNovaProxy(nova, log, novaTransport())
 	}
 	return a, nil
 }
 
-func (a *agents) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+// Attach has s judge from now on; nil for nobody.
+func (a *Agents) Attach(s *Server) { a.server.Store(s) }
+
+func (a *Agents) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err := a.recognise(r); err != nil {
-		a.server.metrics.strangers.Inc()
-		a.server.log.Debug("not an agent", "peer", r.RemoteAddr, "error", err)
+		a.turnAway(r.RemoteAddr, err)
 		http.Error(w, "forbidden", http.StatusForbidden)
 		return
 	}
 	switch at := rawPath(r); {
 	case at == identityToken || at == identityRoles:
-		a.identity(w, r, at)
+		if s := a.server.Load(); s != nil {
+			a.identity(s, w, r, at)
+			return
+		}
+		w.Header().Set(echo.HeaderCacheControl, "no-store")
+		http.Error(w, "temporarily unavailable", http.StatusInternalServerError)
 	case leadsToUs(at) || a.nova == nil:
 		http.Error(w, "not found", http.StatusNotFound)
 	default:
@@ -271,23 +365,40 @@ func (a *agents) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+var errNotListed = errors.New("its address is none of metadataService.agents")
+
 // recognise is nil for an agent: whoever is none must get nothing, as a signature
 // that was caught is good for ever.
-func (a *agents) recognise(r *http.Request) error {
-	if a.config.TLS.ClientCAFile != "" && (r.TLS == nil || len(r.TLS.VerifiedChains) == 0) {
-		return errors.New("it has no certificate")
+func (a *Agents) recognise(r *http.Request) error {
+	if a.config.TLS.ClientCAFile != "" && (r.TLS == nil || len(r.TLS.PeerCertificates) == 0) {
+		return errNoCertificate // what it shows, the handshake verified
 	}
 	peer, err := netip.ParseAddrPort(r.RemoteAddr)
 	if err != nil {
 		return err
 	}
 	if len(a.config.Agents) > 0 && !within(a.config.Agents, attest.Canonical(peer.Addr())) {
-		return errors.New("its address is none of metadataService.agents")
+		return errNotListed
 	}
 	if len(a.config.Agents) == 0 && a.config.TLS.ClientCAFile == "" {
 		return errors.New("nothing says who is an agent")
 	}
 	return nil
+}
+
+// turnAway records who is no agent, in as many lines as its address may have.
+func (a *Agents) turnAway(peer string, why error) {
+	s := a.server.Load()
+	if s == nil {
+		return
+	}
+	s.metrics.strangers.Inc()
+	d := &decision{door: doorMetadata, requestID: newRequestID(), began: s.now(), peer: peer}
+	if at, err := netip.ParseAddrPort(peer); err == nil {
+		d.evidence = attest.FromAddress(at.Addr())
+	}
+	d.conclude(s.asStranger(d, &attest.Denied{Reason: attest.AgentUnknown, Detail: why.Error()}))
+	s.record(context.Background(), d)
 }
 
 // rawPath is the path as it was sent, escapes and all.
@@ -334,25 +445,26 @@ func dropParameters(p string) string {
 }
 
 // identity is what an agent asks for an instance.
-func (a *agents) identity(w http.ResponseWriter, r *http.Request, at string) {
-	s := a.server
+func (a *Agents) identity(s *Server, w http.ResponseWriter, r *http.Request, at string) {
 	c := s.echo.NewContext(r, w)
-	_ = s.identify(func(c echo.Context) error {
-		d := &decision{
-			door: doorMetadata, requestID: requestID(c), clientID: clean(r.Header.Get(echo.HeaderXRequestID)),
-			began: s.now(), peer: r.RemoteAddr,
-		}
-		var roles []attest.RoleName
-		err := a.judge(r.Context(), d, r, at, &roles)
-		d.settle(r.Context(), err)
-		s.record(r.Context(), d)
-		d.status = agentStatus(d.status)
-		if d.outcome == outcomeGranted && at == identityRoles {
-			c.Response().Header().Set(echo.HeaderCacheControl, "no-store")
-			return c.JSON(http.StatusOK, map[string][]attest.RoleName{"roles": roles})
-		}
-		return s.answer(c, d)
-	})(c)
+	s.name(c)
+	d := &decision{
+		door: doorMetadata, requestID: requestID(c), clientID: clean(r.Header.Get(echo.HeaderXRequestID)),
+		began: s.now(), peer: r.RemoteAddr,
+	}
+	roles, err := a.judge(s, d, r, at)
+	d.settle(r.Context(), err)
+	s.record(r.Context(), d)
+	d.status = agentStatus(d.status)
+	if d.outcome == outcomeGranted && at == identityRoles {
+		c.Response().Header().Set(echo.HeaderCacheControl, "no-store")
+		err = c.JSON(http.StatusOK, map[string][]attest.RoleName{"roles": roles})
+	} else {
+		err = s.answer(c, d)
+	}
+	if err != nil {
+		s.log.Debug("answer not sent", "error", err, "request_id", d.requestID)
+	}
 }
 
 // agentStatus is the one that reaches the instance in all releases of the agent.
@@ -368,41 +480,43 @@ func agentStatus(status int) int {
 	return http.StatusBadRequest
 }
 
-func (a *agents) judge(ctx context.Context, d *decision, r *http.Request, at string, roles *[]attest.RoleName) error {
-	var err error
+func (a *Agents) judge(s *Server, d *decision, r *http.Request, at string) (roles []attest.RoleName, err error) {
+	if headerSize(r.Header) > maxHeaders || len(r.RequestURI) > maxTarget {
+		return nil, badField("the headers are longer than %d bytes, or the URL than %d", maxHeaders, maxTarget)
+	}
 	if d.evidence, d.request.instance, err = a.claim(r); err != nil {
-		return err
+		return nil, err
 	}
 	if want := map[string]string{identityToken: http.MethodPut, identityRoles: http.MethodGet}[at]; r.Method != want {
-		return badField("this path takes %s", want)
+		return nil, badField("this path takes %s", want)
 	}
 	if r.ContentLength != 0 {
-		return badField("parameters go into the query, and the body stays empty")
+		return nil, badField("parameters go into the query, and the body stays empty")
 	}
 	fields, err := parseForm([]byte(r.URL.RawQuery))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if at == identityRoles {
 		if len(fields) > 0 {
-			return badField("this path takes no parameters")
+			return nil, badField("this path takes no parameters")
 		}
-		if err := a.server.limit(d); err != nil {
-			return err
+		if err := s.limit(d); err != nil {
+			return nil, err
 		}
-		*roles, d.instance, err = a.server.attestor.Roles(ctx, d.request.instance, d.evidence)
-		return err
+		roles, d.instance, err = s.attestor.Roles(r.Context(), d.request.instance, d.evidence)
+		return roles, err
 	}
 	if err := d.request.fill(fields, fieldRole, fieldAudience, fieldFormat); err != nil {
-		return err
+		return nil, err
 	}
-	return a.server.grant(ctx, d)
+	return nil, s.grant(r.Context(), d)
 }
 
 // claim reads what the agent says of the instance, which is so only if it is
 // said once and the signature is right: hex(HMAC-SHA256(secret, instance ID))
 // (neutron/common/utils.py, sign_instance_id).
-func (a *agents) claim(r *http.Request) (attest.Evidence, attest.InstanceID, error) {
+func (a *Agents) claim(r *http.Request) (attest.Evidence, attest.InstanceID, error) {
 	var none attest.Evidence
 	invalid := func(format string, args ...any) (attest.Evidence, attest.InstanceID, error) {
 		return none, attest.InstanceID{}, &attest.Denied{Reason: attest.AgentClaimInvalid, Detail: fmt.Sprintf(format, args...)}
@@ -438,7 +552,7 @@ func (a *agents) claim(r *http.Request) (attest.Evidence, attest.InstanceID, err
 }
 
 // newNovaProxy passes requests on as they came.
-func newNovaProxy(nova *url.URL, log *slog.Logger) http.Handler {
+func newNovaProxy(nova *url.URL, log *slog.Logger, transport http.RoundTripper) http.Handler {
 	proxy := &httputil.ReverseProxy{
 		Rewrite: func(p *httputil.ProxyRequest) {
 			p.Out.URL.Scheme, p.Out.URL.Host = nova.Scheme, nova.Host
@@ -455,17 +569,9 @@ func newNovaProxy(nova *url.URL, log *slog.Logger) http.Handler {
 				}
 			}
 		},
-		Transport: &http.Transport{
-			DialContext:           (&net.Dialer{Timeout: novaDial}).DialContext,
-			TLSHandshakeTimeout:   novaDial,
-			ResponseHeaderTimeout: agentWait,
-			MaxIdleConnsPerHost:   64,
-			MaxConnsPerHost:       1024,
-			IdleConnTimeout:       10 * time.Second, // uWSGI and Apache close theirs soon
-			DisableCompression:    true,
-			TLSClientConfig:       &tls.Config{MinVersion: tls.VersionTLS12},
-		},
-		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+		Transport:     transport,
+		FlushInterval: -1,
+		ErrorLog:      slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
 			if r.Context().Err() == nil {
 				log.Warn("nova's metadata API", "error", err)
@@ -476,10 +582,24 @@ func newNovaProxy(nova *url.URL, log *slog.Logger) http.Handler {
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		deadline := http.NewResponseController(w)
-		_ = deadline.SetReadDeadline(time.Now().Add(agentWait)) // refused by test recorders alone
-		_ = deadline.SetWriteDeadline(time.Now().Add(agentWait + readTimeout))
+		end := time.Now().Add(novaTime)
+		_ = deadline.SetReadDeadline(end) // refused by test recorders alone
+		_ = deadline.SetWriteDeadline(end)
 		// What Nova does not send is not added.
 		w.Header()["Date"], w.Header()["Content-Type"] = nil, nil
 		proxy.ServeHTTP(w, r)
 	})
+}
+
+func novaTransport() *http.Transport {
+	return &http.Transport{
+		DialContext:           (&net.Dialer{Timeout: novaDial}).DialContext,
+		TLSHandshakeTimeout:   novaDial,
+		ResponseHeaderTimeout: agentWait + readTimeout,
+		DisableCompression:    true,
+		// A connection for each request, as agents have it. Nova closes those that are
+		// kept, uWSGI without a word, and what was posted then would be lost.
+		DisableKeepAlives: true,
+		TLSClientConfig:   &tls.Config{MinVersion: tls.VersionTLS12},
+	}
 }

@@ -62,7 +62,7 @@ func secretFile(t testing.TB, content string) string {
 type house struct {
 	*door
 	config  server.MetadataServiceConfig
-	handler http.Handler
+	handler *server.Agents
 }
 
 // newHouse serves the role web to those for whom an agent at agentAddr speaks.
@@ -80,9 +80,10 @@ func newHouse(t testing.TB, s *scene, edit func(*server.MetadataServiceConfig)) 
 		t.Fatal(err)
 	}
 	var err error
-	if h.handler, err = h.Agents(h.config); err != nil {
+	if h.handler, err = server.NewAgents(h.config, h.logger); err != nil {
 		t.Fatal(err)
 	}
+	h.handler.Attach(h.Server)
 	return h
 }
 
@@ -242,7 +243,9 @@ func TestStrangersGetNothingFromTheMetadataService(t *testing.T) {
 	if n := nova.calls.Load(); n != 0 {
 		t.Errorf("nova was asked %d times", n)
 	}
-	h.untouched(t)
+	if n := h.asked.Load(); n != 0 {
+		t.Errorf("the cloud was asked %d times", n)
+	}
 	if n := h.metric(t, "nova_authenticator_unknown_agents_total"); n != "16" {
 		t.Errorf("%s strangers are counted", n)
 	}
@@ -398,7 +401,7 @@ func raw(t testing.TB, address, request string) string {
 // serveAgents serves the door at a port of the loopback, where agents are.
 func (h *house) serveAgents(t testing.TB) string {
 	t.Helper()
-	l, err := server.ListenAgents(h.config, h.logger)
+	l, err := h.handler.Listen()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -446,8 +449,7 @@ func TestNovaIsReachedUntouched(t *testing.T) {
 		if got != want {
 			t.Errorf("%s: the agent gets\n%q, without us\n%q", line, got, want)
 		}
-		// Hop by hop: each connection has its own.
-		if got := n.last(); got != strings.Replace(sent, "Connection: close\r\n", "", 1) {
+		if got := n.last(); got != sent {
 			t.Errorf("%s: nova gets\n%q, without us\n%q", line, got, sent)
 		}
 	}
@@ -695,7 +697,7 @@ func TestCertificatesOfAgents(t *testing.T) {
 		}
 	}
 	// Both that are set must hold.
-	if status, _ := get(with(netip.MustParsePrefix("192.0.2.30/32")), ours); status != http.StatusForbidden {
+	if status, _ := get(with(netip.MustParsePrefix("192.0.2.30/32")), ours); status != 0 {
 		t.Errorf("a certificate at another address: %d", status)
 	}
 	if status, err := get(with(netip.MustParsePrefix("127.0.0.1/32")), ours); status != http.StatusOK {
@@ -706,7 +708,7 @@ func TestCertificatesOfAgents(t *testing.T) {
 func TestMetadataServiceConfigThatIsWrong(t *testing.T) {
 	good := func() server.MetadataServiceConfig {
 		return server.MetadataServiceConfig{
-			Listen: "127.0.0.1:8775", Agents: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}, SharedSecretFile: []string{secretFile(t, secret)}, Nova: "http://127.0.0.1:8775/",
+			Listen: "127.0.0.1:8775", Agents: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}, SharedSecretFile: []string{secretFile(t, secret)}, Nova: "http://127.0.0.1:8774/",
 		}
 	}
 	if err := good().Validate(); err != nil {
@@ -717,17 +719,18 @@ func TestMetadataServiceConfigThatIsWrong(t *testing.T) {
 	}
 	ca := newAuthority(t)
 	for want, edit := range map[string]func(*server.MetadataServiceConfig){
-		"listen: ":                            func(c *server.MetadataServiceConfig) { c.Listen = "8775" },
-		"agents: is empty":                    func(c *server.MetadataServiceConfig) { c.Agents = nil },
-		"agents[0]: 0.0.0.0/0 is everyone":    func(c *server.MetadataServiceConfig) { c.Agents[0] = netip.MustParsePrefix("0.0.0.0/0") },
-		"proxies[0]: ::/0 is everyone":        func(c *server.MetadataServiceConfig) { c.Proxies = []netip.Prefix{netip.MustParsePrefix("::/0")} },
-		"sharedSecretFile: is required":       func(c *server.MetadataServiceConfig) { c.SharedSecretFile = nil },
-		"sharedSecretFile: open ":             func(c *server.MetadataServiceConfig) { c.SharedSecretFile = []string{"none"} },
-		"tls.certFile: goes with keyFile":     func(c *server.MetadataServiceConfig) { c.TLS.CertFile = "cert.pem" },
-		"tls.clientCAFile: needs certFile":    func(c *server.MetadataServiceConfig) { c.TLS.ClientCAFile = ca.file },
-		`nova: "127.0.0.1:8775" is not a URL`: func(c *server.MetadataServiceConfig) { c.Nova = "127.0.0.1:8775" },
-		`nova: "http://127.0.0.1/x" is not`:   func(c *server.MetadataServiceConfig) { c.Nova = "http://127.0.0.1/x" },
-		"sharedSecretFile: " + os.TempDir():   func(c *server.MetadataServiceConfig) { c.SharedSecretFile = []string{secretFile(t, "\n")} },
+		"listen: ":                              func(c *server.MetadataServiceConfig) { c.Listen = "8775" },
+		"agents: is empty":                      func(c *server.MetadataServiceConfig) { c.Agents = nil },
+		"agents[0]: 0.0.0.0/0 is everyone":      func(c *server.MetadataServiceConfig) { c.Agents[0] = netip.MustParsePrefix("0.0.0.0/0") },
+		"proxies[0]: ::/0 is everyone":          func(c *server.MetadataServiceConfig) { c.Proxies = []netip.Prefix{netip.MustParsePrefix("::/0")} },
+		"sharedSecretFile: is required":         func(c *server.MetadataServiceConfig) { c.SharedSecretFile = nil },
+		"sharedSecretFile: open ":               func(c *server.MetadataServiceConfig) { c.SharedSecretFile = []string{"none"} },
+		"tls.certFile: goes with keyFile":       func(c *server.MetadataServiceConfig) { c.TLS.CertFile = "cert.pem" },
+		"tls.clientCAFile: needs certFile":      func(c *server.MetadataServiceConfig) { c.TLS.ClientCAFile = ca.file },
+		`nova: "127.0.0.1:8775" is not a URL`:   func(c *server.MetadataServiceConfig) { c.Nova = "127.0.0.1:8775" },
+		`nova: "http://127.0.0.1:8775" is this`: func(c *server.MetadataServiceConfig) { c.Nova = "http://" + c.Listen },
+		`nova: "http://127.0.0.1/x" is not`:     func(c *server.MetadataServiceConfig) { c.Nova = "http://127.0.0.1/x" },
+		"sharedSecretFile: " + os.TempDir():     func(c *server.MetadataServiceConfig) { c.SharedSecretFile = []string{secretFile(t, "\n")} },
 	} {
 		c := good()
 		edit(&c)

@@ -125,17 +125,25 @@ const keyRequestID = "request_id"
 // identify gives every request an ID of ours: a client's could be another's.
 func (s *Server) identify(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
-		var id [16]byte
-		_, _ = rand.Read(id[:]) // never fails (crypto/rand)
-		text := hex.EncodeToString(id[:])
-		c.Set(keyRequestID, text)
-		c.Response().Header().Set(echo.HeaderXRequestID, text)
-		c.Response().Header().Set(echo.HeaderXContentTypeOptions, "nosniff")
+		s.name(c)
 		if headerSize(c.Request().Header) > maxHeaders {
 			return echo.NewHTTPError(http.StatusRequestHeaderFieldsTooLarge)
 		}
 		return next(c)
 	}
+}
+
+func (s *Server) name(c echo.Context) {
+	id := newRequestID()
+	c.Set(keyRequestID, id)
+	c.Response().Header().Set(echo.HeaderXRequestID, id)
+	c.Response().Header().Set(echo.HeaderXContentTypeOptions, "nosniff")
+}
+
+func newRequestID() string {
+	var id [16]byte
+	_, _ = rand.Read(id[:]) // never fails (crypto/rand)
+	return hex.EncodeToString(id[:])
 }
 
 func requestID(c echo.Context) string {

@@ -330,7 +330,7 @@ func (i *Issuer) Token(t testing.TB, role, audience string) string {
 func (i *Issuer) Document(t testing.TB) string {
 	t.Helper()
 	login := `{"auth":{"identity":{"methods":["password"],"password":{"user":{"id":"` + nova + `","password":"secret-word"}}}}}`
-	resp, err := http.Post(i.Cloud.AuthURL()+"/auth/tokens", "application/json", strings.NewReader(login)) //nolint:gosec,noctx // the simulated cloud
+	resp, err := i.Client.Post(i.Cloud.AuthURL()+"/auth/tokens", "application/json", strings.NewReader(login)) //nolint:noctx // the simulated cloud
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,272 @@
+package server_test
+
+import (
+	"bufio"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"os"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/ratelimit"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/server"
+)
+
+// Headers that are too long are the request's own mistake, with an answer of its
+// own: an empty 200 would be taken for a token.
+func TestLongHeadersAtTheMetadataService(t *testing.T) {
+	h := newHouse(t, newScene(t), nil)
+	for _, target := range []string{webToken, "/identity/roles"} {
+		r := h.request(http.MethodPut, target)
+		r.Header.Set("X", strings.Repeat("a", 17<<10))
+		if got := h.do(t, r); got.status != http.StatusBadRequest || !strings.Contains(got.body, `"error":"invalid_request"`) {
+			t.Errorf("%s: %d %q", target, got.status, got.body)
+		}
+	}
+	h.untouched(t)
+}
+
+// Whoever is no agent leaves a line for the operator, but cannot fill the disk.
+func TestStrangersAreRecorded(t *testing.T) {
+	s := newScene(t)
+	s.throttle = ratelimit.Rate{Rate: 0.001, Burst: 2}
+	h := newHouse(t, s, nil)
+	for range 5 {
+		r := h.request(http.MethodPut, webToken)
+		r.RemoteAddr = "192.0.2.31:4711"
+		h.do(t, r)
+	}
+	all := h.audit.parsed(t)
+	if len(all) != 2 {
+		t.Fatalf("%d lines:\n%s", len(all), h.audit)
+	}
+	for name, want := range map[string]any{"door": "metadata", "outcome": "denied", "reason": string(attest.AgentUnknown), "client": "192.0.2.31", "peer": "192.0.2.31:4711", "instance_id": "", "role": ""} {
+		if all[0][name] != want {
+			t.Errorf("%s is %v, want %v", name, all[0][name], want)
+		}
+	}
+	if n := h.metric(t, "nova_authenticator_unknown_agents_total"); n != "5" {
+		t.Errorf("%s are counted", n)
+	}
+}
+
+// A connection from nowhere known is closed before it costs anything: a crowd of
+// them must not keep the agents out.
+func TestConnectionsOfStrangersAreNotKept(t *testing.T) {
+	h := newHouse(t, newScene(t), func(c *server.MetadataServiceConfig) {
+		c.Agents = []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}
+	})
+	at := h.serveAgents(t)
+	c, err := (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}}).Dial("tcp", at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_ = c.SetReadDeadline(time.Now().Add(server.ReadHeaderTimeout / 2))
+	if n, err := c.Read(make([]byte, 1)); n != 0 || err == nil || os.IsTimeout(err) {
+		t.Errorf("a stranger that says nothing has its connection: %d, %v", n, err)
+	}
+	h.audit.await(t, 1)
+	if line := h.audit.parsed(t)[0]; line["reason"] != string(attest.AgentUnknown) || line["client"] != "127.0.0.2" {
+		t.Errorf("the line is %v", line)
+	}
+}
+
+// A certificate that is not good is told to the operator: an agent whose own has
+// expired is a network without metadata.
+func TestBadCertificatesAreRecorded(t *testing.T) {
+	ours, foreign := newAuthority(t), newAuthority(t)
+	h := newHouse(t, newScene(t), func(c *server.MetadataServiceConfig) {
+		c.Agents, c.TLS.ClientCAFile = nil, ours.file
+		c.TLS.CertFile, c.TLS.KeyFile = ours.issue(t, "door")
+	})
+	at := h.serveAgents(t)
+	for n, by := range []*authority{nil, foreign} {
+		if status, err := agentGet(t, at, ours, by, "/latest"); err == nil {
+			t.Errorf("it is answered %d", status)
+		}
+		h.audit.await(t, n+1)
+		if line := h.audit.parsed(t)[n]; line["reason"] != string(attest.AgentUnknown) || !strings.Contains(fmt.Sprint(line["detail"]), "certificate") {
+			t.Errorf("the line is %v", line)
+		}
+	}
+}
+
+// agentGet speaks to the door with a certificate of by, if that is not nil, over a
+// connection of its own.
+func agentGet(t *testing.T, at string, door, by *authority, target string) (int, error) {
+	t.Helper()
+	pool := x509.NewCertPool()
+	pool.AddCert(door.cert)
+	config := &tls.Config{RootCAs: pool}
+	if by != nil {
+		cert, err := tls.LoadX509KeyPair(by.issue(t, "agent"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		config.Certificates = []tls.Certificate{cert}
+	}
+	c := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{TLSClientConfig: config, DisableKeepAlives: true}}
+	resp, err := c.Get("https://" + at + target)
+	if err != nil {
+		return 0, err
+	}
+	defer resp.Body.Close()
+	return resp.StatusCode, nil
+}
+
+// The agents' CA is read again, as the certificate is; and a session that was made
+// under the old one is not taken up again.
+func TestCAOfAgentsIsReadAgain(t *testing.T) {
+	door, old, next := newAuthority(t), newAuthority(t), newAuthority(t)
+	file := old.file
+	h := newHouse(t, newScene(t), func(c *server.MetadataServiceConfig) {
+		c.Agents, c.TLS.ClientCAFile = nil, file
+		c.TLS.CertFile, c.TLS.KeyFile = door.issue(t, "door")
+	})
+	at := h.serveAgents(t)
+	pool := x509.NewCertPool()
+	pool.AddCert(door.cert)
+	cert, err := tls.LoadX509KeyPair(old.issue(t, "agent"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	resuming := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
+		TLSClientConfig:   &tls.Config{RootCAs: pool, Certificates: []tls.Certificate{cert}, ClientSessionCache: tls.NewLRUClientSessionCache(4)},
+		DisableKeepAlives: true,
+	}}
+	if got := send(t, resuming, http.MethodGet, "https://"+at+"/latest", "", nil); got.status != http.StatusNotFound {
+		t.Fatalf("%d", got.status)
+	}
+	data, err := os.ReadFile(next.file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	later := time.Now().Add(time.Minute)
+	if err := os.Chtimes(file, later, later); err != nil {
+		t.Fatal(err)
+	}
+	deadline := time.After(20 * time.Second)
+	for status := 0; status != http.StatusNotFound; {
+		select {
+		case <-deadline:
+			t.Fatal("the new CA's agents are still refused")
+		case <-time.After(server.CertificateAge / 10):
+		}
+		status, _ = agentGet(t, at, door, next, "/latest")
+	}
+	if status, err := agentGet(t, at, door, old, "/latest"); err == nil {
+		t.Errorf("the old CA's agents are answered %d", status)
+	}
+	if resp, err := resuming.Get("https://" + at + "/latest"); err == nil {
+		_ = resp.Body.Close()
+		t.Errorf("a session of the old CA's is taken up again: %d", resp.StatusCode)
+	}
+}
+
+// Nova closes a connection at will. What an instance posts is not lost by that.
+func TestNovaThatClosesItsConnections(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	go func() { // answers once on each connection, and says nothing of closing it
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				in := bufio.NewReader(c)
+				if r, err := http.ReadRequest(in); err == nil {
+					_, _ = io.Copy(io.Discard, r.Body)
+					_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+					_, _ = in.ReadByte() // until there is more, which is not answered
+				}
+			}()
+		}
+	}()
+	h := newHouse(t, newScene(t), loopbackAgents("http://"+l.Addr().String()))
+	at := h.serveAgents(t)
+	post := "POST /openstack/latest/password HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 5\r\n\r\nhello"
+	for range 3 {
+		if got := raw(t, at, post); !strings.HasPrefix(got, "HTTP/1.1 200 ") {
+			t.Fatalf("%q", got)
+		}
+	}
+}
+
+// Bytes come through as they come: an agent gives up after a minute without any.
+func TestNovaIsStreamed(t *testing.T) {
+	next := make(chan struct{})
+	n := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Length", "2")
+		_, _ = io.WriteString(w, "a")
+		w.(http.Flusher).Flush()
+		<-next
+		_, _ = io.WriteString(w, "b")
+	}))
+	t.Cleanup(n.Close)
+	h := newHouse(t, newScene(t), loopbackAgents(n.URL))
+	c, err := net.Dial("tcp", h.serveAgents(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	defer close(next)
+	_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+	write(t, c, "GET /latest HTTP/1.1\r\nHost: x\r\n\r\n")
+	resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+	if err != nil {
+		t.Fatalf("nothing of what Nova sent: %v", err)
+	}
+	defer resp.Body.Close()
+	first := make([]byte, 1)
+	if _, err := io.ReadFull(resp.Body, first); err != nil || first[0] != 'a' {
+		t.Errorf("%q, %v", first, err)
+	}
+}
+
+// Slow vendordata is the agent's to give up on: it allows a minute between bytes.
+func TestSlowNovaIsWaitedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHouse(t, newScene(t), func(c *server.MetadataServiceConfig) { c.Nova = "http://nova.example.com" })
+		proxy := server.NovaProxy("http://nova.example.com", h.logger, func(r *http.Request) (*http.Response, error) {
+			in, out := io.Pipe()
+			go func() {
+				for range 5 {
+					select {
+					case <-time.After(50 * time.Second):
+					case <-r.Context().Done():
+						_ = out.CloseWithError(r.Context().Err())
+						return
+					}
+					_, _ = io.WriteString(out, "x")
+				}
+				_ = out.Close()
+			}()
+			return &http.Response{StatusCode: http.StatusOK, ProtoMajor: 1, ProtoMinor: 1, Header: http.Header{}, Body: in, ContentLength: -1, Request: r}, nil
+		})
+		l := newPipes()
+		run(t, h.logger, server.Endpoint{Name: "agents", Listener: l, Handler: proxy})
+		conn := l.dial(t)
+		write(t, conn, "GET /latest HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+		if got := body(t, conn); got != "xxxxx" {
+			t.Errorf("the agent gets %q", got)
+		}
+	})
+}
