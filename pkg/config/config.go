@@ -483,6 +483,9 @@ func (c *Config) Warnings() []Problem {
 		if !bound(r.ProjectID) && !bound(r.UserID) {
 			warn("roles."+name, "names no project and no user: whoever can create an instance anywhere in the cloud can meet its other rules")
 		}
+		if r.AnyAudience && len(c.Vendordata.Users) > 0 && len(c.Vendordata.Audience) > 0 {
+			warn("roles."+name+".anyAudience", "its tokens may be for vendordata.audience, too, as every instance's are: verifiers there must look at the role claim")
+		}
 		if r.TokenExpiry != nil && *r.TokenExpiry > longLife {
 			warn("roles."+name+".tokenExpiry", "%v is long: a token cannot be revoked", *r.TokenExpiry)
 		}

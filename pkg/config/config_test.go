@@ -714,6 +714,9 @@ func TestWarnings(t *testing.T) {
 		{"Nova's door, without TLS", "listen: 127.0.0.1:1\nvendordata: {users: d0fd9128b4574898af1ba8f4e7836ede, listen: '192.0.2.5:18777'}\n" + auth + roles, nil, []string{"vendordata.listen: 192.0.2.5:18777 speaks plain HTTP: whoever reads along has Nova's token and every document; set tls (line 2)"}},
 		{"Nova's door, without TLS, on loopback", "listen: 127.0.0.1:1\nvendordata: {users: d0fd9128b4574898af1ba8f4e7836ede, listen: '127.0.0.1:18777'}\n" + auth + roles, nil, nil},
 
+		{"any audience, beside those of every instance", tls + "vendordata: {users: d0fd9128b4574898af1ba8f4e7836ede, from: 192.0.2.11, audience: vault}\n" + auth + roles + "    anyAudience: true\n", nil, []string{"roles.web.anyAudience: its tokens may be for vendordata.audience, too, as every instance's are: verifiers there must look at the role claim (line 11)"}},
+		{"any audience, and Nova's door closed", tls + auth + roles + "    anyAudience: true\n", nil, nil},
+
 		{"role by metadata alone", tls + auth + "roles:\n  web:\n    metadata: {role: web}\n", nil, []string{"roles.web: " + open + " (line 7)"}},
 		{"role for all", tls + auth + "roles:\n  web: {allowAnyInstance: true}\n", nil, []string{"roles.web: " + open + " (line 7)"}},
 		{"role of any project", tls + auth + "roles:\n  web: {projectID: '*'}\n", nil, []string{"roles.web: " + open + " (line 7)"}},
