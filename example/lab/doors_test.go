@@ -371,6 +371,12 @@ func namesake(t *testing.T) cloud {
 // agentOfOurs points Neutron's metadata agent at us until the test ends.
 func agentOfOurs(t *testing.T) {
 	t.Helper()
+	agentAt(t, "8776")
+}
+
+// agentAt points it at a port.
+func agentAt(t *testing.T, port string) {
+	t.Helper()
 	repoint := func(port string) {
 		script(t, "./down", "metadata-agent")
 		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
@@ -381,7 +387,7 @@ func agentOfOurs(t *testing.T) {
 			t.Fatalf("up: %v\n%s", err, out)
 		}
 	}
-	repoint("8776")
+	repoint(port)
 	t.Cleanup(func() { repoint("8775") })
 }
 
@@ -508,15 +514,26 @@ func TestIdentityFromTheMetadataService(t *testing.T) {
 		if status, _ := guest(t, id, metadataURL+"/openstack/latest/meta_data.json"); status != http.StatusOK {
 			t.Fatal("no metadata")
 		}
+		_, address := guest(t, id, metadataURL+"/latest/meta-data/local-ipv4")
+		project := facts.Projects["workloads"]
+		if answer := agentAsks(t, agentsAddr, id, project, address, "PUT /identity/token?role=agent"); !strings.HasPrefix(answer, "HTTP/1.1 200 ") {
+			t.Fatalf("before: %.300s", answer)
+		}
+		read := time.Now()
+		agentAsks(t, novaAddr, id, project, address, "GET /openstack/latest/meta_data.json")
 		demo.gone(t, id)
-		// What the agent remembers of the port is past; what it would say is not.
-		answer := agentAsks(t, agentsAddr, id, s["db-1"].ProjectID, "10.20.0.99", "PUT /identity/token?role=agent")
-		nova := agentAsks(t, novaAddr, id, s["db-1"].ProjectID, "10.20.0.99", "GET /openstack/latest/meta_data.json")
+		// Neutron knows the port no more; an agent that still did would say this.
+		answer := agentAsks(t, agentsAddr, id, project, address, "PUT /identity/token?role=agent")
+		nova := agentAsks(t, novaAddr, id, project, address, "GET /openstack/latest/meta_data.json")
 		if !strings.HasPrefix(answer, "HTTP/1.1 403 ") && !strings.HasPrefix(answer, "HTTP/1.1 500 ") {
 			t.Errorf("a token: %.300s", answer)
 		}
-		if !strings.HasPrefix(nova, "HTTP/1.1 200 ") {
-			t.Logf("Nova told of it no more: %.60q", nova)
+		lines := strings.Split(strings.TrimSpace(a.read("audit.log")), "\n")
+		if last := lines[len(lines)-1]; !strings.Contains(last, `"reason":"`+instanceUnknown) && !strings.Contains(last, `"reason":"`+cloudUnavailable) {
+			t.Errorf("it is refused for another reason: %s", last)
+		}
+		if took := time.Since(read); took < 10*time.Second && !strings.HasPrefix(nova, "HTTP/1.1 200 ") {
+			t.Errorf("Nova told of it no more after %v: %.60q", took, nova)
 		}
 	})
 
@@ -613,6 +630,11 @@ func tokenOf(t *testing.T, body string) string {
 // header in order and without what differs each time.
 func agentAsks(t *testing.T, address, id, project, from, request string) string {
 	t.Helper()
+	return agentSends(t, address, id, project, from, request, "")
+}
+
+func agentSends(t *testing.T, address, id, project, from, request, body string) string {
+	t.Helper()
 	c, err := (&net.Dialer{Timeout: 5 * time.Second}).DialContext(t.Context(), "tcp", address)
 	if err != nil {
 		t.Fatal(err)
@@ -621,8 +643,8 @@ func agentAsks(t *testing.T, address, id, project, from, request string) string 
 	if err := c.SetDeadline(time.Now().Add(60 * time.Second)); err != nil {
 		t.Fatal(err)
 	}
-	fmt.Fprintf(c, "%s HTTP/1.1\r\nHost: 169.254.169.254\r\nX-Forwarded-For: %s\r\nX-Instance-ID: %s\r\nX-Tenant-ID: %s\r\nX-Instance-ID-Signature: %s\r\nConnection: close\r\n\r\n",
-		request, from, id, project, sign(id))
+	fmt.Fprintf(c, "%s HTTP/1.1\r\nHost: 169.254.169.254\r\nX-Forwarded-For: %s\r\nX-Instance-ID: %s\r\nX-Tenant-ID: %s\r\nX-Instance-ID-Signature: %s\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s",
+		request, from, id, project, sign(id), len(body), body)
 	var status string
 	var header []string
 	reader := bufio.NewReader(c)

@@ -326,8 +326,8 @@ func TestKeystoneThatHangs(t *testing.T) {
 	}
 }
 
-// freeze stops a service of the lab until the test ends.
-func freeze(t *testing.T, name string) {
+// freeze stops a service of the lab until thaw is called, or the test ends.
+func freeze(t *testing.T, name string) (thaw func()) {
 	t.Helper()
 	data, err := os.ReadFile(filepath.Join(stateDir, "run", name+".pid"))
 	if err != nil {
@@ -337,8 +337,10 @@ func freeze(t *testing.T, name string) {
 	if _, err := fmt.Sscanf(string(data), "%d", &pid); err != nil || pid <= 1 {
 		t.Fatalf("%s: %q, %v", name, data, err)
 	}
-	t.Cleanup(func() { _ = syscall.Kill(-pid, syscall.SIGCONT) })
+	thaw = func() { _ = syscall.Kill(-pid, syscall.SIGCONT) }
+	t.Cleanup(thaw)
 	if err := syscall.Kill(-pid, syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
+	return thaw
 }
