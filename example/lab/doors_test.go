@@ -372,6 +372,10 @@ func namesake(t *testing.T) cloud {
 func agentOfOurs(t *testing.T) {
 	t.Helper()
 	agentAt(t, "8776")
+	waitFor(t, time.Minute, "the metadata service", func() bool {
+		status, _ := guest(t, "db-1", metadataURL+"/latest/meta-data/")
+		return status == http.StatusOK
+	})
 }
 
 // agentAt points it at a port.

@@ -125,7 +125,7 @@ func TestWhatATokenNeeds(t *testing.T) {
 		thaw := freeze(t, "nova-api")
 		answer := make(chan string, 1)
 		go func() {
-			r, err := http.NewRequest(http.MethodGet, "http://"+agentsAddr+"/latest/meta-data/instance-id", http.NoBody) //nolint:noctx // the client has a time-out
+			r, err := http.NewRequest(http.MethodGet, "http://"+agentsAddr+"/latest/meta-data/instance-id", http.NoBody)
 			if err != nil {
 				answer <- err.Error()
 				return

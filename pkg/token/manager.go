@@ -134,17 +134,22 @@ func NewManager(c Config, m ManagedConfig, store KeyStore, o ManagerOptions) (*M
 }
 
 func generateKey(algorithm string) (signingKey, error) {
-	var key crypto.Signer
-	var err error
-	if algorithm == ES256 {
-		key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	} else {
-		key, err = rsa.GenerateKey(rand.Reader, minRSABits)
+	for {
+		var key crypto.Signer
+		var err error
+		if algorithm == ES256 {
+			key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		} else {
+			key, err = rsa.GenerateKey(rand.Reader, minRSABits)
+		}
+		if err != nil {
+			return signingKey{}, err
+		}
+		// One in 64 has a kid that a command line takes for an option.
+		if made, err := newSigningKey(key); err != nil || !strings.HasPrefix(made.public.KeyID, "-") {
+			return made, err
+		}
 	}
-	if err != nil {
-		return signingKey{}, err
-	}
-	return newSigningKey(key)
 }
 
 // Load reads the key set for the first time. With a signingKeyFile it fails
