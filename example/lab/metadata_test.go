@@ -76,7 +76,7 @@ func TestWhatATokenNeeds(t *testing.T) {
 		if err := os.WriteFile(file, []byte("these are notes"), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		begin(t, "metrics:", "state: {type: file, file: {path: "+file+"}}\nmetrics:")
+		begin(t, "metrics:", "state: {type: file, file: {path: \""+file+"\"}}\nmetrics:")
 		passes(t)
 		token(t, 500)
 		if err := os.Remove(file); err != nil {
