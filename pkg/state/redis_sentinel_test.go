@@ -106,6 +106,8 @@ func TestSentinelFailover(t *testing.T) {
 					}
 					return nil
 				})
+				replica := redisClient(t, s.replica)
+				eventually(t, "the replica counts along", func() error { return replica.Get(t.Context(), "ona:c:k").Err() })
 				s.primary.Kill()
 				close(stop)
 				answered := highest()
