@@ -4,8 +4,6 @@ import (
 	"net"
 	"net/netip"
 	"sync"
-
-	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
 )
 
 // A connection costs some 40 KiB with TLS, and its body 64 more, before anyone
@@ -42,10 +40,7 @@ func (b *boundListener) Accept() (net.Conn, error) {
 		if !ok {
 			return c, nil
 		}
-		var from netip.Addr
-		if peer, err := netip.ParseAddrPort(c.RemoteAddr().String()); err == nil {
-			from = attest.Canonical(peer.Addr())
-		}
+		from := addrOf(c.RemoteAddr())
 		if !b.take(from) {
 			_ = c.Close()
 			continue

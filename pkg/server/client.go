@@ -1,6 +1,7 @@
 package server
 
 import (
+	"net"
 	"net/http"
 	"net/netip"
 	"slices"
@@ -11,8 +12,25 @@ import (
 
 const headerForwardedFor = "X-Forwarded-For"
 
-func (c ProxyConfig) trusts(addr netip.Addr) bool {
-	return slices.ContainsFunc(c.Trusted, func(p netip.Prefix) bool { return p.Contains(addr) })
+func (c ProxyConfig) trusts(addr netip.Addr) bool { return within(c.Trusted, addr) }
+
+func within(list []netip.Prefix, addr netip.Addr) bool {
+	return slices.ContainsFunc(list, func(p netip.Prefix) bool { return p.Contains(addr) })
+}
+
+// parsePeer reads the address:port of the other end of a connection.
+func parsePeer(s string) (netip.Addr, error) {
+	peer, err := netip.ParseAddrPort(s)
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	return attest.Canonical(peer.Addr()), nil
+}
+
+// addrOf is the zero value, which is within no network, for what is no address:port.
+func addrOf(a net.Addr) netip.Addr {
+	addr, _ := parsePeer(a.String())
+	return addr
 }
 
 // evidence is the address that the client was seen to speak from.
@@ -23,11 +41,10 @@ func (c ProxyConfig) trusts(addr netip.Addr) bool {
 // written by the client. Where nothing can be read, only the intermediary is
 // known, which proves nothing.
 func (c ProxyConfig) evidence(r *http.Request) attest.Evidence {
-	peer, err := netip.ParseAddrPort(r.RemoteAddr)
+	at, err := parsePeer(r.RemoteAddr)
 	if err != nil {
 		return attest.Evidence{}
 	}
-	at := attest.Canonical(peer.Addr())
 	if !c.trusts(at) {
 		return attest.FromAddress(at)
 	}

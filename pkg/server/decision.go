@@ -156,13 +156,18 @@ func (s *Server) grant(ctx context.Context, d *decision) error {
 // back with it, and so have it filled anew.
 func (s *Server) limit(d *decision) error {
 	if d.evidence.Recognised() {
-		if wait, ok := s.instances.Allow(d.request.instance, s.now()); !ok {
-			return &throttled{attest.ThrottledInstance, wait}
-		}
-		return nil
+		return s.limitInstance(d)
 	}
 	if wait, ok := s.throttle.Allow(d.evidence.Addr(), s.now()); !ok {
 		return &throttled{attest.ThrottledAddress, wait}
+	}
+	return nil
+}
+
+// limitInstance counts a request by instance.
+func (s *Server) limitInstance(d *decision) error {
+	if wait, ok := s.instances.Allow(d.request.instance, s.now()); !ok {
+		return &throttled{attest.ThrottledInstance, wait}
 	}
 	return nil
 }

@@ -46,17 +46,7 @@ func Listen(address string, t TLSConfig, p ProxyConfig, log *slog.Logger) (net.L
 	}
 	l = bound(l, maxConns, maxConnsOfOne, p.trusts)
 	if p.Via == ViaProtocol && len(p.Trusted) > 0 {
-		l = &proxyproto.Listener{
-			Listener:          l,
-			ReadHeaderTimeout: readHeaderTimeout,
-			ConnPolicy: func(o proxyproto.ConnPolicyOptions) (proxyproto.Policy, error) {
-				peer, err := netip.ParseAddrPort(o.Upstream.String())
-				if err == nil && p.trusts(peer.Addr().Unmap().WithZone("")) {
-					return proxyproto.REQUIRE, nil
-				}
-				return proxyproto.SKIP, nil
-			},
-		}
+		l = proxied(l, p.trusts)
 	}
 	if t.CertFile != "" {
 		config, err := tlsConfig(t, log)
@@ -67,6 +57,20 @@ func Listen(address string, t TLSConfig, p ProxyConfig, log *slog.Logger) (net.L
 		l = tls.NewListener(l, config)
 	}
 	return l, nil
+}
+
+// proxied has those who are trusted, and nobody else, speak the PROXY protocol.
+func proxied(l net.Listener, trusts func(netip.Addr) bool) *proxyproto.Listener {
+	return &proxyproto.Listener{
+		Listener:          l,
+		ReadHeaderTimeout: readHeaderTimeout,
+		ConnPolicy: func(o proxyproto.ConnPolicyOptions) (proxyproto.Policy, error) {
+			if trusts(addrOf(o.Upstream)) {
+				return proxyproto.REQUIRE, nil
+			}
+			return proxyproto.SKIP, nil
+		},
+	}
 }
 
 func tlsConfig(files TLSConfig, log *slog.Logger) (*tls.Config, error) {

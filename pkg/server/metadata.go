@@ -183,10 +183,6 @@ func readSmall(file string, limit int64) ([]byte, error) {
 	return data, err
 }
 
-func within(list []netip.Prefix, addr netip.Addr) bool {
-	return slices.ContainsFunc(list, func(p netip.Prefix) bool { return p.Contains(addr) })
-}
-
 // Listen opens the listener for metadata agents. Who is known to be none gets no
 // byte.
 func (a *Agents) Listen() (net.Listener, error) {
@@ -201,22 +197,14 @@ func (a *Agents) Listen() (net.Listener, error) {
 	}
 	l = bound(l, maxConns, maxConnsOfOne, known)
 	if len(c.Proxies) > 0 {
-		l = &proxyproto.Listener{
-			Listener:          l,
-			ReadHeaderTimeout: readHeaderTimeout,
-			ConnPolicy: func(o proxyproto.ConnPolicyOptions) (proxyproto.Policy, error) {
-				if within(c.Proxies, addrOf(o.Upstream)) {
-					return proxyproto.REQUIRE, nil
-				}
-				return proxyproto.SKIP, nil
-			},
-			ValidateHeader: func(h *proxyproto.Header) error {
-				if h.Version != 2 {
-					return errors.New("the PROXY protocol is wanted in version 2")
-				}
-				return nil
-			},
+		p := proxied(l, func(addr netip.Addr) bool { return within(c.Proxies, addr) })
+		p.ValidateHeader = func(h *proxyproto.Header) error {
+			if h.Version != 2 {
+				return errors.New("the PROXY protocol is wanted in version 2")
+			}
+			return nil
 		}
+		l = p
 	}
 	if c.TLS.CertFile == "" {
 		return l, nil
@@ -298,14 +286,6 @@ func (k *knownListener) Accept() (net.Conn, error) {
 	}
 }
 
-func addrOf(a net.Addr) netip.Addr {
-	peer, err := netip.ParseAddrPort(a.String())
-	if err != nil {
-		return netip.Addr{}
-	}
-	return attest.Canonical(peer.Addr())
-}
-
 // Agents serves Neutron's metadata agents, which speak for the instances behind
 // them:
 //
@@ -373,11 +353,11 @@ func (a *Agents) recognise(r *http.Request) error {
 	if a.config.TLS.ClientCAFile != "" && (r.TLS == nil || len(r.TLS.PeerCertificates) == 0) {
 		return errNoCertificate // what it shows, the handshake verified
 	}
-	peer, err := netip.ParseAddrPort(r.RemoteAddr)
+	peer, err := parsePeer(r.RemoteAddr)
 	if err != nil {
 		return err
 	}
-	if len(a.config.Agents) > 0 && !within(a.config.Agents, attest.Canonical(peer.Addr())) {
+	if len(a.config.Agents) > 0 && !within(a.config.Agents, peer) {
 		return errNotListed
 	}
 	if len(a.config.Agents) == 0 && a.config.TLS.ClientCAFile == "" {
@@ -394,8 +374,8 @@ func (a *Agents) turnAway(peer string, why error) {
 	}
 	s.metrics.strangers.Inc()
 	d := &decision{door: doorMetadata, requestID: newRequestID(), began: s.now(), peer: peer}
-	if at, err := netip.ParseAddrPort(peer); err == nil {
-		d.evidence = attest.FromAddress(at.Addr())
+	if at, err := parsePeer(peer); err == nil {
+		d.evidence = attest.FromAddress(at)
 	}
 	d.conclude(s.asStranger(d, &attest.Denied{Reason: attest.AgentUnknown, Detail: why.Error()}))
 	s.record(context.Background(), d)
@@ -448,10 +428,7 @@ func dropParameters(p string) string {
 func (a *Agents) identity(s *Server, w http.ResponseWriter, r *http.Request, at string) {
 	c := s.echo.NewContext(r, w)
 	s.name(c)
-	d := &decision{
-		door: doorMetadata, requestID: requestID(c), clientID: clean(r.Header.Get(echo.HeaderXRequestID)),
-		began: s.now(), peer: r.RemoteAddr,
-	}
+	d := s.begin(c, doorMetadata)
 	roles, err := a.judge(s, d, r, at)
 	d.settle(r.Context(), err)
 	s.record(r.Context(), d)

@@ -9,7 +9,6 @@ import (
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
-	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/hex"
@@ -668,25 +667,7 @@ func TestCertificatesOfAgents(t *testing.T) {
 		})
 		return h.serveAgents(t)
 	}
-	get := func(at string, by *authority) (int, error) {
-		pool := x509.NewCertPool()
-		pool.AddCert(ours.cert)
-		config := &tls.Config{RootCAs: pool}
-		if by != nil {
-			cert, err := tls.LoadX509KeyPair(by.issue(t, "agent"))
-			if err != nil {
-				t.Fatal(err)
-			}
-			config.Certificates = []tls.Certificate{cert}
-		}
-		c := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{TLSClientConfig: config, DisableKeepAlives: true}}
-		resp, err := c.Get("https://" + at + "/latest")
-		if err != nil {
-			return 0, err
-		}
-		defer resp.Body.Close()
-		return resp.StatusCode, nil
-	}
+	get := func(at string, by *authority) (int, error) { return agentGet(t, at, ours, by, "/latest") }
 	at := with()
 	if status, err := get(at, ours); status != http.StatusOK {
 		t.Errorf("an agent: %d, %v", status, err)

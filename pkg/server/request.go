@@ -129,21 +129,41 @@ func readFields(w http.ResponseWriter, r *http.Request) (map[string]string, erro
 	default:
 		return nil, &badRequest{http.StatusUnsupportedMediaType, "the body must be application/x-www-form-urlencoded or application/json"}
 	}
-	tooLong := &badRequest{http.StatusRequestEntityTooLarge, fmt.Sprintf("the body is longer than %d bytes", maxRequest)}
-	if r.ContentLength > maxRequest {
-		return nil, tooLong
+	if err := checkLength(r, maxRequest); err != nil {
+		return nil, err
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxRequest))
+	body, err := readBody(w, r, maxRequest)
 	if err != nil {
-		if errors.As(err, new(*http.MaxBytesError)) {
-			return nil, tooLong
-		}
-		return nil, badField("the body could not be read to its end")
+		return nil, err
 	}
 	if !utf8.Valid(body) {
 		return nil, badField("the body is not UTF-8")
 	}
 	return parse(body)
+}
+
+func tooLong(limit int64) *badRequest {
+	return &badRequest{http.StatusRequestEntityTooLarge, fmt.Sprintf("the body is longer than %d bytes", limit)}
+}
+
+// checkLength looks at how long a body says that it is.
+func checkLength(r *http.Request, limit int64) error {
+	if r.ContentLength > limit {
+		return tooLong(limit)
+	}
+	return nil
+}
+
+// readBody reads no more of a body than limit, whatever it says.
+func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, error) {
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
+	switch {
+	case errors.As(err, new(*http.MaxBytesError)):
+		return nil, tooLong(limit)
+	case err != nil:
+		return nil, badField("the body could not be read to its end")
+	}
+	return body, nil
 }
 
 func parseForm(body []byte) (map[string]string, error) {

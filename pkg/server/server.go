@@ -151,13 +151,20 @@ func requestID(c echo.Context) string {
 	return id
 }
 
+// begin is the decision about a request, of which nothing was judged yet.
+func (s *Server) begin(c echo.Context, door string) *decision {
+	r := c.Request()
+	return &decision{
+		door: door, requestID: requestID(c), clientID: clean(r.Header.Get(echo.HeaderXRequestID)),
+		began: s.now(), peer: r.RemoteAddr,
+	}
+}
+
 // auth is POST /auth.
 func (s *Server) auth(c echo.Context) error {
 	r := c.Request()
-	d := &decision{
-		door: doorAddress, requestID: requestID(c), clientID: clean(r.Header.Get(echo.HeaderXRequestID)),
-		began: s.now(), evidence: s.proxy.evidence(r), peer: r.RemoteAddr,
-	}
+	d := s.begin(c, doorAddress)
+	d.evidence = s.proxy.evidence(r)
 	d.settle(r.Context(), s.judge(r.Context(), d, c.Response(), r))
 	s.record(r.Context(), d)
 	return s.answer(c, d)

@@ -5,7 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
+	"maps"
 	"mime"
 	"net/http"
 	"net/netip"
@@ -115,10 +115,8 @@ func (s *Server) Vendordata() http.Handler {
 // vendordata is POST /vendordata.
 func (s *Server) vendordata(c echo.Context) error {
 	r := c.Request()
-	d := &decision{
-		door: doorVendordata, requestID: requestID(c), clientID: clean(r.Header.Get(echo.HeaderXRequestID)),
-		began: s.now(), evidence: s.proxy.evidence(r), peer: r.RemoteAddr,
-	}
+	d := s.begin(c, doorVendordata)
+	d.evidence = s.proxy.evidence(r)
 	ctx, cancel := context.WithTimeout(r.Context(), vendordataWait)
 	defer cancel()
 	document, err := s.vouch(ctx, d, c.Response(), r)
@@ -135,9 +133,7 @@ func (s *Server) vendordata(c echo.Context) error {
 		}
 	}
 	body["expires_at"] = expires.Format(time.RFC3339)
-	for key, value := range s.nova.Static {
-		body[key] = value
-	}
+	maps.Copy(body, s.nova.Static)
 	c.Response().Header().Set(echo.HeaderCacheControl, "no-store")
 	return c.JSON(http.StatusOK, body)
 }
@@ -156,8 +152,8 @@ func (s *Server) vouch(ctx context.Context, d *decision, w http.ResponseWriter, 
 	if d.request.instance, project, err = parseVendordata(w, r); err != nil {
 		return none, err
 	}
-	if wait, ok := s.instances.Allow(d.request.instance, s.now()); !ok {
-		return none, &throttled{attest.ThrottledInstance, wait}
+	if err := s.limitInstance(d); err != nil {
+		return none, err
 	}
 	vouched, in, err := s.attestor.Vouch(ctx, d.request.instance, project)
 	d.instance = in
@@ -166,7 +162,7 @@ func (s *Server) vouch(ctx context.Context, d *decision, w http.ResponseWriter, 
 	}
 	document, err := s.issuer.IssueDocument(vouched, s.nova.DocumentExpiry)
 	if err == nil && len(s.nova.Audience) > 0 {
-		d.token, err = s.issuer.IssueVouched(ctx, vouched, s.nova.Audience)
+		d.token, err = s.issuer.IssueVouched(vouched, s.nova.Audience)
 	}
 	if err != nil {
 		return none, &attest.Failure{Reason: attest.SigningUnavailable, Err: err}
@@ -199,28 +195,20 @@ func (s *Server) recogniseNova(ctx context.Context, from netip.Addr, r *http.Req
 	return nil
 }
 
-var vendordataTooLong = &badRequest{http.StatusRequestEntityTooLarge, fmt.Sprintf("the body is longer than %d bytes", maxVendordata)}
-
 // checkVendordata looks at what a request says of its body.
 func checkVendordata(r *http.Request) error {
 	if media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || media != "application/json" {
 		return &badRequest{http.StatusUnsupportedMediaType, "the body must be application/json"}
 	}
-	if r.ContentLength > maxVendordata {
-		return vendordataTooLong
-	}
-	return nil
+	return checkLength(r, maxVendordata)
 }
 
 // parseVendordata reads whom Nova asks for. What else the body says is the
 // owner's choice and may be secret: it is not kept.
 func parseVendordata(w http.ResponseWriter, r *http.Request) (id attest.InstanceID, project string, err error) {
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxVendordata))
-	if errors.As(err, new(*http.MaxBytesError)) {
-		return id, "", vendordataTooLong
-	}
+	body, err := readBody(w, r, maxVendordata)
 	if err != nil {
-		return id, "", badField("the body could not be read to its end")
+		return id, "", err
 	}
 	var fields map[string]json.RawMessage // a struct would take keys in any case
 	if err := json.Unmarshal(body, &fields); err != nil || fields == nil {

@@ -1,7 +1,6 @@
 package token
 
 import (
-	"context"
 	"crypto/hkdf"
 	"crypto/rand"
 	"crypto/sha256"
@@ -136,7 +135,7 @@ func (i *Issuer) VerifyDocument(compact string) (attest.Document, error) {
 
 // IssueVouched signs an ordinary token for an instance that Nova has vouched for,
 // without a role, for whoever was configured.
-func (i *Issuer) IssueVouched(_ context.Context, v attest.Vouched, audiences []string) (Token, error) {
+func (i *Issuer) IssueVouched(v attest.Vouched, audiences []string) (Token, error) {
 	if v.IsZero() || len(audiences) == 0 {
 		return Token{}, errNothingProven
 	}

@@ -82,7 +82,7 @@ func TestDocumentsAndTokensAreNotMistakenForEachOther(t *testing.T) {
 	segments := strings.Split(good, ".")
 	unsigned := base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"none","typ":"openstack-instance-document+jwt"}`)) + "." + segments[1] + "."
 	role := issue(t, i, attesttest.Identity(t, in, "web")).Compact
-	vouched, err := i.IssueVouched(t.Context(), attesttest.Vouched(t, in), []string{"keystone"})
+	vouched, err := i.IssueVouched(attesttest.Vouched(t, in), []string{"keystone"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -142,10 +142,10 @@ func TestNothingIsMadeForNobody(t *testing.T) {
 	if d, err := i.IssueDocument(attest.Vouched{}, documentLife); err == nil || d.Compact != "" {
 		t.Error("a document of nobody was made")
 	}
-	if d, err := i.IssueVouched(t.Context(), attest.Vouched{}, []string{"a"}); err == nil || d.Compact != "" {
+	if d, err := i.IssueVouched(attest.Vouched{}, []string{"a"}); err == nil || d.Compact != "" {
 		t.Error("a token of nobody was made")
 	}
-	if d, err := i.IssueVouched(t.Context(), attesttest.Vouched(t, fullInstance(t)), nil); err == nil || d.Compact != "" {
+	if d, err := i.IssueVouched(attesttest.Vouched(t, fullInstance(t)), nil); err == nil || d.Compact != "" {
 		t.Error("a token for nobody was made")
 	}
 }
@@ -156,7 +156,7 @@ func TestVouchedToken(t *testing.T) {
 		audiences []string
 		want      any
 	}{{[]string{"keystone"}, "keystone"}, {[]string{"keystone", "vault"}, []any{"keystone", "vault"}}} {
-		tok, err := i.IssueVouched(t.Context(), attesttest.Vouched(t, in), tt.audiences)
+		tok, err := i.IssueVouched(attesttest.Vouched(t, in), tt.audiences)
 		if err != nil {
 			t.Fatal(err)
 		}
