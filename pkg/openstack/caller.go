@@ -81,18 +81,13 @@ func (c *Client) Caller(ctx context.Context, token string, from netip.Addr) (use
 	if userID, ok := c.callers.remembered(hash); ok {
 		return userID, nobody(userID)
 	}
-	done := c.callers.calls.DoChan(string(hash[:]), func() (any, error) {
-		// Not in the time of whoever came first: others wait, too.
-		ctx, cancel := context.WithTimeout(c.life, c.cfg.Timeout)
-		defer cancel()
+	userID, err = share(ctx, c, &c.callers.calls, string(hash[:]), c.cfg.Timeout, func(ctx context.Context) (string, error) {
 		return c.callers.ask(ctx, hash, token, from)
 	})
-	select {
-	case r := <-done:
-		return r.Val.(string), r.Err
-	case <-ctx.Done():
-		return "", fmt.Errorf("keystone: %w", ctx.Err())
+	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+		err = fmt.Errorf("keystone: %w", err)
 	}
+	return userID, err
 }
 
 func nobody(userID string) error {
@@ -173,6 +168,8 @@ type failures struct {
 	most int
 }
 
+func (f failures) spent() bool { return *f.n >= f.most }
+
 func count[K comparable](counts *ttlCache[K, *int], key K, now time.Time) *int {
 	n, ok := counts.get(key, now)
 	if !ok {
@@ -185,14 +182,14 @@ func count[K comparable](counts *ttlCache[K, *int], key K, now time.Time) *int {
 func (c *callers) mayFail(all []failures) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return !slices.ContainsFunc(all, func(f failures) bool { return *f.n >= f.most })
+	return !slices.ContainsFunc(all, failures.spent)
 }
 
 // fail counts a check as one that finds nobody, until it is known better.
 func (c *callers) fail(all []failures) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if slices.ContainsFunc(all, func(f failures) bool { return *f.n >= f.most }) {
+	if slices.ContainsFunc(all, failures.spent) {
 		return false
 	}
 	for _, f := range all {

@@ -216,13 +216,11 @@ func (c *Client) connect(ctx context.Context) (*session, error) {
 	if s, err := c.connected(); s != nil || err != nil {
 		return s, err
 	}
-	done := c.connects.DoChan("", func() (any, error) {
+	return share(ctx, c, &c.connects, "", c.connectTimeout(), func(ctx context.Context) (*session, error) {
 		// Whoever was here before may have ended in between.
 		if s, err := c.connected(); s != nil || err != nil {
 			return s, err
 		}
-		ctx, cancel := context.WithTimeout(c.life, c.connectTimeout())
-		defer cancel()
 		s, err := c.login(ctx)
 		c.mu.Lock()
 		defer c.mu.Unlock()
@@ -238,14 +236,22 @@ func (c *Client) connect(ctx context.Context) (*session, error) {
 		}
 		return s, nil
 	})
+}
+
+// share makes one call for all who want the same of it. It has a time of its own,
+// not that of whoever came first, and none of them can end it by leaving.
+func share[T any](ctx context.Context, c *Client, calls *singleflight.Group, key string, limit time.Duration, call func(context.Context) (T, error)) (T, error) {
+	done := calls.DoChan(key, func() (any, error) {
+		ctx, cancel := context.WithTimeout(c.life, limit)
+		defer cancel()
+		return call(ctx)
+	})
 	select {
 	case r := <-done:
-		if r.Err != nil {
-			return nil, r.Err
-		}
-		return r.Val.(*session), nil
+		return r.Val.(T), r.Err
 	case <-ctx.Done():
-		return nil, ctx.Err()
+		var none T
+		return none, ctx.Err()
 	}
 }
 

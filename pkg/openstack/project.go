@@ -55,10 +55,7 @@ func (p *projects) get(ctx context.Context, id string) (project, error) {
 	if ok {
 		return known, nil
 	}
-	done := p.calls.DoChan(id, func() (any, error) {
-		// Not in the time of whoever came first: others wait, too.
-		ctx, cancel := context.WithTimeout(p.client.life, p.client.cfg.Timeout)
-		defer cancel()
+	return share(ctx, p.client, &p.calls, id, p.client.cfg.Timeout, func(ctx context.Context) (project, error) {
 		began := p.client.now()
 		s, err := p.client.connect(ctx)
 		if err != nil {
@@ -73,12 +70,6 @@ func (p *projects) get(ctx context.Context, id string) (project, error) {
 		p.known.put(id, found, began)
 		return found, nil
 	})
-	select {
-	case r := <-done:
-		return r.Val.(project), r.Err
-	case <-ctx.Done():
-		return project{}, ctx.Err()
-	}
 }
 
 func (s *session) project(ctx context.Context, id string) (project, error) {
