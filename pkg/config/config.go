@@ -344,9 +344,9 @@ func (c *Config) compileRoles() []error {
 		roles = append(roles, role)
 	}
 	c.RoleSet = attest.NewPolicy(roles...)
-	all = append(all, c.reservedAudiences()...)
 	if policy, err := c.RoleSet.IssuedBy(c.Auth.TokenIssuer); err == nil { // else reported at auth
 		c.RoleSet = policy
+		all = append(all, c.reservedAudiences()...)
 	}
 	return all
 }
@@ -354,13 +354,9 @@ func (c *Config) compileRoles() []error {
 // reservedAudiences finds those of the tokens that Nova is given which belong to
 // a role or to us: what asks for no role must not pass for one.
 func (c *Config) reservedAudiences() []error {
-	policy, err := c.RoleSet.IssuedBy(c.Auth.TokenIssuer)
-	if err != nil {
-		return nil // reported at auth
-	}
 	var all []error
 	for i, name := range c.Vendordata.Audience {
-		if a, err := attest.ParseAudience(name); err == nil && policy.Reserved(a) {
+		if a, err := attest.ParseAudience(name); err == nil && c.RoleSet.Reserved(a) {
 			all = append(all, fmt.Errorf("vendordata.audience[%d]: %q is a role's or ours, and the token in the answer to Nova has no role", i, name))
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/go-jose/go-jose/v4"
@@ -54,9 +55,25 @@ func (k Keys) source(issuer string) (source, error) {
 func LoadKeys(files []string) (Keys, error) {
 	var keys Keys
 	var problems []error
+	keys.keys, problems = loadFiles(files, func(file string) (signingKey, string, error) {
+		key, err := loadKey(file)
+		return key, key.public.KeyID, err
+	})
+	if len(files) == 0 {
+		problems = append(problems, errors.New("at least one signing key is needed"))
+	}
+	if len(files) > maxKeys {
+		problems = append(problems, fmt.Errorf("%d keys are more than the %d that verifiers take", len(files), maxKeys))
+	}
+	return keys, errors.Join(problems...)
+}
+
+// loadFiles reads a key of each file. load also says what tells it from others;
+// there is one error for each file at fault.
+func loadFiles[T any](files []string, load func(file string) (key T, id string, err error)) (keys []T, problems []error) {
 	seen := map[string]string{}
 	for _, file := range files {
-		key, err := loadKey(file)
+		key, id, err := load(file)
 		if err != nil {
 			var path *os.PathError
 			if errors.As(err, &path) {
@@ -65,20 +82,19 @@ func LoadKeys(files []string) (Keys, error) {
 			problems = append(problems, fmt.Errorf("%s: %w", file, err))
 			continue
 		}
-		if first, ok := seen[key.public.KeyID]; ok {
+		if first, ok := seen[id]; ok {
 			problems = append(problems, fmt.Errorf("%s: is the same key as %s", file, first))
 			continue
 		}
-		seen[key.public.KeyID] = file
-		keys.keys = append(keys.keys, key)
+		seen[id] = file
+		keys = append(keys, key)
 	}
-	if len(files) == 0 {
-		problems = append(problems, errors.New("at least one signing key is needed"))
-	}
-	if len(files) > maxKeys {
-		problems = append(problems, fmt.Errorf("%d keys are more than the %d that verifiers take", len(files), maxKeys))
-	}
-	return keys, errors.Join(problems...)
+	return keys, problems
+}
+
+// published reports whether one of the keys has a kid.
+func published(keys []signingKey, kid string) bool {
+	return slices.ContainsFunc(keys, func(k signingKey) bool { return k.public.KeyID == kid })
 }
 
 func loadKey(file string) (signingKey, error) {

@@ -311,8 +311,7 @@ func (m *Manager) advance(ctx context.Context) error {
 	var made []managedKey
 	reason := m.due(keys)
 	if reason != "" && len(m.withoutExpired(keys).keys) >= maxKeys {
-		return fmt.Errorf("rotation is due (%s), and the %d keys that verifiers take are published: the oldest is removed after %s",
-			reason, maxKeys, formatTime(removedAfter(keys.keys[len(keys.keys)-1])))
+		return fmt.Errorf("rotation is due (%s), and %w", reason, full(keys))
 	}
 	if reason != "" {
 		var err error
@@ -359,6 +358,12 @@ func (m *Manager) leadOf(next managedKey) time.Duration {
 
 // removedAfter is when nobody can hold a good token of a retired key.
 func removedAfter(k managedKey) time.Time { return k.retired.Add(keep(k.maxAge, k.life)) }
+
+// full says when there is room for another key.
+func full(keys *managedKeys) error {
+	return fmt.Errorf("the %d keys that verifiers take are published: the oldest is removed after %s",
+		maxKeys, formatTime(removedAfter(keys.keys[len(keys.keys)-1])))
+}
 
 // withoutExpired leaves out the retired keys whose time is over, by both clocks.
 func (m *Manager) withoutExpired(keys *managedKeys) *managedKeys {
@@ -453,16 +458,16 @@ func (m *Manager) repaired(value []byte) (keys *managedKeys, rewrite bool, err e
 func (m *Manager) hold(keys *managedKeys, value []byte) error {
 	was := m.keys()
 	h := &held{managed: keys}
-	published := slices.Clone(m.files)
+	all := slices.Clone(m.files)
 	if keys != nil {
 		for _, k := range keys.keys {
-			if !slices.ContainsFunc(published, func(p signingKey) bool { return p.public.KeyID == k.public.KeyID }) {
-				published = append(published, k.signingKey)
+			if !published(all, k.public.KeyID) {
+				all = append(all, k.signingKey)
 			}
 		}
 	}
 	var err error
-	if h.snapshot, err = newSnapshot(m.name, published); err != nil {
+	if h.snapshot, err = newSnapshot(m.name, all); err != nil {
 		return err
 	}
 	m.observe(keys)
@@ -472,8 +477,8 @@ func (m *Manager) hold(keys *managedKeys, value []byte) error {
 	case keys == nil:
 	case was == nil || keys.generation > was.generation:
 		m.log.Info("key set", "generation", keys.generation, "current", keys.current().public.KeyID, "next", keys.next().public.KeyID, "keys", len(keys.keys))
-		if len(published) > maxKeys {
-			m.log.Warn("more keys are published than some verifiers take", "keys", len(published), "limit", maxKeys)
+		if len(all) > maxKeys {
+			m.log.Warn("more keys are published than some verifiers take", "keys", len(all), "limit", maxKeys)
 		}
 	case keys != was && !keys.equal(was):
 		m.log.Error("key set in the state differs from the one held and has the same generation: the state went back in time; that of the state is taken", "generation", keys.generation)
@@ -585,8 +590,7 @@ func (m *Manager) rotate(ctx context.Context) (KeyInfo, error) {
 		}
 		keys = m.withoutExpired(keys)
 		if len(keys.keys) >= maxKeys {
-			return nil, fmt.Errorf("the %d keys that verifiers take are published: the oldest is removed after %s",
-				maxKeys, formatTime(removedAfter(keys.keys[len(keys.keys)-1])))
+			return nil, full(keys)
 		}
 		return keys.promote(made[0], now), nil
 	})
@@ -605,7 +609,7 @@ func (m *Manager) Revoke(ctx context.Context, kid string) error {
 }
 
 func (m *Manager) revoke(ctx context.Context, kid string) error {
-	if slices.ContainsFunc(m.files, func(k signingKey) bool { return k.public.KeyID == kid }) {
+	if published(m.files, kid) {
 		return fmt.Errorf("%s is a key of auth.signingKeyFile: take it out of the configuration of every replica", kid)
 	}
 	if _, err := m.read(ctx); err != nil {
@@ -729,7 +733,7 @@ func (m *Manager) infos(keys *managedKeys) []KeyInfo {
 		return all
 	}
 	for _, k := range keys.keys {
-		if slices.ContainsFunc(m.files, func(f signingKey) bool { return f.public.KeyID == k.public.KeyID }) {
+		if published(m.files, k.public.KeyID) {
 			continue
 		}
 		info := keyInfo(k)

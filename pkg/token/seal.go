@@ -42,24 +42,15 @@ type sealer struct{ aeads []cipher.AEAD }
 
 // loadSealer reads the files. The error joins one error for each file at fault.
 func loadSealer(files []string) (sealer, error) {
-	var s sealer
-	var problems []error
-	seen := map[string]string{}
-	for _, file := range files {
+	keys, problems := loadFiles(files, func(file string) ([]byte, string, error) {
 		key, err := loadEncryptionKey(file)
-		if err != nil {
-			var path *os.PathError
-			if errors.As(err, &path) {
-				err = path.Err // which would name the file again
-			}
-			problems = append(problems, fmt.Errorf("%s: %w", file, err))
-			continue
-		}
-		if first, ok := seen[string(key)]; ok {
-			problems = append(problems, fmt.Errorf("%s: is the same key as %s", file, first))
-			continue
-		}
-		seen[string(key)] = file
+		return key, string(key), err
+	})
+	if len(problems) > 0 {
+		return sealer{}, errors.Join(problems...)
+	}
+	var s sealer
+	for _, key := range keys {
 		block, err := aes.NewCipher(key)
 		if err != nil {
 			return sealer{}, err
@@ -69,9 +60,6 @@ func loadSealer(files []string) (sealer, error) {
 			return sealer{}, err
 		}
 		s.aeads = append(s.aeads, aead)
-	}
-	if len(problems) > 0 {
-		return sealer{}, errors.Join(problems...)
 	}
 	return s, nil
 }
