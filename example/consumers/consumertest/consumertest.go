@@ -456,6 +456,42 @@ func kid(t testing.TB, token string) any {
 	return parsed.Header["kid"]
 }
 
+// Verifies tries a verifier that prints the claims of a good token, and fails for
+// one that is not for an audience of the issuer's.
+func Verifies(t *testing.T, verify func(i *Issuer, token, audience string) (claims string, err error)) {
+	t.Helper()
+	const audience = "https://app.example.com"
+	i := Start(t, "", "  web: {allowAnyInstance: true, audience: ["+audience+"]}\n  original: {allowAnyInstance: true}\n")
+	good := i.Token(t, "web", "")
+	out, err := verify(i, good, audience)
+	var claims struct{ Sub string }
+	if err != nil || json.Unmarshal([]byte(out), &claims) != nil || claims.Sub != Instance {
+		t.Errorf("a good token: %v\n%s", err, out)
+	}
+	for name, bad := range i.Bad(t, good) {
+		if out, err := verify(i, bad, audience); err == nil {
+			t.Errorf("%s is accepted: %s", name, out)
+		}
+	}
+	if out, err := verify(i, i.Token(t, "original", ""), i.URL+"/roles/original"); err != nil {
+		t.Errorf("a token as the original has it: %v\n%s", err, out)
+	}
+}
+
+// ReadJSON reads an object that a consumer is configured with.
+func ReadJSON(t testing.TB, name string) map[string]any {
+	t.Helper()
+	data, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var v map[string]any
+	if err := json.Unmarshal(data, &v); err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
 // Run runs a command of a consumer's, and gives what it printed.
 func Run(t testing.TB, limit time.Duration, dir string, env []string, args ...string) (string, error) {
 	t.Helper()

@@ -39,14 +39,14 @@ func TestKeycloak(t *testing.T) {
 	k := start(t, port, i)
 
 	k.admin(t, "", map[string]any{"realm": "instances", "enabled": true})
-	provider := readJSON(t, "identity-provider.json")
+	provider := consumertest.ReadJSON(t, "identity-provider.json")
 	config := provider["config"].(map[string]any)
 	for name, value := range config {
 		config[name] = strings.ReplaceAll(value.(string), "https://id.example.com", i.URL)
 	}
 	k.admin(t, "/instances/identity-provider/instances", provider)
-	k.admin(t, "/instances/clients", readJSON(t, "client-of-an-instance.json"))
-	grant := readJSON(t, "client-of-the-grant.json")
+	k.admin(t, "/instances/clients", consumertest.ReadJSON(t, "client-of-an-instance.json"))
+	grant := consumertest.ReadJSON(t, "client-of-the-grant.json")
 	k.admin(t, "/instances/clients", grant)
 	user := k.admin(t, "/instances/users", map[string]any{"username": "web-1", "enabled": true, "firstName": "web", "lastName": "1", "email": "web-1@example.com"})
 	k.admin(t, user+"/federated-identity/nova-authenticator",
@@ -215,17 +215,4 @@ func (k *keycloak) try(t *testing.T, target string, form url.Values) (status int
 		return 0, nil
 	}
 	return resp.StatusCode, body
-}
-
-func readJSON(t *testing.T, name string) map[string]any {
-	t.Helper()
-	data, err := os.ReadFile(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var v map[string]any
-	if err := json.Unmarshal(data, &v); err != nil {
-		t.Fatal(err)
-	}
-	return v
 }

@@ -2,8 +2,6 @@
 package vault_test
 
 import (
-	"encoding/json"
-	"os"
 	"testing"
 	"time"
 
@@ -12,19 +10,6 @@ import (
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/example/consumers/consumertest"
 )
-
-func readJSON(t *testing.T, name string) map[string]any {
-	t.Helper()
-	data, err := os.ReadFile(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var v map[string]any
-	if err := json.Unmarshal(data, &v); err != nil {
-		t.Fatal(err)
-	}
-	return v
-}
 
 func TestVault(t *testing.T) {
 	i := consumertest.Start(t, "", `  web: {projectID: `+consumertest.Project+`, audience: [https://vault.example.com]}
@@ -49,10 +34,10 @@ func TestVault(t *testing.T) {
 			t.Fatalf("%s: %v, %v", path, resp, err)
 		}
 	}
-	settings := readJSON(t, "config.json")
+	settings := consumertest.ReadJSON(t, "config.json")
 	settings["oidc_discovery_url"], settings["bound_issuer"], settings["oidc_discovery_ca_pem"] = i.URL, i.URL, string(i.CA)
 	must(logical.UpdateOperation, "config", settings)
-	must(logical.CreateOperation, "role/web", readJSON(t, "role.json"))
+	must(logical.CreateOperation, "role/web", consumertest.ReadJSON(t, "role.json"))
 
 	good := i.Token(t, "web", "")
 	resp, err := write("login", map[string]any{"role": "web", "jwt": good})
