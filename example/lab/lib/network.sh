@@ -31,7 +31,7 @@ $(for section in privsep privsep_namespace privsep_conntrack privsep_link privse
 END
   cat >"$ETC/neutron/metadata.ini" <<END
 [DEFAULT]
-nova_metadata_host = 127.0.0.1
+nova_metadata_host = $METADATA_HOST
 nova_metadata_port = $METADATA_PORT
 metadata_proxy_shared_secret = $METADATA_SECRET
 metadata_workers = 0
