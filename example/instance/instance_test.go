@@ -3,9 +3,11 @@ package instance_test
 import (
 	"bytes"
 	"context"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -66,8 +68,14 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
-// run runs a script with a plain shell, and gives its exit status.
+// run runs a script in this world.
 func (w *world) run(t *testing.T, env []string, script string, args ...string) (status int, stdout, stderr string) {
+	t.Helper()
+	return run(t, append([]string{"METADATA_URL=" + w.URL}, env...), script, args...)
+}
+
+// run runs a script with a plain shell, and gives its exit status.
+func run(t *testing.T, env []string, script string, args ...string) (status int, stdout, stderr string) {
 	t.Helper()
 	shell := "sh"
 	if dash, err := exec.LookPath("dash"); err == nil {
@@ -76,7 +84,7 @@ func (w *world) run(t *testing.T, env []string, script string, args ...string) (
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, shell, append([]string{script}, args...)...)
-	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "METADATA_URL=" + w.URL, "NO_PROXY=*", "TMPDIR=" + t.TempDir()}, env...)
+	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "NO_PROXY=*", "TMPDIR=" + t.TempDir()}, env...)
 	var out, said bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &said
 	err := cmd.Run()
@@ -213,6 +221,39 @@ func TestLogins(t *testing.T) {
 	for _, args := range [][]string{{"vault-login.sh", "-a", w.URL, "-r", "web", "-t", file}, {"keystone-token.sh", "-k", w.URL + "/v3", "-p", "p", "-t", file}} {
 		if status, out, _ := w.run(t, nil, args[0], args[1:]...); status == 0 || out != "" {
 			t.Errorf("%s, refused: status %d, %q", args[0], status, out)
+		}
+	}
+}
+
+// Vault and Keystone behind a CA of their own.
+func TestLoginsOverTLS(t *testing.T) {
+	w := newWorld(t)
+	s := httptest.NewTLSServer(w.Config.Handler)
+	t.Cleanup(s.Close)
+	s.Config.ErrorLog = log.New(io.Discard, "", 0)
+	dir := t.TempDir()
+	file, ca := filepath.Join(dir, "token"), filepath.Join(dir, "ca.pem")
+	if err := errors.Join(os.WriteFile(file, []byte(jwt+"\n"), 0o600),
+		os.WriteFile(ca, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw}), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	for variable, args := range map[string][]string{
+		"VAULT_CACERT": {"vault-login.sh", "-a", s.URL, "-r", "web", "-t", file}, "OS_CACERT": {"keystone-token.sh", "-k", s.URL + "/v3", "-p", "project", "-t", file},
+	} {
+		if status, out, said := run(t, nil, args[0], append(args[1:], "-c", ca)...); status != 0 || out == "" {
+			t.Errorf("%s: status %d, %s", args[0], status, said)
+		}
+		if status, out, said := run(t, []string{variable + "=" + ca}, args[0], args[1:]...); status != 0 || out == "" {
+			t.Errorf("%s with %s: status %d, %s", args[0], variable, status, said)
+		}
+		if status, out, _ := run(t, nil, args[0], args[1:]...); status == 0 || out != "" {
+			t.Errorf("%s takes a certificate of nobody: status %d, %q", args[0], status, out)
+		}
+		if status, out, _ := run(t, nil, args[0], "--help"); status != 0 || !strings.Contains(out, "-c CAFILE") || strings.Contains(out, "umask") {
+			t.Errorf("%s --help: status %d: %s", args[0], status, out)
+		}
+		if status, out, _ := run(t, nil, args[0], "-x"); status != 2 || out != "" {
+			t.Errorf("%s -x: status %d: %s", args[0], status, out)
 		}
 	}
 }

@@ -12,6 +12,11 @@ set -eu
 umask 077
 
 address=${VAULT_ADDR:-} role="" mount=jwt file=/run/instance-token/token cafile=${VAULT_CACERT:-}
+usage() {
+    sed -n '2,/^set/s/^# \{0,1\}//p' "$0"
+    exit "$1"
+}
+[ "${1:-}" != --help ] || usage 0
 while getopts a:r:m:t:c:h option; do
     case $option in
     a) address=$OPTARG ;;
@@ -19,10 +24,8 @@ while getopts a:r:m:t:c:h option; do
     m) mount=$OPTARG ;;
     t) file=$OPTARG ;;
     c) cafile=$OPTARG ;;
-    *)
-        sed -n '2,/^set/s/^# \{0,1\}//p' "$0" >&2
-        exit 2
-        ;;
+    h) usage 0 ;;
+    *) usage 2 >&2 ;;
     esac
 done
 if [ -z "$address" ] || [ -z "$role" ]; then
