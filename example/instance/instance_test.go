@@ -7,7 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -230,7 +230,7 @@ func TestLoginsOverTLS(t *testing.T) {
 	w := newWorld(t)
 	s := httptest.NewTLSServer(w.Config.Handler)
 	t.Cleanup(s.Close)
-	s.Config.ErrorLog = log.New(io.Discard, "", 0)
+	s.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError) // handshakes that fail are meant to
 	dir := t.TempDir()
 	file, ca := filepath.Join(dir, "token"), filepath.Join(dir, "ca.pem")
 	if err := errors.Join(os.WriteFile(file, []byte(jwt+"\n"), 0o600),

@@ -52,7 +52,7 @@ func newServer(t *testing.T) *server {
 	dir := t.TempDir()
 	bin := filepath.Join(dir, program)
 	for _, command := range [][]string{{"go", "build", "-o", bin, "../../cmd/" + program}, {"sh", "../try-out.sh", dir, host}} {
-		if out, err := exec.CommandContext(t.Context(), command[0], command[1:]...).CombinedOutput(); err != nil { //nolint:gosec // our own
+		if out, err := exec.CommandContext(t.Context(), command[0], command[1:]...).CombinedOutput(); err != nil {
 			t.Fatalf("%v: %v\n%s", command, err, out)
 		}
 	}
