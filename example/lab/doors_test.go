@@ -381,18 +381,25 @@ func agentOfOurs(t *testing.T) {
 // agentAt points it at a port.
 func agentAt(t *testing.T, port string) {
 	t.Helper()
-	repoint := func(port string) {
+	leadAgent(t, "METADATA_PORT="+port)
+}
+
+// leadAgent restarts Neutron's metadata agent with settings of ./up, until the
+// test ends.
+func leadAgent(t *testing.T, settings ...string) {
+	t.Helper()
+	restart := func(settings []string) {
 		script(t, "./down", "metadata-agent")
 		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 		defer cancel()
 		cmd := exec.CommandContext(ctx, "./up")
-		cmd.Env = append(os.Environ(), "METADATA_PORT="+port)
+		cmd.Env = append(os.Environ(), settings...)
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Fatalf("up: %v\n%s", err, out)
 		}
 	}
-	repoint(port)
-	t.Cleanup(func() { repoint("8775") })
+	t.Cleanup(func() { restart(nil) })
+	restart(settings)
 }
 
 const putToken = metadataURL + "/identity/token?role=agent"

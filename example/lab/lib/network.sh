@@ -88,7 +88,7 @@ network_start() {
   start linuxbridge-agent ip netns exec "$NETNS" env PATH="$HERE/lib/bin:$PATH" \
     neutron-linuxbridge-agent "${conf[@]}" --config-file "$ETC/neutron/linuxbridge.ini"
   start l3-agent nsenter --net="/run/netns/$NETNS" neutron-l3-agent "${conf[@]}" --config-file "$ETC/neutron/l3.ini"
-  start metadata-agent neutron-metadata-agent "${conf[@]}" --config-file "$ETC/neutron/metadata.ini"
+  start metadata-agent neutron-metadata-agent "${conf[@]}" --config-file "$ETC/neutron/metadata.ini" ${METADATA_CONF:+--config-file "$METADATA_CONF"}
 }
 
 router_built() {
