@@ -16,6 +16,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/gophercloud/gophercloud/v2/openstack/identity/v3/users"
 )
 
 const identityTarget = "instance_identity"
@@ -71,6 +73,23 @@ func TestHowFailuresOfVendordataShow(t *testing.T) {
 			t.Errorf("the config drive has %s", got)
 		}
 		if log := a.read("audit.log"); !strings.Contains(log, `"reason":"caller_unknown"`) || !strings.Contains(log, "does nova.conf have") {
+			t.Errorf("the audit log has %s", log)
+		}
+	})
+	t.Run("with a token that was revoked: Nova gets another and tries once more", func(t *testing.T) {
+		admin := login(t, "admin")
+		before := doors(t, "")
+		vendordata(t, "web-1")
+		before.stop()                                 // what it remembers for a minute
+		for _, enabled := range []bool{false, true} { // ends all tokens of the user
+			if _, err := users.Update(t.Context(), admin.identity, nova, users.UpdateOpts{Enabled: &enabled}).Extract(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		a := doors(t, "")
+		vendordata(t, "web-1")
+		log := a.read("audit.log")
+		if no, yes := strings.Index(log, `"reason":"caller_unknown"`), strings.Index(log, `"reason":"granted"`); no < 0 || yes < no {
 			t.Errorf("the audit log has %s", log)
 		}
 	})

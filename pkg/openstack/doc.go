@@ -29,8 +29,8 @@
 // a good one within the hour. Good ones count for nothing, as each host of Nova has
 // its own, and one that was good before is always asked about again. So made up
 // tokens, and those of tenants, keep Keystone no busier than that, push no good one
-// out, and keep Nova's hosts out only before their first token and with more than
-// four addresses. Checks have connections of their own, so that a Keystone that hangs
+// out, and keep Nova's hosts out only before their first token and with four
+// addresses. Checks have connections of their own, so that a Keystone that hangs
 // takes none of Nova's.
 //
 // # Rights
