@@ -50,7 +50,7 @@ func serveDoor(stop context.Context, c *config.Config, log *slog.Logger, rest fu
 		failure = server.Serve(ctx, log, server.Endpoint{Name: "metadata agents", Listener: l, Handler: agents})
 		give()
 	}()
-	for err = rest(stop, d); c.MetadataService.Nova != "" && stop.Err() == nil && errors.As(err, new(missing)); err = rest(stop, d) {
+	for err = rest(stop, d); c.MetadataService.Nova != "" && errors.As(err, new(missing)); err = rest(stop, d) {
 		agents.Attach(nil)
 		log.Error("no token is issued; Nova's metadata is passed on", "error", err)
 		if !wait(stop, tryAgain) {

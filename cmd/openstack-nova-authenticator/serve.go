@@ -206,13 +206,6 @@ func (s *service) run(stop context.Context) error {
 		s.door.Attach(s.public)
 	}
 	var background sync.WaitGroup
-	hangup := make(chan os.Signal, 1)
-	signal.Notify(hangup, syscall.SIGHUP)
-	background.Go(func() {
-		for range hangup { // its default would end the process, to systemd's satisfaction
-			s.log.Warn("SIGHUP is not acted on: a changed configuration needs a restart")
-		}
-	})
 	background.Go(func() { _ = s.keys.Run(ctx) })
 	// Nova's metadata, and the key set, do not wait for Keystone.
 	var refused error
@@ -226,8 +219,6 @@ func (s *service) run(stop context.Context) error {
 		<-s.door.ended // what is in flight there needs the state, too
 	}
 	cancel()
-	signal.Stop(hangup)
-	close(hangup)
 	background.Wait()
 	return errors.Join(refused, err)
 }
@@ -287,6 +278,7 @@ func serve(ctx context.Context, file string, stdout, stderr io.Writer) error {
 		return err
 	}
 	log := newLog(c.Log, stderr)
+	defer outliveHangups(log)()
 	ver, rev := buildVersion()
 	log.Info("starting", "version", ver, "commit", rev, "file", file, "config", c.Hash)
 	for _, w := range c.Warnings() {
@@ -313,4 +305,20 @@ func serve(ctx context.Context, file string, stdout, stderr io.Writer) error {
 		log.Info("stopped")
 	}
 	return err
+}
+
+// outliveHangups has a SIGHUP do nothing, until the end that it gives: the default
+// would end the process, to systemd's satisfaction.
+func outliveHangups(log *slog.Logger) (end func()) {
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	go func() {
+		for range hangup {
+			log.Warn("SIGHUP is not acted on: a changed configuration needs a restart")
+		}
+	}()
+	return func() {
+		signal.Stop(hangup)
+		close(hangup)
+	}
 }

@@ -125,7 +125,10 @@ func Serve(ctx context.Context, log *slog.Logger, endpoints ...Endpoint) error {
 			MaxHeaderBytes: maxHeader,
 			HTTP2:          &http.HTTP2Config{MaxConcurrentStreams: maxStreams},
 			ConnContext:    withPeerUser,
-			ErrorLog:       slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+			// Handlers alone answer, also "OPTIONS *".
+			DisableGeneralOptionsHandler: true,
+
+			ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 		}
 		servers[i] = s
 		running.Go(func() {

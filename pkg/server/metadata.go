@@ -293,7 +293,9 @@ func (k *knownListener) Accept() (net.Conn, error) {
 //	GET /identity/roles    the roles that the instance could have here
 //
 // All else is Nova's, and goes there as it came; for that nothing of ours is
-// needed, neither cloud nor state nor keys. Of an answer other than 200 no more
+// needed, neither cloud nor state nor keys. What net/http takes for no request,
+// such as one for /%zz, reaches nobody and gets its 400; an agent sends none such,
+// as it writes the path anew. Of an answer other than 200 no more
 // than the status reaches the instance, and of those only 200, 400, 403, 404, 409
 // and 500 in all releases of the agent.
 type Agents struct {

@@ -342,7 +342,7 @@ type nova struct {
 func newNova(t testing.TB) *nova {
 	t.Helper()
 	n := &nova{}
-	n.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	n.Server = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		n.calls.Add(1)
 		body, _ := io.ReadAll(r.Body)
 		var header bytes.Buffer
@@ -363,6 +363,8 @@ func newNova(t testing.TB) *nova {
 		}
 		_, _ = io.WriteString(w, "<html>"+r.RequestURI)
 	}))
+	n.Config.DisableGeneralOptionsHandler = true
+	n.Start()
 	t.Cleanup(n.Close)
 	return n
 }
@@ -431,6 +433,8 @@ func TestNovaIsReachedUntouched(t *testing.T) {
 		"GET /identitytoken HTTP/1.1\r\nHost: x\r\n",
 		"GET /latest/identity/token HTTP/1.1\r\nHost: x\r\n",
 		"HEAD /latest HTTP/1.1\r\nHost: x\r\n",
+		"OPTIONS /latest HTTP/1.1\r\nHost: x\r\n",
+		"OPTIONS * HTTP/1.1\r\nHost: x\r\n",
 		"GET /none HTTP/1.1\r\nHost: x\r\nAccept-Encoding: gzip, deflate\r\n",
 		"GET /typed HTTP/1.1\r\nHost: x\r\nUser-Agent: curl/7\r\n",
 		"POST /openstack/latest/password HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n",
@@ -559,6 +563,7 @@ func TestProxiesOfAgents(t *testing.T) {
 	for _, tt := range []struct{ name, send, want string }{
 		{"the agent, by version 2", header(2, agentAddr, proxyproto.PROXY), "HTTP/1.1 200 "},
 		{"another, by version 2", header(2, "192.0.2.31", proxyproto.PROXY), "HTTP/1.1 403 "},
+		{"another, for the server as a whole", header(2, "192.0.2.31", proxyproto.PROXY) + "OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n", "HTTP/1.1 403 "},
 		{"the balancer for itself", header(2, agentAddr, proxyproto.LOCAL), "HTTP/1.1 403 "},
 		{"the agent, by version 1", header(1, agentAddr, proxyproto.PROXY), ""},
 		{"nobody", "", ""},
