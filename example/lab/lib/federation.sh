@@ -3,6 +3,8 @@
 # http://172.24.4.1:5001/v3. Only if FEDERATION_ISSUER says whose tokens it takes.
 
 FEDERATION_FILES=$HERE/../consumers/keystone
+# Outside the state folder, which may be closed to Apache's user.
+FEDERATION_BUNDLE=/run/oslab-federation-ca.pem
 
 federation_packages() {
   [ -z "$FEDERATION_ISSUER" ] || PACKAGES="$PACKAGES apache2-bin libapache2-mod-auth-openidc"
@@ -20,8 +22,9 @@ federation_start() {
   [ -n "$FEDERATION_ISSUER" ] || return 0
   local module modules=/usr/lib/apache2/modules
   mkdir -p "$ETC/apache" "$RUN/apache"
+  install -m 644 "${FEDERATION_CA:-/etc/ssl/certs/ca-certificates.crt}" "$FEDERATION_BUNDLE" || die "no CA for the federation"
   sed -e "s#https://id.example.com#$FEDERATION_ISSUER#g" \
-    -e "s#^OIDCCABundlePath .*#OIDCCABundlePath ${FEDERATION_CA:-/etc/ssl/certs/ca-certificates.crt}#" \
+    -e "s#^OIDCCABundlePath .*#OIDCCABundlePath $FEDERATION_BUNDLE#" \
     "$FEDERATION_FILES/apache/mod-auth-openidc.conf" >"$ETC/apache/federation.conf"
   {
     printf 'ServerRoot %s\nServerName %s\nDefaultRuntimeDir %s\nPidFile %s/apache.pid\n' "$ETC/apache" "$OUTSIDE4" "$RUN/apache" "$RUN/apache"
