@@ -71,6 +71,19 @@ func TestWhatATokenNeeds(t *testing.T) {
 		passes(t)
 		token(t, 500)
 	})
+	t.Run("the state is damaged, and mended", func(t *testing.T) {
+		file := filepath.Join(t.TempDir(), "state.db")
+		if err := os.WriteFile(file, []byte("these are notes"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		begin(t, "metrics:", "state: {type: file, file: {path: \""+file+"\"}}\nmetrics:")
+		passes(t)
+		token(t, 500)
+		if err := os.Remove(file); err != nil {
+			t.Fatal(err)
+		}
+		waitFor(t, 30*time.Second, "token", granted)
+	})
 	t.Run("there are no keys", func(t *testing.T) {
 		redis := exec.Command("redis-server", "--port", "16379", "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", t.TempDir())
 		if err := redis.Start(); err != nil {
