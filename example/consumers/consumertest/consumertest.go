@@ -26,7 +26,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -61,29 +60,9 @@ type Issuer struct {
 
 	project string // in which the instance is
 	key     crypto.Signer
-	bin     string
 	cmd     *exec.Cmd
 	log     *bytes.Buffer
 }
-
-var build = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "consumers-")
-	if err != nil {
-		return "", err
-	}
-	bin := filepath.Join(dir, "openstack-nova-authenticator")
-	// In its own module, with the dependencies that it is released with.
-	root, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "github.com/openstack-nova-authenticator/openstack-nova-authenticator").Output()
-	if err != nil {
-		return "", err
-	}
-	cmd := exec.Command("go", "build", "-o", bin, "./cmd/openstack-nova-authenticator") //nolint:gosec // our own folder
-	cmd.Dir = strings.TrimSpace(string(root))
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("%w\n%s", err, out)
-	}
-	return bin, nil
-})
 
 // Start runs the program until the test ends. roles is YAML, in the file's
 // columns; path is that of the issuer, "" for none.
@@ -108,10 +87,6 @@ func StartNamed(t testing.TB, issuer, roles string) *Issuer {
 
 func start(t testing.TB, path, roles, auth, more string) *Issuer {
 	t.Helper()
-	bin, err := build()
-	if err != nil {
-		t.Fatal(err)
-	}
 	cloud, err := simulator.Start()
 	if err != nil {
 		t.Fatal(err)
@@ -125,7 +100,8 @@ func start(t testing.TB, path, roles, auth, more string) *Issuer {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	i := &Issuer{Dir: dir, Cloud: cloud, bin: bin, log: &bytes.Buffer{}}
+	i := &Issuer{Dir: dir, Cloud: cloud, log: &bytes.Buffer{}}
+	i.build(t)
 	i.Move(Project)
 	port := FreePort(t)
 	i.URL = "https://127.0.0.1:" + port + path
@@ -150,7 +126,7 @@ throttle: {perAddress: {rate: 10000, burst: 10000}, perInstance: {rate: 10000, b
 vendordata: {users: [%s], from: 127.0.0.1}
 roles:
 %s`, port, auth, more, nova, roles))
-	i.cmd = exec.Command(bin, "-c", filepath.Join(i.Dir, "config.yml")) //nolint:gosec,noctx // our own program, which the cleanup ends in order
+	i.cmd = exec.Command(i.binary(), "-c", filepath.Join(i.Dir, "config.yml")) //nolint:gosec,noctx // our own program, which the cleanup ends in order
 	i.cmd.Stderr = i.log
 	i.cmd.Env = append(os.Environ(), "OS_AUTH_URL="+cloud.AuthURL(), "OS_USERNAME=authenticator", "OS_PASSWORD=secret-word", "OS_PROJECT_NAME=service",
 		"OS_USER_DOMAIN_NAME=Default", "OS_PROJECT_DOMAIN_NAME=Default", "OS_CLOUD=", "NO_PROXY=*")
@@ -178,6 +154,21 @@ roles:
 		return resp.StatusCode == http.StatusOK
 	})
 	return i
+}
+
+func (i *Issuer) binary() string { return filepath.Join(i.Dir, "openstack-nova-authenticator") }
+
+// build makes the program in its own module, with the dependencies that it is
+// released with.
+func (i *Issuer) build(t testing.TB) {
+	t.Helper()
+	root, err := exec.CommandContext(t.Context(), "go", "list", "-m", "-f", "{{.Dir}}", "github.com/openstack-nova-authenticator/openstack-nova-authenticator").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, err := Run(t, 5*time.Minute, strings.TrimSpace(string(root)), nil, "go", "build", "-o", i.binary(), "./cmd/openstack-nova-authenticator"); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
 }
 
 // Move makes the instance one of a project.
@@ -349,7 +340,7 @@ func (i *Issuer) Document(t testing.TB) string {
 // Command runs a command of the program on this issuer, such as keys rotate.
 func (i *Issuer) Command(t testing.TB, args ...string) (string, error) {
 	t.Helper()
-	return Run(t, time.Minute, i.Dir, nil, append([]string{i.bin, "-c", filepath.Join(i.Dir, "config.yml")}, args...)...)
+	return Run(t, time.Minute, i.Dir, nil, append([]string{i.binary(), "-c", filepath.Join(i.Dir, "config.yml")}, args...)...)
 }
 
 // Claims are those of a token.
