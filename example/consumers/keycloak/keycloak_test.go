@@ -132,7 +132,7 @@ func start(t *testing.T, port string, i *consumertest.Issuer) *keycloak {
 	}
 	var log bytes.Buffer
 	cmd := exec.CommandContext(t.Context(), filepath.Join(own, "bin/kc.sh"), "start-dev", "--http-host=127.0.0.1", "--http-port="+port,
-		"--http-management-port="+consumertest.FreePort(t), "--features=client-auth-federated,jwt-authorization-grant", "--truststore-paths="+i.CAFile)
+		"--http-management-port="+consumertest.FreePort(t), "--truststore-paths="+i.CAFile)
 	cmd.Env = append(os.Environ(), "KC_BOOTSTRAP_ADMIN_USERNAME=admin", "KC_BOOTSTRAP_ADMIN_PASSWORD=admin", "JAVA_OPTS_APPEND=-Xmx1g")
 	cmd.Stdout, cmd.Stderr = &log, &log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a script and what it starts
