@@ -141,7 +141,7 @@ openstack:
   timeout: 10s
 metrics: {listen: ""}
 admin: {socket: admin.sock}
-audit: {output: audit.log}
+audit: {output: audit.log, required: true}
 log: {format: text}
 throttle: {perAddress: {rate: 1000, burst: 1000}}
 roles:
