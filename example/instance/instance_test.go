@@ -281,25 +281,56 @@ func TestUnits(t *testing.T) {
 	}
 }
 
-// The user data is YAML that names the files that are here.
-func TestCloudInit(t *testing.T) {
-	text, err := os.ReadFile("cloud-init.yaml")
-	if err != nil {
+// The user data holds the files that are here, and what was asked for.
+func TestUserData(t *testing.T) {
+	type cloud struct {
+		CA struct{ Trusted []string } `yaml:"ca_certs"`
+
+		Files []struct{ Path, Content string } `yaml:"write_files"`
+		Run   [][]string                       `yaml:"runcmd"`
+	}
+	read := func(args ...string) (c cloud) {
+		t.Helper()
+		status, out, said := run(t, nil, "user-data.sh", args...)
+		if status != 0 || !strings.HasPrefix(out, "#cloud-config\n") || strings.Contains(out, "<") {
+			t.Errorf("status %d: %s\n%s", status, said, out)
+		}
+		if err := yaml.Unmarshal([]byte(out), &c); err != nil || len(c.Files) != 4 || len(c.Run) != 2 {
+			t.Fatalf("%+v, %v", c, err)
+		}
+		for _, f := range c.Files[1:] {
+			text, err := os.ReadFile(filepath.Base(f.Path))
+			if err != nil || f.Content != string(text) {
+				t.Errorf("%s is not what is here (%v): %s", f.Path, err, f.Content)
+			}
+		}
+		return c
+	}
+	if c := read(); c.Files[0].Content != "ROLE=web\n" || len(c.CA.Trusted) != 0 {
+		t.Errorf("%+v", c)
+	}
+	ca := filepath.Join(t.TempDir(), "a ca.pem")
+	const certificates = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
+	if err := os.WriteFile(ca, []byte(certificates), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if !bytes.HasPrefix(text, []byte("#cloud-config\n")) {
-		t.Error("cloud-init would not know it")
+	c := read("-r", "db", "-a", "https://vault.example.com/x?y=1&z=%20", "-u", "https://[fd24::1]:18775", "-c", ca)
+	if want := "ROLE=db\nAUDIENCE=https://vault.example.com/x?y=1&z=%20\nURL=https://[fd24::1]:18775\n"; c.Files[0].Content != want {
+		t.Errorf("%s: %q", c.Files[0].Path, c.Files[0].Content)
 	}
-	for _, name := range []string{"token.sh", "instance-token.service", "instance-token.timer"} {
-		if _, err := os.Stat(name); err != nil || !bytes.Contains(text, []byte(name)) {
-			t.Errorf("%s: %v", name, err)
+	if len(c.CA.Trusted) != 1 || c.CA.Trusted[0] != certificates {
+		t.Errorf("trusted: %q", c.CA.Trusted)
+	}
+	key := filepath.Join(t.TempDir(), "both.pem")
+	if err := os.WriteFile(key, []byte(certificates+"-----BEGIN PRIVATE KEY-----\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{{"-r", ""}, {"-r", "a b"}, {"-a", "a\nURL=http://elsewhere.example.com"}, {"-u", `"`}, {"-c", "/dev/null"}, {"-c", "/none"}, {"-c", key}, {"-x"}, {"more"}} {
+		if status, out, said := run(t, nil, "user-data.sh", args...); status != 2 || out != "" || said == "" {
+			t.Errorf("%q: status %d, %q, %q", args, status, out, said)
 		}
 	}
-	var cloud struct {
-		Files []struct{ Path string } `yaml:"write_files"`
-		Run   [][]string              `yaml:"runcmd"`
-	}
-	if err := yaml.Unmarshal(text, &cloud); err != nil || len(cloud.Files) != 4 || len(cloud.Run) != 2 {
-		t.Errorf("%+v, %v", cloud, err)
+	if status, out, _ := run(t, nil, "user-data.sh", "--help"); status != 0 || !strings.Contains(out, "-c CAFILE") || strings.Contains(out, "set -u") {
+		t.Errorf("--help: status %d: %s", status, out)
 	}
 }

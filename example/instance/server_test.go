@@ -268,7 +268,7 @@ func TestShellcheck(t *testing.T) {
 		t.Skip("shellcheck is not installed")
 	}
 	scripts, err := filepath.Glob("*.sh")
-	if err != nil || len(scripts) != 3 {
+	if err != nil || len(scripts) != 4 {
 		t.Fatalf("%v, %v", scripts, err)
 	}
 	if out, err := exec.CommandContext(t.Context(), tool, append([]string{"--shell=sh", "--enable=check-unassigned-uppercase"}, scripts...)...).CombinedOutput(); err != nil {

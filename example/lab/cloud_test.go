@@ -63,11 +63,15 @@ func (c cloud) create(t *testing.T, name string) string {
 // slow; see lib/driver.
 func (c cloud) request(t *testing.T, name string, metadata map[string]string) string {
 	t.Helper()
-	s, err := servers.Create(t.Context(), c.compute, servers.CreateOpts{
-		Name: name, ImageRef: facts.Images["tiny"], FlavorRef: facts.Flavors["m1.nano"],
-		Networks: []servers.Network{{UUID: facts.Servers["web-1"].NetworkID}},
-		Metadata: metadata,
-	}, nil).Extract()
+	return c.launch(t, servers.CreateOpts{Name: name, Metadata: metadata})
+}
+
+// launch is request with all that Nova takes.
+func (c cloud) launch(t *testing.T, opts servers.CreateOpts) string {
+	t.Helper()
+	opts.ImageRef, opts.FlavorRef = facts.Images["tiny"], facts.Flavors["m1.nano"]
+	opts.Networks = []servers.Network{{UUID: facts.Servers["web-1"].NetworkID}}
+	s, err := servers.Create(t.Context(), c.compute, opts, nil).Extract()
 	if err != nil {
 		t.Fatal(err)
 	}

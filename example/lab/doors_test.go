@@ -57,7 +57,7 @@ proxy: {trusted: 127.0.0.1}
 openstack: {cloud: authenticator, cloudsFile: %[3]s/clouds.yaml, timeout: 10s}
 metrics: {listen: ""}
 admin: {socket: admin.sock}
-audit: {output: audit.log}
+audit: {output: audit.log, required: true}
 log: {format: text}
 throttle: {perAddress: {rate: 1000, burst: 1000}, perInstance: {rate: 1000, burst: 1000}}
 vendordata:
@@ -739,15 +739,16 @@ func crawl(t *testing.T, s serverFacts) []string {
 	return paths
 }
 
-// cloudInit gives what Debian's cloud-init reads with its OpenStack data source.
-// $CLOUD_INIT_DEB is its package, for a machine without a network.
-func cloudInit(t *testing.T) func(server string) string {
+// cloudInitPackage is a folder with Debian's cloud-init, cloud-init_*.deb, whose
+// dependencies are installed. $CLOUD_INIT_DEB is the package, for a machine without
+// a network.
+func cloudInitPackage(t *testing.T) (dir string) {
 	t.Helper()
-	dir := t.TempDir()
+	dir = t.TempDir()
 	for _, command := range []string{
-		"if [ -n \"${CLOUD_INIT_DEB:-}\" ]; then cp \"$CLOUD_INIT_DEB\" cloud-init_.deb; else apt-get -qq download cloud-init; fi; dpkg -x cloud-init_*.deb .",
-		"dpkg -s python3-jsonpatch python3-jsonschema python3-configobj python3-oauthlib python3-requests python3-yaml python3-jinja2 >/dev/null 2>&1 || " +
-			"DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends python3-jsonpatch python3-jsonschema python3-configobj python3-oauthlib python3-requests python3-yaml python3-jinja2 >/dev/null",
+		"if [ -n \"${CLOUD_INIT_DEB:-}\" ]; then cp \"$CLOUD_INIT_DEB\" cloud-init_.deb; else apt-get -qq download cloud-init; fi",
+		"dpkg -s python3-jsonpatch python3-jsonschema python3-configobj python3-oauthlib python3-requests python3-yaml python3-jinja2 python3-netifaces python3-serial >/dev/null 2>&1 || " +
+			"DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends python3-jsonpatch python3-jsonschema python3-configobj python3-oauthlib python3-requests python3-yaml python3-jinja2 python3-netifaces python3-serial >/dev/null",
 	} {
 		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 		cmd := exec.CommandContext(ctx, "sh", "-ec", command)
@@ -758,6 +759,14 @@ func cloudInit(t *testing.T) func(server string) string {
 			t.Fatalf("%s: %v\n%s", command, err, out)
 		}
 	}
+	return dir
+}
+
+// cloudInit gives what Debian's cloud-init reads with its OpenStack data source.
+func cloudInit(t *testing.T) func(server string) string {
+	t.Helper()
+	dir := cloudInitPackage(t)
+	script(t, "sh", "-ec", "dpkg -x \"$1\"/cloud-init_*.deb \"$1\"", "sh", dir)
 	const read = `import json, sys
 sys.path.insert(0, sys.argv[1])
 from cloudinit.sources.helpers import openstack

@@ -80,6 +80,25 @@ func TestFederation(t *testing.T) {
 		t.Errorf("the servers of all projects: %d", status)
 	}
 
+	// The same with clouds.yaml, as openstack and SDKs read it.
+	text, err := os.ReadFile("../instance/clouds.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "clouds.yaml")
+	text = []byte(strings.NewReplacer("https://keystone.example.com:5000/v3", keystone, "7e562c1a85814230b973a83db9534b02", project).Replace(string(text)))
+	if err := os.WriteFile(file, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, "./instance", "web-1", "sh", "-ec",
+		`export OS_CLIENT_CONFIG_FILE="$1" OS_ACCESS_TOKEN="$(sh ../instance/token.sh -w address -u "$2" -c "$3" -r keystone)" && openstack --os-cloud instance token issue -f value -c project_id`,
+		"sh", file, issuer, caFile).Output()
+	if err != nil || strings.TrimSpace(string(out)) != project {
+		t.Errorf("by clouds.yaml: %q, %v\n%s", out, err, stderrOf(err))
+	}
+
 	if token, err := exchange("other-1", "keystone"); err == nil {
 		t.Errorf("an instance of another project got %q", token)
 	}

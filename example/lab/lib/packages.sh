@@ -4,7 +4,8 @@
 PACKAGES="python3-keystone python3-nova nova-common python3-neutron neutron-common
 python3-glance glance-common python3-placement python3-openstackclient
 mariadb-server-core mariadb-client-core rabbitmq-server uwsgi-plugin-python3
-haproxy radvd iputils-arping iputils-ping iptables ebtables bridge-utils conntrack ipset iproute2 kmod procps curl jq openssl"
+haproxy radvd iputils-arping iputils-ping iptables ebtables bridge-utils conntrack ipset iproute2 kmod procps curl jq openssl
+systemd ca-certificates"
 
 install_packages() {
   local missing policy=/usr/sbin/policy-rc.d
