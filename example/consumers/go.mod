@@ -12,6 +12,8 @@ require (
 	github.com/hashicorp/vault/sdk v0.25.1
 	github.com/minio/minio-go/v7 v7.4.1
 	github.com/openstack-nova-authenticator/openstack-nova-authenticator v0.0.0
+	github.com/spiffe/go-spiffe/v2 v2.6.0
+	google.golang.org/grpc v1.82.1
 	k8s.io/apimachinery v0.37.2
 	k8s.io/apiserver v0.37.2
 )
@@ -156,7 +158,6 @@ require (
 	google.golang.org/api v0.272.0 // indirect
 	google.golang.org/genproto/googleapis/api v0.0.0-20260526163538-3dc84a4a5aaa // indirect
 	google.golang.org/genproto/googleapis/rpc v0.0.0-20260526163538-3dc84a4a5aaa // indirect
-	google.golang.org/grpc v1.82.1 // indirect
 	google.golang.org/protobuf v1.36.12 // indirect
 	gopkg.in/go-jose/go-jose.v2 v2.6.3 // indirect
 	gopkg.in/inf.v0 v0.9.1 // indirect
