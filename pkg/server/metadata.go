@@ -402,8 +402,9 @@ func rawPath(r *http.Request) string {
 func leadsToUs(raw string) bool {
 	p := raw
 	for range 4 {
-		folded := strings.ToLower(strings.ReplaceAll(p, `\`, "/"))
-		for _, reading := range []string{folded, dropParameters(folded)} {
+		folded := strings.ToLower(p)
+		slashed := strings.ReplaceAll(folded, `\`, "/")
+		for _, reading := range []string{folded, dropParameters(folded), slashed, dropParameters(slashed)} {
 			clean := path.Clean("/" + reading)
 			if clean == strings.TrimSuffix(identityPrefix, "/") || strings.HasPrefix(clean, identityPrefix) {
 				return true

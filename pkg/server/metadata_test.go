@@ -508,7 +508,7 @@ var lookalikes = []string{
 	"/latest/../identity/token", "/./identity/token", "/%69dentity/token", "/identity/%74oken", "/identity%2ftoken", "/identity%2Ftoken", "/%2fidentity/token",
 	"/latest/%2e%2e/identity/token", "/latest/%2E./identity/token", "/identity;v=1/token", "/identity/token;v=1", "/Identity/token", "/IDENTITY/TOKEN",
 	`/identity\token`, `\identity/token`, "/%5cidentity/token", "/%2569dentity/token", "/%252fidentity/token", "/identity/tokens", "/identity/token%00", "/x;/../identity/token",
-	"/identity/roles/", "/..//identity/roles", "/%25252569dentity/x",
+	"/identity/roles/", "/..//identity/roles", "/%25252569dentity/x", `/a\b/../x/../identity`, `/x/../identity\token;/`,
 }
 
 func TestLookalikesAreNotFound(t *testing.T) {
