@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/simulator"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/state/statetest"
 )
 
 const (
@@ -94,6 +95,9 @@ func newSite(t *testing.T, bin string, ran *runs) *site {
 	}
 	for _, m := range []string{one, two} {
 		s.units[m] = &unit{name: program, command: []string{bin, "-c", s.root(m) + "/etc/" + program + "/config.yml"}, env: s.replicaEnv(m)}
+	}
+	if err := os.Symlink(statetest.Dir(t), s.root(redis)); err != nil {
+		t.Fatal(err)
 	}
 	for m, u := range s.units {
 		u.out, u.err = filepath.Join(dir, m+".out"), filepath.Join(dir, m+".err")
@@ -474,6 +478,13 @@ func (s *site) dump(t *testing.T) {
 			continue
 		}
 		t.Logf("%s on %s said last:\n%s", u.name, m, text[max(0, len(text)-4000):])
+		if out, err := os.ReadFile(u.out); err == nil {
+			for line := range bytes.Lines(out) {
+				if bytes.Contains(line, []byte(`"outcome":"failed"`)) {
+					t.Logf("%s on %s failed: %s", u.name, m, line)
+				}
+			}
+		}
 	}
 }
 

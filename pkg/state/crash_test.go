@@ -177,7 +177,7 @@ func TestWhatWasAnsweredSurvivesAKill(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			config := state.Config{Type: state.TypeFile, File: state.FileConfig{Path: filepath.Join(t.TempDir(), "state.db")}}
+			config := state.Config{Type: state.TypeFile, File: state.FileConfig{Path: filepath.Join(statetest.Dir(t), "state.db")}}
 			var server *statetest.Process
 			if tt.redis {
 				server = statetest.StartRedis(t, "--appendonly", "yes", "--appendfsync", "always")

@@ -35,7 +35,7 @@ func openFile(t *testing.T, path string) *state.File {
 func TestFile(t *testing.T) {
 	statetest.Run(t, func(t *testing.T, clock *statetest.Clock) state.Store {
 		t.Helper()
-		f, err := state.OpenFile(filepath.Join(t.TempDir(), "state.db"), clock.Now)
+		f, err := state.OpenFile(filepath.Join(statetest.Dir(t), "state.db"), clock.Now)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -44,7 +44,7 @@ func TestFile(t *testing.T) {
 }
 
 func TestFileSurvivesARestart(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "state.db")
+	path := filepath.Join(statetest.Dir(t), "state.db")
 	later := time.Now().Add(time.Hour)
 	f := openFile(t, path)
 	for range 3 {
@@ -126,7 +126,7 @@ func TestFileThatIsNotOurs(t *testing.T) {
 		{"a newer binary's file", newer, "has version 2, and 1 is the newest that this binary knows"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			path := filepath.Join(t.TempDir(), "state.db")
+			path := filepath.Join(statetest.Dir(t), "state.db")
 			if err := os.WriteFile(path, tt.data, 0o600); err != nil {
 				t.Fatal(err)
 			}
@@ -147,7 +147,7 @@ func TestFileThatIsNotOurs(t *testing.T) {
 
 // Wherever a file is cut off, it is refused, or nothing that it held is missing.
 func TestFileThatIsCutOff(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "state.db")
+	path := filepath.Join(statetest.Dir(t), "state.db")
 	f := openFile(t, path)
 	const values = 200
 	for i := range values {
@@ -162,7 +162,7 @@ func TestFileThatIsCutOff(t *testing.T) {
 	}
 	refused := 0
 	for size := len(whole); size > 0; size -= 4096 {
-		path := filepath.Join(t.TempDir(), "state.db") // bbolt keeps the lock of one it panicked about
+		path := filepath.Join(statetest.Dir(t), "state.db") // bbolt keeps the lock of one it panicked about
 		if err := os.WriteFile(path, whole[:size], 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -184,7 +184,7 @@ func TestFileThatIsCutOff(t *testing.T) {
 }
 
 func TestFileIsOfOneProcess(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "state.db")
+	path := filepath.Join(statetest.Dir(t), "state.db")
 	openFile(t, path)
 	if _, err := state.OpenFile(path, nil); err == nil || !strings.Contains(err.Error(), "another process holds it") {
 		t.Errorf("OpenFile of a file that is open = %v", err)
@@ -193,7 +193,7 @@ func TestFileIsOfOneProcess(t *testing.T) {
 
 func TestFileDoesNotGrowForEver(t *testing.T) {
 	clock := statetest.NewClock()
-	path := filepath.Join(t.TempDir(), "state.db")
+	path := filepath.Join(statetest.Dir(t), "state.db")
 	f, err := state.OpenFile(path, clock.Now)
 	if err != nil {
 		t.Fatal(err)
@@ -332,7 +332,7 @@ func TestFileOfVersion1(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	path := filepath.Join(t.TempDir(), "state.db")
+	path := filepath.Join(statetest.Dir(t), "state.db")
 	write(t, path, string(data))
 	f := openFile(t, path)
 	for key, want := range map[string]int64{"attempts/x": 2, "attempts/old": 0} {

@@ -57,7 +57,7 @@ func start(tb testing.TB, program string, args []string) *Process {
 		tb.Skipf("%s is not installed: %v", program, err)
 	}
 	for range 5 { // somebody else may be faster to take the port
-		p := &Process{Addr: FreeAddr(tb), Dir: tb.TempDir(), tb: tb, path: path, args: args}
+		p := &Process{Addr: FreeAddr(tb), Dir: Dir(tb), tb: tb, path: path, args: args}
 		err = p.run()
 		tb.Cleanup(p.Kill)
 		if err == nil {
@@ -66,6 +66,24 @@ func start(tb testing.TB, program string, args []string) *Process {
 	}
 	tb.Fatal(err)
 	return nil
+}
+
+// Dir is a folder that goes with the test, in memory where the system has such a
+// place: a state that waits for its disk for more than a second or two is one that
+// is away, and the disk of a machine that builds and tests can be that slow. A
+// benchmark's folder is on the disk.
+func Dir(tb testing.TB) string {
+	tb.Helper()
+	const memory = "/dev/shm"
+	if _, ok := tb.(*testing.B); ok {
+		return tb.TempDir()
+	}
+	dir, err := os.MkdirTemp(memory, "state-") //nolint:usetesting // that is on the disk
+	if err != nil {
+		return tb.TempDir()
+	}
+	tb.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
 }
 
 // FreeAddr is a host:port of the loopback where nobody listens.
