@@ -3,7 +3,6 @@
 package lab_test
 
 import (
-	"bytes"
 	"net/http"
 	"os"
 	"os/exec"
@@ -69,23 +68,9 @@ func TestAgentWithACertificate(t *testing.T) {
 	}
 
 	t.Run("at HAProxy", func(t *testing.T) {
-		haproxy := exec.Command("haproxy", "-db", "-f", example("haproxy.cfg", "192.0.2.10:8775", haproxyAddr+":8777", "/etc/haproxy/metadata.pem", dir+"/both.pem",
+		a := behindHAProxy(t, example("haproxy.cfg", "192.0.2.10:8775", haproxyAddr+":8777", "/etc/haproxy/metadata.pem", dir+"/both.pem",
 			"/etc/haproxy/", dir+"/", "/dev/log", "stderr", "192.0.2.11:18778", agentsAddr, "192.0.2.12:18778", "127.0.0.1:1", "192.0.2.11:8775", novaAddr,
 			"    server two 192.0.2.12:8775 check\n", ""))
-		var said bytes.Buffer
-		haproxy.Stdout, haproxy.Stderr = &said, &said
-		if err := haproxy.Start(); err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() {
-			_ = haproxy.Process.Kill()
-			_ = haproxy.Wait()
-			if t.Failed() {
-				t.Log(said.String())
-			}
-		})
-		a := doorsBut(t, "agents: 127.0.0.1\n", "agents: 127.0.0.1\n  proxies: 127.0.0.1\n",
-			"  nova: http://"+novaAddr+"\n", "", `metrics: {listen: ""}`, `metrics: {listen: "127.0.0.1:18776"}`)
 		leadAgent(t, "METADATA_HOST="+haproxyAddr, "METADATA_CONF="+example("metadata_agent.ini", append(agent, "192.0.2.10", haproxyAddr, "8775", "8777")...))
 		wanted(t, a)
 	})

@@ -219,6 +219,27 @@ func TestWhatTheAgentSays(t *testing.T) {
 	}
 }
 
+// behindHAProxy runs HAProxy with a configuration, and us behind it for the paths
+// that are ours.
+func behindHAProxy(t *testing.T, file string) *authenticator {
+	t.Helper()
+	haproxy := exec.Command("haproxy", "-db", "-f", file)
+	var said bytes.Buffer
+	haproxy.Stdout, haproxy.Stderr = &said, &said
+	if err := haproxy.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = haproxy.Process.Kill()
+		_ = haproxy.Wait()
+		if t.Failed() {
+			t.Log(said.String())
+		}
+	})
+	return doorsBut(t, "agents: 127.0.0.1\n", "agents: 127.0.0.1\n  proxies: 127.0.0.1\n",
+		"  nova: http://"+novaAddr+"\n", "", `metrics: {listen: ""}`, `metrics: {listen: "127.0.0.1:18776"}`)
+}
+
 // Through the path rule that we ship: Neutron's agent, HAProxy, and behind it Nova
 // and us. Without us Nova is as it was.
 func TestIdentityThroughHAProxy(t *testing.T) {
@@ -245,21 +266,7 @@ func TestIdentityThroughHAProxy(t *testing.T) {
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	haproxy := exec.Command("haproxy", "-db", "-f", file)
-	var said bytes.Buffer
-	haproxy.Stdout, haproxy.Stderr = &said, &said
-	if err := haproxy.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = haproxy.Process.Kill()
-		_ = haproxy.Wait()
-		if t.Failed() {
-			t.Log(said.String())
-		}
-	})
-	a := doorsBut(t, "agents: 127.0.0.1\n", "agents: 127.0.0.1\n  proxies: 127.0.0.1\n",
-		"  nova: http://"+novaAddr+"\n", "", `metrics: {listen: ""}`, `metrics: {listen: "127.0.0.1:18776"}`)
+	a := behindHAProxy(t, file)
 	agentAt(t, "8777")
 	waitFor(t, time.Minute, "identity", func() bool {
 		status, _ := guest(t, "db-1", "-X", "PUT", putToken)
