@@ -10,7 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/token"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/keyring"
 )
 
 // maxKeyFile bounds the file that keys import reads.
@@ -31,7 +31,7 @@ token has expired; all of that happens by itself.
 		Use: "list", Short: "List the signing keys", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var v struct {
-				Keys []token.KeyInfo `json:"keys"`
+				Keys []keyring.KeyInfo `json:"keys"`
 			}
 			q := request{method: http.MethodGet, path: []string{"keys"}, json: asJSON}
 			return operate(cmd.Context(), *file, stdout, stderr, q, &v, func(w io.Writer) { printKeys(w, v.Keys...) })
@@ -41,7 +41,7 @@ token has expired; all of that happens by itself.
 	rotate := &cobra.Command{
 		Use: "rotate", Short: "Let the next key sign from now on", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			var v token.KeyInfo
+			var v keyring.KeyInfo
 			q := request{method: http.MethodPost, path: []string{"keys", "rotate"}}
 			return operate(cmd.Context(), *file, stdout, stderr, q, &v, func(w io.Writer) { printKeys(w, v) })
 		},
@@ -69,7 +69,7 @@ now on: it is the one that verifiers know. Otherwise it becomes the next key.
 			if err != nil {
 				return err
 			}
-			var v token.KeyInfo
+			var v keyring.KeyInfo
 			q := request{method: http.MethodPost, path: []string{"keys", "import"}, body: pem}
 			return operate(cmd.Context(), *file, stdout, stderr, q, &v, func(w io.Writer) { printKeys(w, v) })
 		},
@@ -105,7 +105,7 @@ func readBounded(file string) ([]byte, error) {
 	return data, err
 }
 
-func printKeys(w io.Writer, keys ...token.KeyInfo) {
+func printKeys(w io.Writer, keys ...keyring.KeyInfo) {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "KID\tALGORITHM\tSTATE\tPUBLISHED\tSIGNS SINCE\tRETIRED\tREMOVED AFTER")
 	at := func(t time.Time) string {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/config"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/keyring"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/openstack"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/server"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/state"
@@ -64,7 +65,7 @@ type service struct {
 	cloud     *openstack.Client
 	audit     *server.AuditLog
 	store     state.Store
-	keys      *token.Manager
+	keys      *keyring.Ring
 	health    *server.Health
 	endpoints []server.Endpoint
 	linger    time.Duration // between SIGTERM and the end of service
@@ -146,7 +147,8 @@ func (s *service) openState(c *config.Config) (err error) {
 	if s.store, err = state.Open(c.State, nil); err != nil {
 		return err
 	}
-	s.keys, err = token.NewManager(c.Auth.Config, c.Keys, s.store, token.ManagerOptions{
+	s.keys, err = keyring.New(c.Keys, s.store, keyring.Options{
+		Issuer: c.Auth.TokenIssuer, SigningKeyFile: c.Auth.SigningKeyFile,
 		Log: s.log, Initialize: c.State.Type != state.TypeRedis, LongestLife: c.LongestLife(),
 	})
 	return err

@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/keyring"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/openstack"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/ratelimit"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/server"
@@ -44,7 +45,7 @@ type Config struct {
 	// Auth says when an instance may ask, and what signs its token.
 	Auth Auth `yaml:"auth"`
 	// Keys are the managed signing keys, which are in the state.
-	Keys token.ManagedConfig `yaml:"keys"`
+	Keys keyring.Config `yaml:"keys"`
 	// State says where attempts are counted and keys are kept. Its type defaults
 	// to memory in a file that names a signingKeyFile, as one for the original
 	// tool does.
@@ -74,7 +75,7 @@ type Config struct {
 	// RoleSet is Roles, compiled.
 	RoleSet attest.Policy `yaml:"-"`
 	// SigningKeys are those of auth.signingKeyFile, read.
-	SigningKeys token.Keys `yaml:"-"`
+	SigningKeys keyring.Keys `yaml:"-"`
 
 	lines map[string]int
 }
@@ -118,7 +119,7 @@ func Default() Config {
 			Window: attest.Window{Limit: 3, Period: 5 * time.Minute, Since: attest.SinceCreated},
 			Config: token.Config{TokenExpiry: 10 * time.Minute},
 		},
-		Keys: token.ManagedConfig{Algorithm: token.RS256, RotationPeriod: 30 * 24 * time.Hour, MaxAge: 5 * time.Minute},
+		Keys: keyring.Config{Algorithm: keyring.RS256, RotationPeriod: 30 * 24 * time.Hour, MaxAge: 5 * time.Minute},
 		State: state.Config{
 			Type:  state.TypeFile,
 			File:  state.FileConfig{Path: "state.db"},
@@ -273,14 +274,14 @@ func (c *Config) validate() []error {
 	if slices.Contains(c.Auth.SigningKeyFile, "") {
 		add("auth.signingKeyFile: ", errors.New("an empty value names no file"))
 	} else if len(c.Auth.SigningKeyFile) > 0 {
-		keys, err := token.LoadKeys(c.Auth.SigningKeyFile)
+		keys, err := keyring.LoadKeys(c.Auth.SigningKeyFile)
 		add("auth.signingKeyFile: ", err)
 		c.SigningKeys = keys
 	}
 	add("keys.", c.Keys.Validate())
 	add("keys.", c.Keys.ValidateLife(c.LongestLife()))
 	if !slices.Contains(c.Keys.EncryptionKeyFile, "") {
-		add("keys.encryptionKeyFile: ", token.ValidateEncryptionKeys(c.Keys.EncryptionKeyFile))
+		add("keys.encryptionKeyFile: ", keyring.ValidateEncryptionKeys(c.Keys.EncryptionKeyFile))
 	}
 	add("state.", c.State.Validate())
 	if c.State.Type == state.TypeRedis && len(c.Auth.SigningKeyFile) == 0 && len(c.Keys.EncryptionKeyFile) == 0 {

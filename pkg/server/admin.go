@@ -13,7 +13,7 @@ import (
 	"time"
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
-	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/token"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/keyring"
 )
 
 const (
@@ -34,7 +34,7 @@ type Status struct {
 type AdminOptions struct {
 	Status   Status
 	Register *attest.Register
-	Keys     *token.Manager
+	Keys     *keyring.Ring
 	// Save writes a copy of the state. Optional: without it the state is none
 	// of one file.
 	Save func(io.Writer) error
@@ -99,7 +99,7 @@ func AdminHandler(o AdminOptions) http.Handler {
 	})
 	a.read("GET /keys", func(r *http.Request) (any, error) {
 		keys, err := o.Keys.List(r.Context())
-		return map[string][]token.KeyInfo{"keys": keys}, err
+		return map[string][]keyring.KeyInfo{"keys": keys}, err
 	})
 	a.change("POST /keys/init", "keys init", func(r *http.Request, _ func(slog.Attr)) (any, error) {
 		if o.InitState != nil {

@@ -28,6 +28,7 @@ import (
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest/attesttest"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/keyring"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/ratelimit"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/server"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/token"
@@ -179,7 +180,7 @@ func newIssuer(t testing.TB, name string) *token.Issuer {
 	if err := os.WriteFile(file, data, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	keys, err := token.LoadKeys([]string{file})
+	keys, err := keyring.LoadKeys([]string{file})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -58,7 +58,7 @@
 // A primary that was only cut off from the Sentinels still answers those on its
 // side, for as long as it believes that it is one; min-replicas-to-write on it, or
 // waitReplicas, ends that. The key set is not lost: a replica of ours that holds a
-// newer one writes it back (package token).
+// newer one writes it back (package keyring).
 //
 // # Figures
 //

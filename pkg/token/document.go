@@ -1,10 +1,7 @@
 package token
 
 import (
-	"crypto/hkdf"
 	"crypto/rand"
-	"crypto/sha256"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"time"
@@ -41,17 +38,6 @@ func ValidateDocumentExpiry(d time.Duration) error {
 	return nil
 }
 
-// documentSecret is made of a signing key, so that it is wherever that is, comes
-// and goes with it, and is known to all who have it; the key set shows nothing of
-// it (RFC 5869).
-func documentSecret(key signingKey) ([]byte, error) {
-	der, err := x509.MarshalPKCS8PrivateKey(key.private)
-	if err != nil {
-		return nil, err
-	}
-	return hkdf.Key(sha256.New, der, nil, documentType, sha256.Size)
-}
-
 type documentClaims struct {
 	jwt.RegisteredClaims
 	ProjectID string `json:"project_id"`
@@ -64,7 +50,7 @@ func (i *Issuer) IssueDocument(v attest.Vouched, life time.Duration) (Token, err
 	if v.IsZero() {
 		return Token{}, errNothingProven
 	}
-	if err := i.keys.usable(); err != nil {
+	if err := i.keys.Usable(); err != nil {
 		return Token{}, err
 	}
 	in, now := v.Instance(), i.now().Truncate(time.Second)
@@ -81,8 +67,12 @@ func (i *Issuer) IssueDocument(v attest.Vouched, life time.Duration) (Token, err
 	}
 	unsigned := jwt.NewWithClaims(jwt.SigningMethodHS256, claims)
 	unsigned.Header["typ"] = documentType
+	secrets := i.current().documents
+	if len(secrets) == 0 {
+		return Token{}, errNoKey
+	}
 	var err error
-	if t.Compact, err = unsigned.SignedString(i.keys.snapshot().documents[0]); err != nil {
+	if t.Compact, err = unsigned.SignedString(secrets[0]); err != nil {
 		return Token{}, fmt.Errorf("sign a document: %w", err)
 	}
 	return t, nil
@@ -92,7 +82,7 @@ func (i *Issuer) IssueDocument(v attest.Vouched, life time.Duration) (Token, err
 // about the instance as Nova has it, attest decides. The error is
 // [ErrInvalidDocument], or that nothing can be verified now.
 func (i *Issuer) VerifyDocument(compact string) (attest.Document, error) {
-	if err := i.keys.usable(); err != nil {
+	if err := i.keys.Usable(); err != nil {
 		return attest.Document{}, err
 	}
 	invalid := func(err error) (attest.Document, error) {
@@ -109,7 +99,7 @@ func (i *Issuer) VerifyDocument(compact string) (attest.Document, error) {
 			return nil, fmt.Errorf("its typ is %q", t.Header["typ"])
 		}
 		var set jwt.VerificationKeySet
-		for _, secret := range i.keys.snapshot().documents {
+		for _, secret := range i.current().documents {
 			set.Keys = append(set.Keys, secret)
 		}
 		return set, nil
@@ -139,7 +129,7 @@ func (i *Issuer) IssueVouched(v attest.Vouched, audiences []string) (Token, erro
 	if v.IsZero() || len(audiences) == 0 {
 		return Token{}, errNothingProven
 	}
-	if err := i.keys.usable(); err != nil {
+	if err := i.keys.Usable(); err != nil {
 		return Token{}, err
 	}
 	in := v.Instance()

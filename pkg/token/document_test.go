@@ -14,6 +14,7 @@ import (
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest/attesttest"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/keyring"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/token"
 )
 
@@ -124,7 +125,7 @@ func TestDocumentsFollowTheKeys(t *testing.T) {
 	old, next := newEC(t, elliptic.P256()), sharedRSA()
 	made := document(t, newIssuer(t, issuerURL, load(t, old)), fullInstance(t)).Compact
 	for name, tt := range map[string]struct {
-		keys token.Keys
+		keys keyring.Keys
 		ok   bool
 	}{
 		"another process with the key":    {load(t, old), true},

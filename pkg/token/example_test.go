@@ -15,6 +15,7 @@ import (
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest/attesttest"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/keyring"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/token"
 )
 
@@ -46,7 +47,7 @@ func example() error {
 	if err := config.Validate(); err != nil {
 		return err
 	}
-	keys, err := token.LoadKeys(config.SigningKeyFile)
+	keys, err := keyring.LoadKeys(config.SigningKeyFile)
 	if err != nil {
 		return err
 	}

@@ -25,6 +25,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/keyring"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/token"
 )
 
@@ -117,13 +118,13 @@ func write(t testing.TB, data []byte) string {
 }
 
 // load makes signing keys of private ones, in their order.
-func load(t testing.TB, private ...crypto.Signer) token.Keys {
+func load(t testing.TB, private ...crypto.Signer) keyring.Keys {
 	t.Helper()
 	var files []string
 	for _, key := range private {
 		files = append(files, write(t, pkcs8(t, key)))
 	}
-	keys, err := token.LoadKeys(files)
+	keys, err := keyring.LoadKeys(files)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -157,12 +158,12 @@ func b64(b []byte) string { return base64.RawURLEncoding.EncodeToString(b) }
 // signedAt is when the tests' issuers sign.
 var signedAt = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
 
-func newIssuer(t testing.TB, url string, keys token.Keys) *token.Issuer {
+func newIssuer(t testing.TB, url string, keys keyring.Keys) *token.Issuer {
 	t.Helper()
 	return newIssuerByRole(t, url, keys, nil)
 }
 
-func newIssuerByRole(t testing.TB, url string, keys token.Keys, byRole map[attest.RoleName]token.RoleConfig) *token.Issuer {
+func newIssuerByRole(t testing.TB, url string, keys keyring.Keys, byRole map[attest.RoleName]token.RoleConfig) *token.Issuer {
 	t.Helper()
 	i, err := token.NewIssuer(token.Config{TokenIssuer: url, TokenExpiry: 10 * time.Minute}, keys, byRole, nil)
 	if err != nil {

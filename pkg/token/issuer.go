@@ -8,16 +8,14 @@ import (
 	"net/url"
 	"regexp"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/keyring"
 )
-
-// MaxAge is how long a verifier may keep the key set and the discovery
-// document, unless the issuer says otherwise; see [Issuer.MaxAge].
-const MaxAge = 5 * time.Minute
 
 // The paths below the issuer's own (OpenID Connect Discovery 1.0, section 4;
 // RFC 8615).
@@ -28,7 +26,7 @@ const (
 
 const (
 	minExpiry = 10 * time.Second
-	maxExpiry = 24 * time.Hour
+	maxExpiry = keyring.MaxLife
 )
 
 // Config says what tokens look like and what signs them.
@@ -84,7 +82,8 @@ type Document struct {
 type Issuer struct {
 	url      *url.URL
 	name     string
-	keys     source
+	keys     KeySource
+	rendered atomic.Pointer[rendered]
 	usual    profile
 	byRole   map[attest.RoleName]profile
 	projects Projects
@@ -93,8 +92,8 @@ type Issuer struct {
 	Now func() time.Time
 }
 
-// NewIssuer makes an issuer that signs with keys, which are [Keys] or a
-// [Manager]. byRole has what differs for roles from the configuration. projects
+// NewIssuer makes an issuer that signs with keys, which are [keyring.Keys] or a
+// [keyring.Ring]. byRole has what differs for roles from the configuration. projects
 // may be nil if no role needs it.
 func NewIssuer(c Config, keys KeySource, byRole map[attest.RoleName]RoleConfig, projects Projects) (*Issuer, error) {
 	u, err := parseIssuer(c.TokenIssuer)
@@ -119,10 +118,11 @@ func NewIssuer(c Config, keys KeySource, byRole map[attest.RoleName]RoleConfig, 
 		}
 		i.byRole[role], longest = p, max(longest, p.expiry)
 	}
-	if i.keys, err = keys.source(c.TokenIssuer); err != nil {
+	if err := keys.Check(c.TokenIssuer); err != nil {
 		return nil, fmt.Errorf("token issuer: %w", err)
 	}
-	i.keys.willIssue(longest)
+	i.keys = keys
+	i.keys.WillIssue(longest)
 	return i, nil
 }
 
@@ -166,28 +166,30 @@ func (i *Issuer) Path() string { return strings.TrimSuffix(i.url.Path, "/") }
 func (i *Issuer) Name() string { return i.name }
 
 // Discovery is the provider's metadata (OpenID Connect Discovery 1.0, section 3).
-func (i *Issuer) Discovery() Document { return i.keys.snapshot().discovery }
+func (i *Issuer) Discovery() Document { return i.current().discovery }
 
 // JWKS is the key set (RFC 7517, section 5).
-func (i *Issuer) JWKS() Document { return i.keys.snapshot().jwks }
+func (i *Issuer) JWKS() Document { return i.current().jwks }
 
 // MaxAge is how long a verifier may keep either.
-func (i *Issuer) MaxAge() time.Duration { return i.keys.maxAge() }
+func (i *Issuer) MaxAge() time.Duration { return i.keys.MaxAge() }
 
 // errNothingProven says that a zero identity was handed in.
 var errNothingProven = errors.New("an identity that nothing has proven is not signed")
+
+var errNoKey = errors.New("there is no signing key")
 
 // userValue is what a value that users choose must look like to be in a token:
 // verifiers split claims at separators and put them into paths and templates.
 var userValue = regexp.MustCompile(`\A[A-Za-z0-9][A-Za-z0-9_.-]{0,62}\z`)
 
 // Issue signs an identity. An error is a failure of ours or of the cloud, never
-// a verdict; ErrKeysStale passes when the state can be read again.
+// a verdict; [keyring.ErrKeysStale] passes when the state can be read again.
 func (i *Issuer) Issue(ctx context.Context, id attest.Identity) (Token, error) {
 	if id.IsZero() {
 		return Token{}, errNothingProven
 	}
-	if err := i.keys.usable(); err != nil {
+	if err := i.keys.Usable(); err != nil {
 		return Token{}, err
 	}
 	p, ok := i.byRole[id.Role()]
@@ -222,12 +224,16 @@ func (i *Issuer) sign(claims jwt.MapClaims, in attest.Instance, p profile) (Toke
 	claims["project_id"] = in.ProjectID
 	p.set(claims, claim{name: "instance_name", byUser: true}, in.Name)
 
-	key := i.keys.snapshot().signing
-	unsigned := jwt.NewWithClaims(key.method, claims)
-	unsigned.Header["kid"] = key.public.KeyID
+	keys := i.keys.Published().Keys()
+	if len(keys) == 0 {
+		return Token{}, errNoKey
+	}
+	key := keys[0]
+	unsigned := jwt.NewWithClaims(jwt.GetSigningMethod(key.Algorithm()), claims)
+	unsigned.Header["kid"] = key.ID()
 	var err error
-	if t.Compact, err = unsigned.SignedString(key.private); err != nil {
-		return Token{}, fmt.Errorf("sign with key %s: %w", key.public.KeyID, err)
+	if t.Compact, err = unsigned.SignedString(key.Signer()); err != nil {
+		return Token{}, fmt.Errorf("sign with key %s: %w", key.ID(), err)
 	}
 	return t, nil
 }

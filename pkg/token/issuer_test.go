@@ -14,6 +14,7 @@ import (
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest/attesttest"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/keyring"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/token"
 )
 
@@ -159,7 +160,7 @@ func TestConfigValidateReportsAllProblemsAtOnce(t *testing.T) {
 }
 
 func TestZeroValueKeysSignNothing(t *testing.T) {
-	if _, err := token.NewIssuer(token.Config{TokenIssuer: issuerURL, TokenExpiry: time.Minute}, token.Keys{}, nil, nil); err == nil {
+	if _, err := token.NewIssuer(token.Config{TokenIssuer: issuerURL, TokenExpiry: time.Minute}, keyring.Keys{}, nil, nil); err == nil {
 		t.Error("there is an issuer without a key")
 	}
 }
@@ -191,7 +192,7 @@ func TestHeaderFollowsTheFirstKey(t *testing.T) {
 	identity := attesttest.Identity(t, attesttest.Instance(t), "web")
 	tests := []struct {
 		name string
-		keys token.Keys
+		keys keyring.Keys
 		want map[string]any
 	}{
 		{"RSA", load(t, sharedRSA(), p256), map[string]any{"alg": "RS256", "typ": "JWT", "kid": thumbprint(t, sharedRSA())}},

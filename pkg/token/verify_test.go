@@ -18,6 +18,7 @@ import (
 	"github.com/coreos/go-oidc/v3/oidc"
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest/attesttest"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/keyring"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/token"
 )
 
@@ -53,7 +54,7 @@ func newSite(t *testing.T) *site {
 }
 
 // serve makes an issuer at a path of the site and serves its documents.
-func (s *site) serve(t *testing.T, path string, keys token.Keys) *token.Issuer {
+func (s *site) serve(t *testing.T, path string, keys keyring.Keys) *token.Issuer {
 	t.Helper()
 	i := newIssuer(t, s.URL+path, keys)
 	s.issuer.Store(i)
@@ -225,7 +226,7 @@ func TestKeysAreChangedWithoutAGap(t *testing.T) {
 			identity := attesttest.Identity(t, attesttest.Instance(t), "web")
 			steps := []struct {
 				name      string
-				keys      token.Keys
+				keys      keyring.Keys
 				signs     crypto.Signer
 				old, next bool // whose tokens verify
 			}{

@@ -1,4 +1,4 @@
-package token
+package keyring
 
 import (
 	"context"
@@ -11,7 +11,16 @@ import (
 const (
 	RS256 = "RS256"
 	ES256 = "ES256"
+
+	es384 = "ES384" // of a key that an operator brought
 )
+
+// DefaultMaxAge is how long a verifier may keep the key set unless the
+// configuration says otherwise.
+const DefaultMaxAge = 5 * time.Minute
+
+// MaxLife is the longest life of a token.
+const MaxLife = 24 * time.Hour
 
 const (
 	minMaxAge   = time.Minute
@@ -27,8 +36,8 @@ const (
 // storeKey is where the state has the key set, which is one value.
 const storeKey = "keys"
 
-// KeyStore is what replicas agree through.
-type KeyStore interface {
+// Store is what replicas agree through.
+type Store interface {
 	// Get is the value of key, nil if there is none.
 	Get(ctx context.Context, key string) ([]byte, error)
 	// Update replaces the value of key by what change makes of it, nil meaning
@@ -37,10 +46,10 @@ type KeyStore interface {
 	Update(ctx context.Context, key string, change func(old []byte) ([]byte, error)) error
 }
 
-// ManagedConfig says how keys are made and changed that are in the state and
+// Config says how keys are made and changed that are in the state and
 // in no file. It is for a server without signingKeyFile; maxAge counts for
 // both.
-type ManagedConfig struct {
+type Config struct {
 	// Algorithm of new keys: RS256, which every verifier knows, or ES256. After
 	// a change the next key is made anew at start and signs as soon as verifiers
 	// can know it. Default: RS256.
@@ -62,7 +71,7 @@ type ManagedConfig struct {
 }
 
 // Validate reports every problem, each beginning with its key. It reads no file.
-func (c ManagedConfig) Validate() error {
+func (c Config) Validate() error {
 	var problems []error
 	problem := func(format string, args ...any) { problems = append(problems, fmt.Errorf(format, args...)) }
 	if c.Algorithm != RS256 && c.Algorithm != ES256 {
@@ -89,7 +98,7 @@ func (c ManagedConfig) Validate() error {
 
 // ValidateLife checks that the keys that are published at a time, because
 // tokens of the given life may be out, are no more than verifiers take.
-func (c ManagedConfig) ValidateLife(longest time.Duration) error {
+func (c Config) ValidateLife(longest time.Duration) error {
 	if c.RotationPeriod <= 0 {
 		return nil // Validate says more
 	}
@@ -102,12 +111,12 @@ func (c ManagedConfig) ValidateLife(longest time.Duration) error {
 }
 
 // refresh is how often the state is asked.
-func (c ManagedConfig) refresh() time.Duration { return min(c.MaxAge/10, maxRefresh) }
+func (c Config) refresh() time.Duration { return min(c.MaxAge/10, maxRefresh) }
 
 // lead is how long a key is published before it signs: until the last replica
 // publishes it, and then until the last verifier has forgotten the key set
 // without it.
-func (c ManagedConfig) lead(maxAge time.Duration) time.Duration { return maxAge + c.refresh() + skew }
+func (c Config) lead(maxAge time.Duration) time.Duration { return maxAge + c.refresh() + skew }
 
 // keep is how long a retired key is published: a replica that is cut off signs
 // with it for maxAge, and then its last token lives. The clocks that stamp and

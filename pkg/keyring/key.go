@@ -1,12 +1,15 @@
-package token
+package keyring
 
 import (
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
+	"crypto/hkdf"
 	"crypto/rsa"
+	"crypto/sha256"
 	"crypto/x509"
 	"encoding/base64"
+	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -14,9 +17,9 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/go-jose/go-jose/v4"
-	"github.com/golang-jwt/jwt/v5"
 )
 
 const (
@@ -30,32 +33,73 @@ const (
 	pemECParams = "EC PARAMETERS" // openssl ecparam -genkey writes it in front of the key
 )
 
-// signingKey is a private key with all that follows from it.
-type signingKey struct {
+// Key is a private key with all that follows from it. The zero value is no key.
+type Key struct {
 	private crypto.Signer
-	method  jwt.SigningMethod
+	alg     string
 	public  jose.JSONWebKey
+	jwk     []byte
 }
 
-// Keys is a set of signing keys. The first signs, all are published.
-type Keys struct{ keys []signingKey }
+// ID is the thumbprint of RFC 7638, so the same key has the same ID everywhere.
+func (k Key) ID() string { return k.public.KeyID }
 
-// source implements [KeySource].
-func (k Keys) source(issuer string) (source, error) {
-	if len(k.keys) == 0 {
-		return nil, errors.New("there is no signing key")
+// Algorithm is the one that the key signs with (RFC 7518, section 3.1).
+func (k Key) Algorithm() string { return k.alg }
+
+// Signer signs with the private key.
+func (k Key) Signer() crypto.Signer { return k.private }
+
+// JWK is the public key as JSON (RFC 7517), which the caller must not change.
+func (k Key) JWK() json.RawMessage { return k.jwk }
+
+// Secret derives a secret for one purpose from the private key (HKDF with
+// SHA-256, RFC 5869). The public key tells nothing of it.
+func (k Key) Secret(purpose string) ([]byte, error) {
+	der, err := x509.MarshalPKCS8PrivateKey(k.private)
+	if err != nil {
+		return nil, err
 	}
-	s, err := newSnapshot(issuer, k.keys)
-	return fixed{&s}, err
+	return hkdf.Key(sha256.New, der, nil, purpose, sha256.Size)
 }
+
+// Published is the keys that are published at one time, of which the first signs.
+// It is never changed once made.
+type Published struct{ keys []Key }
+
+// Keys are the keys, the signing one first; none if there is no key set. The
+// caller must not change them.
+func (p *Published) Keys() []Key { return p.keys }
+
+// Keys is a set of signing keys that never changes. The first signs, all are
+// published.
+type Keys struct{ published *Published }
+
+// Check fails unless there is a key.
+func (k Keys) Check(string) error {
+	if k.published == nil || len(k.published.keys) == 0 {
+		return errors.New("there is no signing key")
+	}
+	return nil
+}
+
+// Published gives the keys.
+func (k Keys) Published() *Published { return k.published }
+
+// Usable is always nil.
+func (Keys) Usable() error { return nil }
+
+// MaxAge is [DefaultMaxAge].
+func (Keys) MaxAge() time.Duration { return DefaultMaxAge }
+
+// WillIssue does nothing: the keys stay.
+func (Keys) WillIssue(time.Duration) {}
 
 // LoadKeys reads private keys in PEM: PKCS#1, SEC1 or PKCS#8; RSA of 2048 to
 // 8192 bits, or EC on P-256 or P-384. The error joins one error for each file
 // at fault.
 func LoadKeys(files []string) (Keys, error) {
-	var keys Keys
-	var problems []error
-	keys.keys, problems = loadFiles(files, func(file string) (signingKey, string, error) {
+	keys, problems := loadFiles(files, func(file string) (Key, string, error) {
 		key, err := loadKey(file)
 		return key, key.public.KeyID, err
 	})
@@ -65,7 +109,7 @@ func LoadKeys(files []string) (Keys, error) {
 	if len(files) > maxKeys {
 		problems = append(problems, fmt.Errorf("%d keys are more than the %d that verifiers take", len(files), maxKeys))
 	}
-	return keys, errors.Join(problems...)
+	return Keys{&Published{keys}}, errors.Join(problems...)
 }
 
 // loadFiles reads a key of each file. load also says what tells it from others;
@@ -93,38 +137,38 @@ func loadFiles[T any](files []string, load func(file string) (key T, id string, 
 }
 
 // published reports whether one of the keys has a kid.
-func published(keys []signingKey, kid string) bool {
-	return slices.ContainsFunc(keys, func(k signingKey) bool { return k.public.KeyID == kid })
+func published(keys []Key, kid string) bool {
+	return slices.ContainsFunc(keys, func(k Key) bool { return k.public.KeyID == kid })
 }
 
-func loadKey(file string) (signingKey, error) {
+func loadKey(file string) (Key, error) {
 	f, err := os.Open(file)
 	if err != nil {
-		return signingKey{}, err
+		return Key{}, err
 	}
 	defer f.Close()
 	data, err := io.ReadAll(io.LimitReader(f, maxKeyFile+1))
 	if err != nil {
-		return signingKey{}, err
+		return Key{}, err
 	}
 	if len(data) > maxKeyFile {
-		return signingKey{}, fmt.Errorf("is longer than %d bytes", maxKeyFile)
+		return Key{}, fmt.Errorf("is longer than %d bytes", maxKeyFile)
 	}
 	return parseKey(data)
 }
 
 var errNotPEM = errors.New("holds no private key in PEM (make one with: openssl genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:3072)")
 
-func parseKey(data []byte) (signingKey, error) {
+func parseKey(data []byte) (Key, error) {
 	block, rest := pem.Decode(data)
 	if block != nil && block.Type == pemECParams {
 		block, rest = pem.Decode(rest)
 	}
 	if block == nil {
-		return signingKey{}, errNotPEM
+		return Key{}, errNotPEM
 	}
 	if block.Type == "ENCRYPTED PRIVATE KEY" || block.Headers["DEK-Info"] != "" {
-		return signingKey{}, errors.New("is encrypted with a passphrase, which a server has nobody to ask for")
+		return Key{}, errors.New("is encrypted with a passphrase, which a server has nobody to ask for")
 	}
 	var key any
 	var err error
@@ -136,42 +180,43 @@ func parseKey(data []byte) (signingKey, error) {
 	case pemPKCS8:
 		key, err = x509.ParsePKCS8PrivateKey(block.Bytes)
 	default:
-		return signingKey{}, fmt.Errorf("holds a %s, not a private key", block.Type)
+		return Key{}, fmt.Errorf("holds a %s, not a private key", block.Type)
 	}
 	if next, _ := pem.Decode(rest); next != nil && strings.HasSuffix(next.Type, pemPKCS8) {
-		return signingKey{}, errors.New("holds more than one private key; each needs a file of its own")
+		return Key{}, errors.New("holds more than one private key; each needs a file of its own")
 	}
 	if err != nil {
-		return signingKey{}, err
+		return Key{}, err
 	}
-	return newSigningKey(key)
+	return newKey(key)
 }
 
-func newSigningKey(key any) (signingKey, error) {
-	var s signingKey
+func newKey(key any) (Key, error) {
+	var s Key
 	switch k := key.(type) {
 	case *rsa.PrivateKey:
 		if bits := k.N.BitLen(); bits < minRSABits || bits > maxRSABits {
 			return s, fmt.Errorf("is an RSA key of %d bits; %d to %d are accepted", bits, minRSABits, maxRSABits)
 		}
-		s.private, s.method = k, jwt.SigningMethodRS256
+		s.private, s.alg = k, RS256
 	case *ecdsa.PrivateKey:
 		switch k.Curve {
 		case elliptic.P256():
-			s.private, s.method = k, jwt.SigningMethodES256
+			s.private, s.alg = k, ES256
 		case elliptic.P384():
-			s.private, s.method = k, jwt.SigningMethodES384
+			s.private, s.alg = k, es384
 		default:
 			return s, fmt.Errorf("is on curve %s; P-256 and P-384 are accepted", k.Curve.Params().Name)
 		}
 	default:
 		return s, fmt.Errorf("is a %T; RSA and EC keys are accepted", key)
 	}
-	s.public = jose.JSONWebKey{Key: s.private.Public(), Algorithm: s.method.Alg(), Use: "sig"}
+	s.public = jose.JSONWebKey{Key: s.private.Public(), Algorithm: s.alg, Use: "sig"}
 	thumbprint, err := s.public.Thumbprint(crypto.SHA256)
 	if err != nil {
 		return s, err
 	}
 	s.public.KeyID = base64.RawURLEncoding.EncodeToString(thumbprint)
-	return s, nil
+	s.jwk, err = s.public.MarshalJSON()
+	return s, err
 }

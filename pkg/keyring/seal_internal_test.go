@@ -1,4 +1,4 @@
-package token
+package keyring
 
 import (
 	"bytes"
@@ -44,7 +44,7 @@ func TestEncryptionKeyFiles(t *testing.T) {
 // Whoever can write to the state may put anything there.
 func TestWhatIsNotSealedByUsIsNotOpened(t *testing.T) {
 	file := encryptionKey(t)
-	sealed := setup{config: ManagedConfig{EncryptionKeyFile: []string{file}}}
+	sealed := setup{config: Config{EncryptionKeyFile: []string{file}}}
 	r := newReplica(t, newStore(), sealed)
 	good := r.value()
 	if bytes.Contains(good, []byte("private")) || bytes.Contains(good, []byte(r.signs())) {
@@ -76,7 +76,7 @@ func TestWhatIsNotSealedByUsIsNotOpened(t *testing.T) {
 		{"nothing sealed", []byte(sealedPrefix), errForeign},
 		{"no base64", []byte(sealedPrefix + "!"), errForeign},
 		{"sealed for another issuer", newReplica(t, newStore(), other).value(), errForeign},
-		{"sealed with another key", newReplica(t, newStore(), setup{config: ManagedConfig{EncryptionKeyFile: []string{encryptionKey(t)}}}).value(), errForeign},
+		{"sealed with another key", newReplica(t, newStore(), setup{config: Config{EncryptionKeyFile: []string{encryptionKey(t)}}}).value(), errForeign},
 		{"not sealed", newReplica(t, newStore(), setup{}).value(), errNotSealed},
 		{"called plain", []byte(plainPrefix + strings.TrimPrefix(string(good), sealedPrefix)), errNotSealed},
 		{"of a newer release", append([]byte(format+"2 sealed "), good[len(sealedPrefix):]...), errNewer},
@@ -113,7 +113,7 @@ func TestWhatIsNotSealedByUsIsNotOpened(t *testing.T) {
 func TestSealingIsTakenUpByInitAlone(t *testing.T) {
 	store := newStore()
 	before := newReplica(t, store, setup{}).kids()
-	files := ManagedConfig{EncryptionKeyFile: []string{encryptionKey(t)}}
+	files := Config{EncryptionKeyFile: []string{encryptionKey(t)}}
 	_, err := tryReplica(t, store, setup{config: files})
 	wantError(t, err, "not sealed", "keys init")
 	shared := newReplica(t, store, setup{config: files, shared: true, unloaded: true})
@@ -133,7 +133,7 @@ func TestTheEncryptionKeyIsChanged(t *testing.T) {
 	old, fresh := encryptionKey(t), encryptionKey(t)
 	var kids string
 	for i, files := range [][]string{{old}, {old, fresh}, {fresh, old}, {fresh}} {
-		r := newReplica(t, store, setup{config: ManagedConfig{EncryptionKeyFile: files}})
+		r := newReplica(t, store, setup{config: Config{EncryptionKeyFile: files}})
 		if kids == "" {
 			kids = strings.Join(r.kids(), " ")
 		}
@@ -141,7 +141,7 @@ func TestTheEncryptionKeyIsChanged(t *testing.T) {
 			t.Errorf("step %d: keys %s, want %s", i, got, kids)
 		}
 	}
-	_, err := tryReplica(t, store, setup{config: ManagedConfig{EncryptionKeyFile: []string{old}}})
+	_, err := tryReplica(t, store, setup{config: Config{EncryptionKeyFile: []string{old}}})
 	wantError(t, err, "sealed with none")
 }
 
@@ -189,9 +189,9 @@ func FuzzOpen(f *testing.F) {
 		f.Fatal(err)
 	}
 	at := time.Date(2026, 11, 23, 12, 0, 0, 5, time.UTC)
-	good, err := sealer{}.seal(&managedKeys{testIssuer, 1, []managedKey{
-		{signingKey: generated, state: StateCurrent, created: at, published: at, since: at},
-		{signingKey: second, state: StateNext, created: at, published: at, imported: true, maxAge: time.Minute, life: time.Hour},
+	good, err := sealer{}.seal(&keySet{testIssuer, 1, []managedKey{
+		{Key: generated, state: StateCurrent, created: at, published: at, since: at},
+		{Key: second, state: StateNext, created: at, published: at, imported: true, maxAge: time.Minute, life: time.Hour},
 	}})
 	if err != nil {
 		f.Fatal(err)

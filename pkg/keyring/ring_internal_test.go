@@ -1,7 +1,8 @@
-package token
+package keyring
 
 import (
 	"context"
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -20,8 +21,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
-	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest/attesttest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/state"
 )
 
@@ -29,7 +28,7 @@ const testIssuer = "https://id.example.com"
 
 var (
 	testStart  = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
-	testConfig = ManagedConfig{Algorithm: ES256, RotationPeriod: 24 * time.Hour, MaxAge: 5 * time.Minute}
+	testConfig = Config{Algorithm: ES256, RotationPeriod: 24 * time.Hour, MaxAge: 5 * time.Minute}
 	testLead   = testConfig.lead(testConfig.MaxAge)
 )
 
@@ -69,7 +68,7 @@ func encryptionKey(t *testing.T) string {
 
 // replica is a manager with clocks of its own, and a state that can be cut off.
 type replica struct {
-	*Manager
+	*Ring
 	t     *testing.T
 	store *state.Memory
 	wall  time.Time
@@ -94,7 +93,7 @@ func (r *replica) Update(ctx context.Context, key string, change func([]byte) ([
 
 // setup is what one replica may have other than the rest.
 type setup struct {
-	config   ManagedConfig
+	config   Config
 	issuer   string
 	files    []string // signing keys
 	life     time.Duration
@@ -129,14 +128,15 @@ func tryReplica(t *testing.T, store *state.Memory, s setup) (*replica, error) {
 		s.at = testStart
 	}
 	r := &replica{t: t, store: store, wall: s.at}
-	m, err := NewManager(Config{TokenIssuer: s.issuer, TokenExpiry: s.life, SigningKeyFile: s.files}, s.config, r, ManagerOptions{
+	m, err := New(s.config, r, Options{
+		Issuer: s.issuer, SigningKeyFile: s.files, LongestLife: s.life,
 		Now: func() time.Time { return r.wall }, Initialize: !s.shared, Log: slog.New(slog.NewTextHandler(&r.log, nil)),
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	m.elapsed = func() time.Duration { return r.mono }
-	r.Manager = m
+	r.Ring = m
 	if s.unloaded {
 		return r, nil
 	}
@@ -152,13 +152,23 @@ func (r *replica) turn() { r.tick(r.t.Context()) }
 
 // kids are what is published, in order.
 func (r *replica) kids() (all []string) {
-	for _, k := range r.Published() {
+	for _, k := range r.Infos() {
 		all = append(all, k.KeyID)
 	}
 	return all
 }
 
-func (r *replica) signs() string { return r.snapshot().signing.public.KeyID }
+func (r *replica) signs() string { return r.Published().Keys()[0].ID() }
+
+// sign does what an issuer does.
+func (r *replica) sign() error {
+	if err := r.Usable(); err != nil {
+		return err
+	}
+	digest := make([]byte, crypto.SHA256.Size())
+	_, err := r.Published().Keys()[0].Signer().Sign(rand.Reader, digest, crypto.SHA256)
+	return err
+}
 
 func (r *replica) value() []byte {
 	r.t.Helper()
@@ -191,25 +201,25 @@ func wantError(t *testing.T, err error, parts ...string) {
 func TestManagedConfigValidate(t *testing.T) {
 	tests := []struct {
 		name string
-		edit func(*ManagedConfig)
+		edit func(*Config)
 		want []string
 	}{
-		{"EdDSA, which not all verify", func(c *ManagedConfig) { c.Algorithm = "EdDSA" }, []string{"algorithm: "}},
-		{"lower case", func(c *ManagedConfig) { c.Algorithm = "rs256" }, []string{"algorithm: "}},
-		{"none", func(c *ManagedConfig) { c.Algorithm = "none" }, []string{"algorithm: "}},
-		{"a rotation in less than an hour", func(c *ManagedConfig) { c.RotationPeriod = time.Hour - 1 }, []string{"rotationPeriod: "}},
-		{"a cache of less than a minute", func(c *ManagedConfig) { c.MaxAge = time.Minute - 1 }, []string{"maxAge: "}},
-		{"a cache of more than a day", func(c *ManagedConfig) { c.MaxAge = 24*time.Hour + 1 }, []string{"maxAge: "}},
-		{"a rotation as long as a key is published first", func(c *ManagedConfig) { c.MaxAge, c.RotationPeriod = 2*time.Hour, 2*time.Hour+70*time.Second }, []string{"rotationPeriod: "}},
-		{"a file without a name", func(c *ManagedConfig) { c.EncryptionKeyFile = []string{"a", ""} }, []string{"encryptionKeyFile: "}},
-		{"nothing at all", func(c *ManagedConfig) { *c = ManagedConfig{} }, []string{"algorithm: ", "maxAge: ", "rotationPeriod: "}},
+		{"EdDSA, which not all verify", func(c *Config) { c.Algorithm = "EdDSA" }, []string{"algorithm: "}},
+		{"lower case", func(c *Config) { c.Algorithm = "rs256" }, []string{"algorithm: "}},
+		{"none", func(c *Config) { c.Algorithm = "none" }, []string{"algorithm: "}},
+		{"a rotation in less than an hour", func(c *Config) { c.RotationPeriod = time.Hour - 1 }, []string{"rotationPeriod: "}},
+		{"a cache of less than a minute", func(c *Config) { c.MaxAge = time.Minute - 1 }, []string{"maxAge: "}},
+		{"a cache of more than a day", func(c *Config) { c.MaxAge = 24*time.Hour + 1 }, []string{"maxAge: "}},
+		{"a rotation as long as a key is published first", func(c *Config) { c.MaxAge, c.RotationPeriod = 2*time.Hour, 2*time.Hour+70*time.Second }, []string{"rotationPeriod: "}},
+		{"a file without a name", func(c *Config) { c.EncryptionKeyFile = []string{"a", ""} }, []string{"encryptionKeyFile: "}},
+		{"nothing at all", func(c *Config) { *c = Config{} }, []string{"algorithm: ", "maxAge: ", "rotationPeriod: "}},
 
-		{"as it comes", func(*ManagedConfig) {}, nil},
-		{"the least", func(c *ManagedConfig) { c.RotationPeriod, c.MaxAge = time.Hour, time.Minute }, nil},
-		{"the longest cache", func(c *ManagedConfig) { c.MaxAge, c.RotationPeriod = 24*time.Hour, 24*time.Hour+71*time.Second }, nil},
+		{"as it comes", func(*Config) {}, nil},
+		{"the least", func(c *Config) { c.RotationPeriod, c.MaxAge = time.Hour, time.Minute }, nil},
+		{"the longest cache", func(c *Config) { c.MaxAge, c.RotationPeriod = 24*time.Hour, 24*time.Hour+71*time.Second }, nil},
 	}
 	for _, tt := range tests {
-		c := ManagedConfig{Algorithm: RS256, RotationPeriod: 720 * time.Hour, MaxAge: 5 * time.Minute}
+		c := Config{Algorithm: RS256, RotationPeriod: 720 * time.Hour, MaxAge: 5 * time.Minute}
 		tt.edit(&c)
 		var got []string
 		if err := c.Validate(); err != nil {
@@ -219,7 +229,7 @@ func TestManagedConfigValidate(t *testing.T) {
 			t.Errorf("%s: problems %q, want %q", tt.name, got, tt.want)
 		}
 	}
-	wantError(t, ManagedConfig{RotationPeriod: time.Hour, MaxAge: 5 * time.Minute}.ValidateLife(24*time.Hour), "rotationPeriod: ", "27 keys")
+	wantError(t, Config{RotationPeriod: time.Hour, MaxAge: 5 * time.Minute}.ValidateLife(24*time.Hour), "rotationPeriod: ", "27 keys")
 	if err := testConfig.ValidateLife(24 * time.Hour); err != nil {
 		t.Error(err)
 	}
@@ -229,7 +239,7 @@ func TestThereIsAlwaysANextKey(t *testing.T) {
 	r := newReplica(t, newStore(), setup{})
 	known := map[string]bool{}
 	for i := range 30 {
-		infos := r.Published()
+		infos := r.Infos()
 		if len(infos) < 2 || infos[0].State != StateCurrent || infos[1].State != StateNext {
 			t.Fatalf("turn %d: keys %+v", i, infos)
 		}
@@ -262,7 +272,7 @@ func TestRotation(t *testing.T) {
 	if removed != 17*time.Minute { // maxAge, the token's life, twice the skew
 		t.Fatalf("a retired key is kept for %v", removed)
 	}
-	if got := r.Published()[2]; got.KeyID != first || got.State != StateRetired || !got.RemovedAfter.Equal(r.wall.Add(removed)) {
+	if got := r.Infos()[2]; got.KeyID != first || got.State != StateRetired || !got.RemovedAfter.Equal(r.wall.Add(removed)) {
 		t.Errorf("the retired key is %+v", got)
 	}
 	r.pass(removed - 1)
@@ -382,7 +392,7 @@ func TestRotateTwiceAtATimeRotatesOnce(t *testing.T) {
 // between lets something happen after a key set was read and before it is
 // changed.
 type between struct {
-	KeyStore
+	Store
 	do func()
 }
 
@@ -391,7 +401,7 @@ func (b *between) Update(ctx context.Context, key string, change func([]byte) ([
 		b.do = nil
 		do()
 	}
-	return b.KeyStore.Update(ctx, key, change)
+	return b.Store.Update(ctx, key, change)
 }
 
 func TestLosingTheRaceIsSuccess(t *testing.T) {
@@ -404,7 +414,7 @@ func TestLosingTheRaceIsSuccess(t *testing.T) {
 		second := a.kids()[1]
 		a.pass(testConfig.RotationPeriod)
 		b.pass(testConfig.RotationPeriod)
-		a.Manager.store = &between{a, b.turn}
+		a.Ring.store = &between{a, b.turn}
 		if err := rotate(a); err != nil || a.signs() != second || b.signs() != second {
 			t.Errorf("%s: %v; %s and %s sign, want %s", name, err, a.signs(), b.signs(), second)
 		}
@@ -437,7 +447,7 @@ func TestRevoke(t *testing.T) {
 				if slices.Contains(x.kids(), before[i]) || x.signs() != want {
 					t.Errorf("%s signs of %v", x.signs(), x.kids())
 				}
-				if infos := x.Published(); infos[1].State != StateNext || infos[1].KeyID == before[1] && state != StateRetired {
+				if infos := x.Infos(); infos[1].State != StateNext || infos[1].KeyID == before[1] && state != StateRetired {
 					t.Errorf("the next key is %+v", infos[1])
 				}
 			}
@@ -580,18 +590,14 @@ func TestFilesSignWhateverTheStateHas(t *testing.T) {
 		}
 		r.pass(time.Hour)
 		r.turn()
-		issuer, err := NewIssuer(Config{TokenIssuer: testIssuer, TokenExpiry: time.Minute}, r, nil, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := issuer.Issue(t.Context(), attesttest.Identity(t, attesttest.Instance(t), "web")); err != nil {
+		if err := r.sign(); err != nil {
 			t.Errorf("the state %s: %v", name, err)
 		}
 		if (r.Err() == nil) != (name == "has nothing") || errors.Is(r.Err(), ErrKeysStale) {
 			t.Errorf("the state %s: Err() = %v", name, r.Err())
 		}
-		if issuer.MaxAge() != testConfig.MaxAge {
-			t.Errorf("MaxAge is %v", issuer.MaxAge())
+		if r.MaxAge() != testConfig.MaxAge {
+			t.Errorf("MaxAge is %v", r.MaxAge())
 		}
 	}
 }
@@ -629,18 +635,18 @@ func TestWritingBackDoesNotFreshenAnOldKeySet(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.turn()
-	if r.usable() == nil {
+	if r.Usable() == nil {
 		t.Error("it signs before others had the time to put it right")
 	}
 	r.turn()
-	if err := r.usable(); err != nil {
+	if err := r.Usable(); err != nil {
 		t.Error(err)
 	}
 }
 
 func TestGarbageIsLeftAndServedPast(t *testing.T) {
 	keys := []string{encryptionKey(t)}
-	foreign := newReplica(t, newStore(), setup{config: ManagedConfig{EncryptionKeyFile: []string{encryptionKey(t)}}})
+	foreign := newReplica(t, newStore(), setup{config: Config{EncryptionKeyFile: []string{encryptionKey(t)}}})
 	plain := newReplica(t, newStore(), setup{})
 	for name, value := range map[string][]byte{
 		"garbage":         []byte("garbage"),
@@ -648,20 +654,14 @@ func TestGarbageIsLeftAndServedPast(t *testing.T) {
 		"plain":           plain.value(),
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := newReplica(t, newStore(), setup{shared: true, unloaded: true, config: ManagedConfig{EncryptionKeyFile: keys}})
+			r := newReplica(t, newStore(), setup{shared: true, unloaded: true, config: Config{EncryptionKeyFile: keys}})
 			if err := r.Init(t.Context()); err != nil {
 				t.Fatal(err)
 			}
 			if err := r.Load(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			issuer, err := NewIssuer(Config{TokenIssuer: testIssuer, TokenExpiry: time.Minute}, r, nil, nil)
-			if err != nil {
-				t.Fatal(err)
-			}
-			issuer.Now = func() time.Time { return r.wall }
-			identity := attesttest.Identity(t, attesttest.Instance(t), "web")
-			before, jwks := r.kids(), issuer.JWKS()
+			before, published := r.kids(), r.Published()
 			put(t, r.store, value)
 			for range 3 {
 				r.pass(10 * time.Second)
@@ -673,22 +673,22 @@ func TestGarbageIsLeftAndServedPast(t *testing.T) {
 			if n := strings.Count(r.log.String(), "could not be brought up to date"); n != 1 {
 				t.Errorf("it was logged %d times", n)
 			}
-			if _, err := issuer.Issue(t.Context(), identity); err != nil {
+			if err := r.sign(); err != nil {
 				t.Errorf("Issue before maxAge is over: %v", err)
 			}
 			wantError(t, r.Err(), "key set: refresh: ", "keys init")
 			r.pass(testConfig.MaxAge - 29*time.Second)
-			if _, err := issuer.Issue(t.Context(), identity); !errors.Is(err, ErrKeysStale) {
+			if err := r.sign(); !errors.Is(err, ErrKeysStale) {
 				t.Errorf("Issue after maxAge = %v", err)
 			}
 			if !errors.Is(r.Err(), ErrKeysStale) {
 				t.Errorf("Err() = %v", r.Err())
 			}
-			if string(issuer.JWKS().Body) != string(jwks.Body) || len(issuer.Discovery().Body) == 0 {
+			if r.Published() != published || len(published.Keys()) == 0 {
 				t.Error("the key set is no longer served")
 			}
 			// Who starts now, and holds nothing, overwrites nothing.
-			late := newReplica(t, r.store, setup{shared: true, unloaded: true, config: ManagedConfig{EncryptionKeyFile: keys}})
+			late := newReplica(t, r.store, setup{shared: true, unloaded: true, config: Config{EncryptionKeyFile: keys}})
 			wantError(t, late.Init(t.Context()), "key set: init: ", "delete it")
 			if err := late.Load(t.Context()); err == nil {
 				t.Error("it was loaded")
@@ -697,7 +697,7 @@ func TestGarbageIsLeftAndServedPast(t *testing.T) {
 				t.Fatal(err)
 			}
 			r.turn()
-			if _, err := issuer.Issue(t.Context(), identity); err != nil || r.Err() != nil || !slices.Equal(before, r.kids()) {
+			if err := r.sign(); err != nil || r.Err() != nil || !slices.Equal(before, r.kids()) {
 				t.Errorf("after Init: %v, %v", err, r.Err())
 			}
 		})
@@ -716,14 +716,14 @@ func TestAStaleReplicaSignsNoMore(t *testing.T) {
 		r.fail = errors.New("connection refused")
 		pass(r, testConfig.MaxAge)
 		r.turn()
-		if err := r.usable(); err != nil {
+		if err := r.Usable(); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
 		pass(r, 1)
-		wantError(t, r.usable(), "maxAge")
+		wantError(t, r.Usable(), "maxAge")
 		r.fail = nil
 		r.turn()
-		if err := r.usable(); err != nil {
+		if err := r.Usable(); err != nil {
 			t.Errorf("%s: after the state is back: %v", name, err)
 		}
 		if !strings.Contains(r.log.String(), "connection refused") || !strings.Contains(r.log.String(), "up to date again") {
@@ -739,15 +739,15 @@ func TestAnotherAlgorithm(t *testing.T) {
 	rs := testConfig
 	rs.Algorithm = RS256
 	changed := newReplica(t, store, setup{config: rs, at: r.wall})
-	if infos := changed.Published(); infos[0].KeyID != first || infos[1].Algorithm != RS256 || len(infos) != 2 {
+	if infos := changed.Infos(); infos[0].KeyID != first || infos[1].Algorithm != RS256 || len(infos) != 2 {
 		t.Fatalf("keys %+v", infos)
 	}
-	issuer, err := NewIssuer(Config{TokenIssuer: testIssuer, TokenExpiry: time.Minute}, changed, nil, nil)
-	if err != nil {
-		t.Fatal(err)
+	var algorithms []string
+	for _, k := range changed.Published().Keys() {
+		algorithms = append(algorithms, k.Algorithm())
 	}
-	if body := string(issuer.Discovery().Body); !strings.Contains(body, `"id_token_signing_alg_values_supported":["ES256","RS256"]`) {
-		t.Errorf("discovery %s", body)
+	if !slices.Equal(algorithms, []string{ES256, RS256}) {
+		t.Errorf("published are keys of %q", algorithms)
 	}
 	changed.pass(testLead - 1)
 	r.pass(testLead - 1)
@@ -758,7 +758,7 @@ func TestAnotherAlgorithm(t *testing.T) {
 	}
 	changed.pass(1)
 	changed.turn()
-	if alg := changed.snapshot().signing.method.Alg(); alg != RS256 {
+	if alg := changed.Published().Keys()[0].Algorithm(); alg != RS256 {
 		t.Errorf("%s signs", alg)
 	}
 	// One that still runs with the old configuration goes along.
@@ -805,14 +805,7 @@ func TestTheLongestLifeCounts(t *testing.T) {
 	r := newReplica(t, store, setup{})
 	first := r.signs()
 	short := newReplica(t, store, setup{life: time.Minute})
-	role, err := attest.ParseRoleName("web")
-	if err != nil {
-		t.Fatal(err)
-	}
-	long := 3*time.Hour - 1
-	if _, err := NewIssuer(Config{TokenIssuer: testIssuer, TokenExpiry: time.Minute}, r, map[attest.RoleName]RoleConfig{role: {TokenExpiry: &long}}, nil); err != nil {
-		t.Fatal(err)
-	}
+	r.WillIssue(3*time.Hour - 1)
 	r.turn()
 	short.pass(testConfig.RotationPeriod)
 	short.turn()
@@ -829,15 +822,15 @@ func TestTheLongestLifeCounts(t *testing.T) {
 	}
 	newReplica(t, store, setup{config: longCache, at: short.wall})
 	short.pass(testLead)
-	_, err = short.Rotate(t.Context())
+	_, err := short.Rotate(t.Context())
 	wantError(t, err, "verifiers may not know")
 }
 
 func TestRunEndsWithItsContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := newStore()
-		manager := func() *Manager {
-			m, err := NewManager(Config{TokenIssuer: testIssuer, TokenExpiry: time.Minute}, testConfig, store, ManagerOptions{Initialize: true})
+		manager := func() *Ring {
+			m, err := New(testConfig, store, Options{Issuer: testIssuer, LongestLife: time.Minute, Initialize: true})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -847,16 +840,16 @@ func TestRunEndsWithItsContext(t *testing.T) {
 			return m
 		}
 		a, b := manager(), manager()
-		second := a.Published()[1].KeyID
+		second := a.Infos()[1].KeyID
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error)
-		for _, m := range []*Manager{a, b} {
+		for _, m := range []*Ring{a, b} {
 			go func() { done <- m.Run(ctx) }()
 		}
 		time.Sleep(testConfig.RotationPeriod + 21*time.Second) //nolint:forbidigo // the bubble's time
 		synctest.Wait()
-		for _, m := range []*Manager{a, b} {
-			if got := m.Published(); got[0].KeyID != second || len(got) != 3 {
+		for _, m := range []*Ring{a, b} {
+			if got := m.Infos(); got[0].KeyID != second || len(got) != 3 {
 				t.Errorf("keys %+v, want %s to sign", got, second)
 			}
 			if err := m.Err(); err != nil {
@@ -876,7 +869,7 @@ func TestList(t *testing.T) {
 	r := newReplica(t, newStore(), setup{})
 	command := newReplica(t, r.store, setup{unloaded: true})
 	got, err := command.List(t.Context())
-	if err != nil || !slices.Equal(got, r.Published()) || len(got) != 2 {
+	if err != nil || !slices.Equal(got, r.Infos()) || len(got) != 2 {
 		t.Errorf("List = %+v, %v", got, err)
 	}
 	file := writeFile(t, pkcs8PEM(t, newEC(t, elliptic.P256())))
@@ -896,26 +889,15 @@ func TestList(t *testing.T) {
 	wantError(t, err, "key set: list: connection refused")
 }
 
-func TestAnIssuerWithoutAKeySetSignsAndPublishesNothing(t *testing.T) {
+func TestWithoutAKeySetNothingIsSignedOrPublished(t *testing.T) {
 	r := newReplica(t, newStore(), setup{unloaded: true})
-	i, err := NewIssuer(Config{TokenIssuer: testIssuer, TokenExpiry: time.Minute}, r, nil, nil)
-	if err != nil {
-		t.Fatal(err)
+	if keys := r.Published().Keys(); len(keys) != 0 {
+		t.Errorf("published: %v", keys)
 	}
-	if i.Discovery().Body != nil || i.JWKS().Body != nil {
-		t.Errorf("published: %s, %s", i.Discovery().Body, i.JWKS().Body)
-	}
-	in := attesttest.Instance(t)
-	if token, err := i.Issue(t.Context(), attesttest.Identity(t, in, "web")); !errors.Is(err, ErrKeysStale) || token.Compact != "" {
-		t.Errorf("Issue = %+v, %v", token, err)
+	if err := r.sign(); !errors.Is(err, ErrKeysStale) {
+		t.Errorf("signs: %v", err)
 	}
 	if r.Err() == nil {
 		t.Error("what was not loaded is fresh")
 	}
-}
-
-func TestAnIssuerNeedsTheKeySetOfItsOwn(t *testing.T) {
-	r := newReplica(t, newStore(), setup{unloaded: true})
-	_, err := NewIssuer(Config{TokenIssuer: testIssuer + "/b", TokenExpiry: time.Minute}, r, nil, nil)
-	wantError(t, err, testIssuer)
 }

@@ -1,4 +1,4 @@
-package token
+package keyring
 
 import (
 	"bytes"
@@ -31,7 +31,7 @@ const (
 	modelHours  = 2
 )
 
-var modelConfig = ManagedConfig{Algorithm: ES256, RotationPeriod: modelPeriod, MaxAge: modelMaxAge}
+var modelConfig = Config{Algorithm: ES256, RotationPeriod: modelPeriod, MaxAge: modelMaxAge}
 
 // A model of replicas and verifiers. True time is that of no replica: each has
 // a wall clock which steps within half a minute of it, so that two are never
@@ -48,7 +48,7 @@ type model struct {
 	// unsettled is until when the state may lack what replicas hold.
 	unsettled time.Time
 
-	newest  *managedKeys
+	newest  *keySet
 	seen    map[string]time.Time // when a key was first published
 	served  map[string]served    // key sets that verifiers may still have
 	tokens  map[string]time.Time // when the last token of a key has expired everywhere
@@ -66,7 +66,7 @@ type served struct {
 type modelReplica struct {
 	w       *model
 	name    string
-	manager *Manager
+	ring    *Ring
 	offset  time.Duration // of its wall clock
 	astray  bool
 	started time.Time
@@ -120,8 +120,8 @@ func (w *model) say(format string, args ...any) {
 }
 
 func (r *modelReplica) start() error {
-	m, err := NewManager(Config{TokenIssuer: testIssuer, TokenExpiry: modelLife}, ManagedConfig{Algorithm: ES256, RotationPeriod: time.Hour, MaxAge: modelMaxAge}, r,
-		ManagerOptions{Now: func() time.Time { return r.w.now.Add(r.offset) }, Log: slog.New(slog.DiscardHandler), Initialize: true})
+	m, err := New(Config{Algorithm: ES256, RotationPeriod: time.Hour, MaxAge: modelMaxAge}, r,
+		Options{Issuer: testIssuer, LongestLife: modelLife, Now: func() time.Time { return r.w.now.Add(r.offset) }, Log: slog.New(slog.DiscardHandler), Initialize: true})
 	if err != nil {
 		return err
 	}
@@ -131,7 +131,7 @@ func (r *modelReplica) start() error {
 	if err := m.Load(r.w.t.Context()); err != nil {
 		return err
 	}
-	r.manager, r.started, r.read = m, r.w.now, r.w.now
+	r.ring, r.started, r.read = m, r.w.now, r.w.now
 	r.ticks = r.w.now.Add(modelStep * time.Duration(1+r.w.random.below(3)))
 	return nil
 }
@@ -178,9 +178,9 @@ func runModel(t *testing.T, seed uint64) {
 		w.happen(calm)
 		for _, r := range w.replicas {
 			if !w.now.Before(r.ticks) {
-				r.manager.tick(t.Context())
+				r.ring.tick(t.Context())
 				r.ticks = w.now.Add(modelConfig.refresh())
-				if fresh := r.manager.fresh.Load(); fresh != nil && r.started.Add(fresh.elapsed).Equal(w.now) {
+				if fresh := r.ring.fresh.Load(); fresh != nil && r.started.Add(fresh.elapsed).Equal(w.now) {
 					r.read = w.now
 				}
 			}
@@ -241,7 +241,7 @@ func (w *model) happen(calm bool) {
 			w.t.Errorf("restart: %v", err)
 		}
 	case w.random.once(300) && !r.astray: // it goes by the wall clock
-		if _, err := r.manager.Rotate(ctx); err == nil {
+		if _, err := r.ring.Rotate(ctx); err == nil {
 			w.say("rotated by %s", r.name)
 		} else {
 			w.say("refused to rotate: %s: %v", r.name, err)
@@ -251,7 +251,7 @@ func (w *model) happen(calm bool) {
 		if err != nil {
 			w.t.Fatal(err)
 		}
-		_, err = r.manager.Import(ctx, pkcs8PEM(w.t, key))
+		_, err = r.ring.Import(ctx, pkcs8PEM(w.t, key))
 		w.say("imported by %s: %v", r.name, err)
 	case !calm && w.random.once(1000):
 		w.revoke(r)
@@ -280,14 +280,14 @@ func (w *model) connected() (all []*modelReplica) {
 // safeInStore reports whether a replica that can reach the state holds what is
 // newest: the state may lose that alone which somebody can bring back.
 func (w *model) safeInStore() bool {
-	return w.newest != nil && slices.ContainsFunc(w.connected(), func(r *modelReplica) bool { return r.manager.keys().equal(w.newest) })
+	return w.newest != nil && slices.ContainsFunc(w.connected(), func(r *modelReplica) bool { return r.ring.keys().equal(w.newest) })
 }
 
 func (w *model) revoke(r *modelReplica) {
-	keys := r.manager.keys().keys
+	keys := r.ring.keys().keys
 	key := keys[w.random.below(len(keys))]
 	kid := key.public.KeyID
-	err := r.manager.Revoke(w.t.Context(), kid)
+	err := r.ring.Revoke(w.t.Context(), kid)
 	w.look()
 	if _, ok := w.newest.find(kid); ok {
 		return
@@ -330,7 +330,7 @@ func (w *model) look() {
 // ago.
 func (w *model) bounded(r *modelReplica) bool {
 	for _, k := range []managedKey{w.newest.current(), w.newest.next()} {
-		if _, ok := r.manager.keys().find(k.public.KeyID); !ok && w.now.Sub(w.seen[k.public.KeyID]) > modelConfig.refresh() {
+		if _, ok := r.ring.keys().find(k.public.KeyID); !ok && w.now.Sub(w.seen[k.public.KeyID]) > modelConfig.refresh() {
 			return !r.cut && r.read.After(r.healed)
 		}
 	}
@@ -343,7 +343,7 @@ func (w *model) check() {
 			continue
 		}
 		set := map[string]bool{}
-		for _, k := range r.manager.keys().keys {
+		for _, k := range r.ring.keys().keys {
 			set[k.public.KeyID] = true
 		}
 		w.served[strings.Join(slices.Sorted(maps.Keys(set)), " ")] = served{set, w.now}
@@ -366,13 +366,13 @@ func (w *model) check() {
 		}
 	}
 	for _, r := range w.replicas {
-		if r.astray || r.manager.usable() != nil {
+		if r.astray || r.ring.Usable() != nil {
 			continue
 		}
 		if age := w.now.Sub(r.read); age > modelMaxAge {
 			w.t.Errorf("%s signs, and read the state %v ago", r.name, age)
 		}
-		kid := r.manager.snapshot().signing.public.KeyID
+		kid := r.ring.Published().Keys()[0].ID()
 		w.signed[kid] = true
 		if expires := w.now.Add(r.offset + modelLife + skew/2); expires.After(w.tokens[kid]) {
 			w.tokens[kid] = expires
@@ -388,7 +388,7 @@ func (w *model) check() {
 		return
 	}
 	for _, r := range w.connected() {
-		if w.now.Sub(r.healed) > refresh && !bytes.Equal(r.manager.value, w.history[len(w.history)-1]) {
+		if w.now.Sub(r.healed) > refresh && !bytes.Equal(r.ring.value, w.history[len(w.history)-1]) {
 			w.t.Errorf("%s: %s does not hold the newest key set", w.now.Format("15:04:05"), r.name)
 		}
 	}

@@ -1,4 +1,4 @@
-package token
+package keyring
 
 import (
 	"bytes"
@@ -26,7 +26,7 @@ const (
 
 // managedKey is a key of the state.
 type managedKey struct {
-	signingKey
+	Key
 	state     KeyState
 	created   time.Time
 	published time.Time
@@ -40,18 +40,18 @@ type managedKey struct {
 	maxAge, life time.Duration
 }
 
-// managedKeys is the key set of the state. It is never changed once made. There
+// keySet is the key set of the state. It is never changed once made. There
 // is always one current and one next key.
-type managedKeys struct {
+type keySet struct {
 	issuer     string
 	generation uint64
 	keys       []managedKey // current, next, and the retired ones, youngest first
 }
 
-func (s *managedKeys) current() managedKey { return s.keys[0] }
-func (s *managedKeys) next() managedKey    { return s.keys[1] }
+func (s *keySet) current() managedKey { return s.keys[0] }
+func (s *keySet) next() managedKey    { return s.keys[1] }
 
-func (s *managedKeys) find(kid string) (managedKey, bool) {
+func (s *keySet) find(kid string) (managedKey, bool) {
 	i := slices.IndexFunc(s.keys, func(k managedKey) bool { return k.public.KeyID == kid })
 	if i < 0 {
 		return managedKey{}, false
@@ -60,12 +60,12 @@ func (s *managedKeys) find(kid string) (managedKey, bool) {
 }
 
 // successor is the set with other keys.
-func (s *managedKeys) successor(keys ...managedKey) *managedKeys {
-	return &managedKeys{s.issuer, s.generation + 1, keys}
+func (s *keySet) successor(keys ...managedKey) *keySet {
+	return &keySet{s.issuer, s.generation + 1, keys}
 }
 
 // promote makes next the current key.
-func (s *managedKeys) promote(next managedKey, now time.Time) *managedKeys {
+func (s *keySet) promote(next managedKey, now time.Time) *keySet {
 	current, retired := s.next(), s.current()
 	current.state, current.since = StateCurrent, now
 	retired.state, retired.retired = StateRetired, now
@@ -74,13 +74,13 @@ func (s *managedKeys) promote(next managedKey, now time.Time) *managedKeys {
 
 // replaceNext takes the next key away, which has never signed, and key from
 // wherever else it is.
-func (s *managedKeys) replaceNext(key managedKey) *managedKeys {
+func (s *keySet) replaceNext(key managedKey) *keySet {
 	rest := slices.DeleteFunc(slices.Clone(s.keys[2:]), func(k managedKey) bool { return k.public.KeyID == key.public.KeyID })
 	return s.successor(append([]managedKey{s.current(), key}, rest...)...)
 }
 
 // revoke takes a key away at once. next is needed unless it was retired.
-func (s *managedKeys) revoke(kid string, next managedKey, now time.Time) *managedKeys {
+func (s *keySet) revoke(kid string, next managedKey, now time.Time) *keySet {
 	switch kid {
 	case s.current().public.KeyID:
 		current := s.next()
@@ -116,7 +116,7 @@ type storedKey struct {
 // seconds rounds up.
 func seconds(d time.Duration) int64 { return int64((d + time.Second - 1) / time.Second) }
 
-func (s *managedKeys) encode() ([]byte, error) {
+func (s *keySet) encode() ([]byte, error) {
 	stored := storedSet{Issuer: s.issuer, Generation: s.generation}
 	for _, k := range s.keys {
 		der, err := x509.MarshalPKCS8PrivateKey(k.private)
@@ -124,7 +124,7 @@ func (s *managedKeys) encode() ([]byte, error) {
 			return nil, fmt.Errorf("key %s: %w", k.public.KeyID, err)
 		}
 		stored.Keys = append(stored.Keys, storedKey{
-			KeyID: k.public.KeyID, Algorithm: k.method.Alg(), Private: der, State: k.state,
+			KeyID: k.public.KeyID, Algorithm: k.alg, Private: der, State: k.state,
 			Created: k.created, Published: k.published, Since: k.since, Retired: k.retired,
 			Imported: k.imported, MaxAge: seconds(k.maxAge), Life: seconds(k.life),
 		})
@@ -132,14 +132,14 @@ func (s *managedKeys) encode() ([]byte, error) {
 	return json.Marshal(stored)
 }
 
-func (s *managedKeys) equal(other *managedKeys) bool {
+func (s *keySet) equal(other *keySet) bool {
 	a, errA := s.encode()
 	b, errB := other.encode()
 	return errA == nil && errB == nil && bytes.Equal(a, b)
 }
 
 // decodeKeys takes nothing that encode would not have written.
-func decodeKeys(data []byte, issuer string) (*managedKeys, error) {
+func decodeKeys(data []byte, issuer string) (*keySet, error) {
 	var stored storedSet
 	d := json.NewDecoder(bytes.NewReader(data))
 	d.DisallowUnknownFields()
@@ -157,7 +157,7 @@ func decodeKeys(data []byte, issuer string) (*managedKeys, error) {
 	case len(stored.Keys) < 2 || len(stored.Keys) > maxKeys:
 		return nil, fmt.Errorf("%w: it has %d keys", errNoKeys, len(stored.Keys))
 	}
-	s := &managedKeys{issuer: stored.Issuer, generation: stored.Generation}
+	s := &keySet{issuer: stored.Issuer, generation: stored.Generation}
 	for i, k := range stored.Keys {
 		key, err := k.decode([]KeyState{StateCurrent, StateNext, StateRetired}[min(i, 2)])
 		if err != nil {
@@ -171,21 +171,21 @@ func decodeKeys(data []byte, issuer string) (*managedKeys, error) {
 	return s, nil
 }
 
-const maxSeconds = int64(maxExpiry / time.Second)
+const maxSeconds = int64(MaxLife / time.Second)
 
 func (k storedKey) decode(state KeyState) (managedKey, error) {
 	private, err := x509.ParsePKCS8PrivateKey(k.Private)
 	if err != nil {
 		return managedKey{}, err
 	}
-	signing, err := newSigningKey(private)
+	signing, err := newKey(private)
 	if err != nil {
 		return managedKey{}, err
 	}
 	switch {
 	case k.KeyID != signing.public.KeyID:
 		return managedKey{}, errors.New("its kid is not its thumbprint")
-	case k.Algorithm != signing.method.Alg():
+	case k.Algorithm != signing.alg:
 		return managedKey{}, errors.New("its alg is another key's")
 	case k.State != state:
 		return managedKey{}, fmt.Errorf("it is %q where %q is due", k.State, state)
@@ -195,7 +195,7 @@ func (k storedKey) decode(state KeyState) (managedKey, error) {
 		return managedKey{}, errors.New("its durations are out of range")
 	}
 	return managedKey{
-		signingKey: signing, state: k.State,
+		Key: signing, state: k.State,
 		created: k.Created.UTC(), published: k.Published.UTC(), since: k.Since.UTC(), retired: k.Retired.UTC(), imported: k.Imported,
 		maxAge: time.Duration(k.MaxAge) * time.Second, life: time.Duration(k.Life) * time.Second,
 	}, nil

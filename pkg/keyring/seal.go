@@ -1,4 +1,4 @@
-package token
+package keyring
 
 import (
 	"bytes"
@@ -64,7 +64,7 @@ func loadSealer(files []string) (sealer, error) {
 	return s, nil
 }
 
-// ValidateEncryptionKeys reads the files as [NewManager] does. The error joins
+// ValidateEncryptionKeys reads the files as [New] does. The error joins
 // one error for each file at fault.
 func ValidateEncryptionKeys(files []string) error {
 	_, err := loadSealer(files)
@@ -92,7 +92,7 @@ func loadEncryptionKey(file string) ([]byte, error) {
 }
 
 // seal makes the value of a key set.
-func (s sealer) seal(keys *managedKeys) ([]byte, error) {
+func (s sealer) seal(keys *keySet) ([]byte, error) {
 	text, err := keys.encode()
 	if err != nil {
 		return nil, err
@@ -106,7 +106,7 @@ func (s sealer) seal(keys *managedKeys) ([]byte, error) {
 
 // open gives the key set of a value, and whether seal would now use another
 // key.
-func (s sealer) open(value []byte, issuer string) (keys *managedKeys, reseal bool, err error) {
+func (s sealer) open(value []byte, issuer string) (keys *keySet, reseal bool, err error) {
 	if len(value) > maxStored {
 		return nil, false, errNoKeys
 	}

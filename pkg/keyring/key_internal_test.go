@@ -1,0 +1,343 @@
+package keyring
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/ecdh"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/sha256"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
+	"encoding/base64"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"math/big"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// RFC 7638, section 3.1.
+func TestThumbprintOfTheRFC(t *testing.T) {
+	n, err := base64.RawURLEncoding.DecodeString("0vx7agoebGcQSuuPiLJXZptN9nndrQmbXEps2aiAFbWhM78LhWx4cbbfAAtVT86zwu1RK7aPFFxuhDR1L6tSoc_BJECPebWKRXjBZCiFV4n3oknjhMs" +
+		"tn64tZ_2W-5JsGY4Hc5n9yBXArwl93lqt7_RN5w6Cf0h4QyQ5v-65YGjQR0_FDW2QvzqY368QQMicAtaSqzs8KJZgnYb9c7d0zgdAZHzu6qMQvRL5hajrn1n91CbOpbISD08qNLyrdkt-bFTWhAI4vMQFh6WeZu0fM4lF" +
+		"d2NcRwr3XPksINHaQ-G_xBniIqbw0Ls1jF44-csFCur-kEgU8awapJzKnqDKgw")
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := newKey(&rsa.PrivateKey{PublicKey: rsa.PublicKey{N: new(big.Int).SetBytes(n), E: 65537}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := key.public.KeyID, "NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs"; got != want {
+		t.Errorf("thumbprint %s, want %s", got, want)
+	}
+}
+
+// A key too long to be made in a test, by its length alone.
+func TestRSAKeysAreBounded(t *testing.T) {
+	for bits, ok := range map[uint]bool{2047: false, 2048: true, 8192: true, 8193: false, 65536: false} {
+		n := new(big.Int).Lsh(big.NewInt(1), bits-1)
+		_, err := newKey(&rsa.PrivateKey{PublicKey: rsa.PublicKey{N: n, E: 65537}})
+		if (err == nil) != ok {
+			t.Errorf("%d bits: error %v, want accepted %v", bits, err, ok)
+		}
+	}
+}
+
+// The files are the operator's; a broken one must be an error, never a panic,
+// and what is accepted must be able to sign.
+func FuzzParseKey(f *testing.F) {
+	add := func(typ string, der []byte) {
+		data := pem.EncodeToMemory(&pem.Block{Type: typ, Bytes: der})
+		f.Add(data)
+		f.Add(data[:len(data)/2])
+		f.Add(append(pem.EncodeToMemory(&pem.Block{Type: pemECParams, Bytes: []byte{6, 0}}), data...))
+		f.Add(bytes.ReplaceAll(data, []byte(typ), []byte("CERTIFICATE")))
+	}
+	for _, curve := range []elliptic.Curve{elliptic.P224(), elliptic.P256(), elliptic.P384(), elliptic.P521()} {
+		key, err := ecdsa.GenerateKey(curve, rand.Reader)
+		if err != nil {
+			f.Fatal(err)
+		}
+		der, err := x509.MarshalECPrivateKey(key)
+		if err != nil {
+			f.Fatal(err)
+		}
+		add(pemSEC1, der)
+		if der, err = x509.MarshalPKCS8PrivateKey(key); err != nil {
+			f.Fatal(err)
+		}
+		add(pemPKCS8, der)
+	}
+	for _, bits := range []int{1024, 2048} {
+		key, err := rsa.GenerateKey(rand.Reader, bits)
+		if err != nil {
+			f.Fatal(err)
+		}
+		add(pemPKCS1, x509.MarshalPKCS1PrivateKey(key))
+	}
+	f.Add([]byte(nil))
+	f.Add([]byte("this is no key\n"))
+	f.Add([]byte("-----BEGIN PRIVATE KEY-----\n-----END PRIVATE KEY-----\n"))
+	f.Add([]byte("-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n"))
+	f.Add([]byte("-----BEGIN EC PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,00\n\nAAAA\n-----END EC PRIVATE KEY-----\n"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		key, err := parseKey(data)
+		if err != nil {
+			return
+		}
+		if _, err := key.Signer().Sign(rand.Reader, make([]byte, crypto.SHA256.Size()), crypto.SHA256); err != nil {
+			t.Errorf("an accepted key cannot sign: %v", err)
+		}
+		if !key.public.IsPublic() || key.public.KeyID == "" || key.public.Algorithm != key.alg || key.Algorithm() == "" {
+			t.Errorf("what is published of an accepted key: %+v", key.public)
+		}
+	})
+}
+
+// sharedRSA is one key for all tests that do not care which: RSA keys take long
+// to make.
+var sharedRSA = sync.OnceValue(func() *rsa.PrivateKey {
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		panic(err)
+	}
+	return key
+})
+
+func block(typ string, der []byte) []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: typ, Bytes: der})
+}
+
+func pkcs1(key *rsa.PrivateKey) []byte {
+	return block("RSA PRIVATE KEY", x509.MarshalPKCS1PrivateKey(key))
+}
+
+func sec1(t *testing.T, key *ecdsa.PrivateKey) []byte {
+	t.Helper()
+	der, err := x509.MarshalECPrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return block("EC PRIVATE KEY", der)
+}
+
+func publicPEM(t *testing.T, key crypto.Signer) []byte {
+	t.Helper()
+	der, err := x509.MarshalPKIXPublicKey(key.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return block("PUBLIC KEY", der)
+}
+
+// thumbprint is RFC 7638, section 3, written out: the required members in
+// lexicographic order, no white space, SHA-256.
+func thumbprint(t *testing.T, key crypto.Signer) string {
+	t.Helper()
+	var canonical string
+	switch k := key.Public().(type) {
+	case *rsa.PublicKey:
+		canonical = fmt.Sprintf(`{"e":%q,"kty":"RSA","n":%q}`, b64(big.NewInt(int64(k.E)).Bytes()), b64(k.N.Bytes()))
+	case *ecdsa.PublicKey:
+		point, err := k.Bytes() // 4, X, Y at the curve's full length
+		if err != nil {
+			t.Fatal(err)
+		}
+		size := (len(point) - 1) / 2
+		canonical = fmt.Sprintf(`{"crv":%q,"kty":"EC","x":%q,"y":%q}`, k.Curve.Params().Name, b64(point[1:1+size]), b64(point[1+size:]))
+	default:
+		t.Fatalf("no thumbprint for a %T", k)
+	}
+	sum := sha256.Sum256([]byte(canonical))
+	return b64(sum[:])
+}
+func b64(b []byte) string { return base64.RawURLEncoding.EncodeToString(b) }
+
+// ecParameters is what `openssl ecparam -name prime256v1 -genkey` puts in front
+// of the key: the curve by its name.
+func ecParameters(t *testing.T) []byte {
+	t.Helper()
+	der, err := asn1.Marshal(asn1.ObjectIdentifier{1, 2, 840, 10045, 3, 1, 7})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return block("EC PARAMETERS", der)
+}
+
+func TestLoadKeysRefuses(t *testing.T) {
+	short, err := rsa.GenerateKey(rand.Reader, 1024)
+	if err != nil {
+		t.Fatal(err)
+	}
+	almost, err := rsa.GenerateKey(rand.Reader, 2047)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, ed, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	x25519, err := ecdh.X25519().GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p256 := newEC(t, elliptic.P256())
+	good := pkcs8PEM(t, p256)
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "id.example.com"}}
+	certificate, err := x509.CreateCertificate(rand.Reader, template, template, p256.Public(), p256)
+	if err != nil {
+		t.Fatal(err)
+	}
+	legacy := pem.EncodeToMemory(&pem.Block{
+		Type: "EC PRIVATE KEY", Bytes: make([]byte, 128),
+		Headers: map[string]string{"Proc-Type": "4,ENCRYPTED", "DEK-Info": "AES-256-CBC,00000000000000000000000000000000"},
+	})
+	tests := []struct {
+		name string
+		data []byte
+		want string // what the operator reads
+	}{
+		{"RSA of 2047 bits", pkcs8PEM(t, almost), "RSA key of 2047 bits"},
+		{"RSA of 1024 bits", pkcs1(short), "RSA key of 1024 bits"},
+		{"P-224", sec1(t, newEC(t, elliptic.P224())), "curve P-224"},
+		{"P-521", pkcs8PEM(t, newEC(t, elliptic.P521())), "curve P-521"},
+		{"Ed25519", pkcs8PEM(t, ed), "ed25519"},
+		{"X25519", pkcs8PEM(t, x25519), "ecdh"},
+		{"an empty file", nil, "no private key in PEM"},
+		{"words", []byte("this is no key\n"), "no private key in PEM"},
+		{"DER", x509.MarshalPKCS1PrivateKey(sharedRSA()), "no private key in PEM"},
+		{"a second key behind the first", append(bytes.Clone(good), pkcs8PEM(t, newEC(t, elliptic.P256()))...), "more than one private key"},
+		{"PEM without its last line", bytes.Split(good, []byte("-----END"))[0], "no private key in PEM"},
+		{"parameters and no key", ecParameters(t), "no private key in PEM"},
+		{"a certificate", block("CERTIFICATE", certificate), "holds a CERTIFICATE"},
+		{"a certificate in front of its key", append(block("CERTIFICATE", certificate), good...), "holds a CERTIFICATE"},
+		{"a public key", publicPEM(t, p256), "holds a PUBLIC KEY"},
+		{"a key of OpenSSH", block("OPENSSH PRIVATE KEY", []byte("openssh-key-v1\x00")), "holds a OPENSSH PRIVATE KEY"},
+		{"PKCS#8 with a passphrase", block("ENCRYPTED PRIVATE KEY", make([]byte, 128)), "passphrase"},
+		{"SEC1 with a passphrase", legacy, "passphrase"},
+		{"SEC1 with a passphrase, after its parameters", append(ecParameters(t), legacy...), "passphrase"},
+		{"nothing within PKCS#1", block("RSA PRIVATE KEY", nil), ""},
+		{"nothing within SEC1", block("EC PRIVATE KEY", nil), ""},
+		{"nothing within PKCS#8", block("PRIVATE KEY", nil), ""},
+		{"zeros within PKCS#8", block("PRIVATE KEY", make([]byte, 128)), ""},
+		{"PKCS#8 named PKCS#1", bytes.ReplaceAll(good, []byte(" PRIVATE"), []byte(" RSA PRIVATE")), ""},
+		{"a key whose end is missing", block("RSA PRIVATE KEY", x509.MarshalPKCS1PrivateKey(sharedRSA())[:600]), ""},
+		{"a key after 64 KiB of words", append(bytes.Repeat([]byte("word\n"), 64<<10/5+1), good...), "longer than 65536 bytes"},
+		{"a key of one byte more than 64 KiB", append(bytes.Clone(good), bytes.Repeat([]byte("\n"), 64<<10+1-len(good))...), "longer than 65536 bytes"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			file := writeFile(t, tt.data)
+			_, err := LoadKeys([]string{file})
+			if err == nil {
+				t.Fatal("was accepted")
+			}
+			said, ok := strings.CutPrefix(err.Error(), file+": ")
+			if !ok || !strings.Contains(said, tt.want) || strings.Contains(said, file) {
+				t.Errorf("error %q, want one that names the file once and says %q", err, tt.want)
+			}
+		})
+	}
+}
+
+func TestLoadKeysRefusesFiles(t *testing.T) {
+	dir := t.TempDir()
+	key := writeFile(t, pkcs8PEM(t, newEC(t, elliptic.P256())))
+	same, err := os.ReadFile(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again := writeFile(t, same)
+	eleven := make([]string, 11)
+	for i := range eleven {
+		eleven[i] = writeFile(t, pkcs8PEM(t, newEC(t, elliptic.P256())))
+	}
+	missing := filepath.Join(dir, "missing.pem")
+	tests := []struct {
+		name  string
+		files []string
+		want  []string // one line each
+	}{
+		{"no file", nil, []string{"at least one signing key is needed"}},
+		{"a missing file", []string{missing}, []string{missing + ": no such file or directory"}},
+		{"a directory", []string{dir}, []string{dir + ": is a directory"}},
+		{"no name", []string{""}, []string{": no such file or directory"}},
+		{"one file twice", []string{key, key}, []string{key + ": is the same key as " + key}},
+		{"one key in two files", []string{key, again}, []string{again + ": is the same key as " + key}},
+		{"eleven keys", eleven, []string{"11 keys are more than the 10 that verifiers take"}},
+		{
+			"all of it at once",
+			[]string{missing, key, dir, again},
+			[]string{missing + ": no such file or directory", dir + ": is a directory", again + ": is the same key as " + key},
+		},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			_, err := LoadKeys(tt.files)
+			if diff := cmp.Diff(strings.Join(tt.want, "\n"), fmt.Sprint(err)); diff != "" {
+				t.Errorf("error (-want +got):\n%s", diff)
+			}
+		})
+	}
+	if _, err := LoadKeys(eleven[:10]); err != nil {
+		t.Errorf("ten keys: %v", err)
+	}
+}
+
+// A key's ID and algorithm follow from the key, not from how it is written down.
+func TestLoadKeysAccepts(t *testing.T) {
+	p256, p384 := newEC(t, elliptic.P256()), newEC(t, elliptic.P384())
+	long := pkcs8PEM(t, p256)
+	long = append(long, bytes.Repeat([]byte("\n"), 64<<10-len(long))...)
+	tests := []struct {
+		name string
+		data []byte
+		key  crypto.Signer
+		alg  string
+	}{
+		{"RSA of 2048 bits in PKCS#1", pkcs1(sharedRSA()), sharedRSA(), "RS256"},
+		{"RSA of 2048 bits in PKCS#8", pkcs8PEM(t, sharedRSA()), sharedRSA(), "RS256"},
+		{"P-256 in SEC1", sec1(t, p256), p256, "ES256"},
+		{"P-256 in SEC1 after its parameters", append(ecParameters(t), sec1(t, p256)...), p256, "ES256"},
+		{"P-256 in PKCS#8", pkcs8PEM(t, p256), p256, "ES256"},
+		{"P-384 in SEC1", sec1(t, p384), p384, "ES384"},
+		{"P-384 in PKCS#8", pkcs8PEM(t, p384), p384, "ES384"},
+		{"a comment in front", append([]byte("the key of id.example.com\n"), pkcs8PEM(t, p256)...), p256, "ES256"},
+		{"lines that end as on Windows", bytes.ReplaceAll(pkcs8PEM(t, p256), []byte("\n"), []byte("\r\n")), p256, "ES256"},
+		{"a file of 64 KiB", long, p256, "ES256"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			keys, err := LoadKeys([]string{writeFile(t, tt.data)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if n := len(keys.Published().Keys()); n != 1 {
+				t.Fatalf("%d keys are published", n)
+			}
+			var published map[string]any
+			if err := json.Unmarshal(keys.Published().Keys()[0].JWK(), &published); err != nil {
+				t.Fatal(err)
+			}
+			got := map[string]any{}
+			for _, member := range []string{"kid", "alg", "use"} {
+				got[member] = published[member]
+			}
+			if diff := cmp.Diff(map[string]any{"kid": thumbprint(t, tt.key), "alg": tt.alg, "use": "sig"}, got); diff != "" {
+				t.Errorf("published key (-want +got):\n%s", diff)
+			}
+		})
+	}
+}

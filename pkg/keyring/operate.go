@@ -1,0 +1,229 @@
+package keyring
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// Init makes a key set if the state has none. If this process holds one it is
+// written back, also over what cannot be opened.
+func (m *Ring) Init(ctx context.Context) error {
+	m.changing.Lock()
+	defer m.changing.Unlock()
+	made, err := m.make(2)
+	if err != nil {
+		return failed("init", err)
+	}
+	return failed("init", m.update(ctx, m.repaired, func(keys *keySet) (*keySet, error) {
+		if keys == nil {
+			keys = m.first(made[0], made[1])
+		}
+		return keys, nil
+	}))
+}
+
+// Rotate makes the next key current if verifiers can know it, going by the
+// wall clock alone: a process that has just started has no other. If another
+// replica did so first, that is fine.
+func (m *Ring) Rotate(ctx context.Context) (KeyInfo, error) {
+	m.changing.Lock()
+	defer m.changing.Unlock()
+	info, err := m.rotate(ctx)
+	return info, failed("rotate", err)
+}
+
+func (m *Ring) rotate(ctx context.Context) (KeyInfo, error) {
+	if len(m.files) > 0 {
+		return KeyInfo{}, errors.New("auth.signingKeyFile says what signs: change that")
+	}
+	before, err := m.read(ctx)
+	if err != nil {
+		return KeyInfo{}, err
+	}
+	made, err := m.make(1)
+	if err != nil {
+		return KeyInfo{}, err
+	}
+	err = m.update(ctx, m.newest, func(keys *keySet) (*keySet, error) {
+		if keys == nil {
+			return nil, ErrNoKeySet
+		}
+		if keys.current().public.KeyID != before.current().public.KeyID {
+			return keys, nil
+		}
+		next, now := keys.next(), m.wall()
+		if ready := next.published.Add(m.leadOf(next)); now.Before(ready) {
+			return nil, fmt.Errorf("verifiers may not know the next key %s before %s (in %v): rotate then; if the current key is lost to somebody, revoke it",
+				next.public.KeyID, formatTime(ready), ready.Sub(now).Round(time.Second))
+		}
+		keys = m.withoutExpired(keys)
+		if len(keys.keys) >= maxKeys {
+			return nil, full(keys)
+		}
+		return keys.promote(made[0], now), nil
+	})
+	if err != nil {
+		return KeyInfo{}, err
+	}
+	return keyInfo(m.keys().current()), nil
+}
+
+// Revoke takes a key out of the key set at once. A current key is succeeded by
+// the next one, even if verifiers may not know that yet.
+func (m *Ring) Revoke(ctx context.Context, kid string) error {
+	m.changing.Lock()
+	defer m.changing.Unlock()
+	return failed("revoke", m.revoke(ctx, kid))
+}
+
+func (m *Ring) revoke(ctx context.Context, kid string) error {
+	if published(m.files, kid) {
+		return fmt.Errorf("%s is a key of auth.signingKeyFile: take it out of the configuration of every replica", kid)
+	}
+	if _, err := m.read(ctx); err != nil {
+		return err
+	}
+	made, err := m.make(1)
+	if err != nil {
+		return err
+	}
+	var revoked managedKey
+	var wait time.Duration
+	err = m.update(ctx, m.newest, func(keys *keySet) (*keySet, error) {
+		if keys == nil {
+			return nil, ErrNoKeySet
+		}
+		var ok bool
+		revoked, ok = keys.find(kid)
+		if !ok {
+			var known []string
+			for _, k := range keys.keys {
+				known = append(known, fmt.Sprintf("%s (%s)", k.public.KeyID, k.state))
+			}
+			return nil, fmt.Errorf("there is no key %q; there are %s", kid, strings.Join(known, ", "))
+		}
+		next, now := keys.next(), m.wall()
+		wait = m.leadOf(next) - now.Sub(next.published)
+		return keys.revoke(kid, made[0], now), nil
+	})
+	if err != nil {
+		return err
+	}
+	m.log.Warn("key is revoked", "kid", kid, "state", revoked.state)
+	if revoked.state == StateCurrent && wait > 0 {
+		m.log.Warn("verifiers that keep the key set may refuse tokens of the new signing key, which they do not know yet", "for", wait)
+	}
+	return nil
+}
+
+// Import takes a private key in PEM into the key set: as the current one if
+// there is no set yet, since verifiers know it then, else as the next one.
+func (m *Ring) Import(ctx context.Context, pem []byte) (KeyInfo, error) {
+	key, err := parseKey(pem)
+	if err != nil {
+		return KeyInfo{}, fmt.Errorf("key set: import: the file %w", err)
+	}
+	m.changing.Lock()
+	defer m.changing.Unlock()
+	imported := m.nextKey(key)
+	imported.imported = true
+	made, err := m.make(1)
+	if err != nil {
+		return KeyInfo{}, failed("import", err)
+	}
+	err = m.update(ctx, m.newest, func(keys *keySet) (*keySet, error) {
+		if keys == nil {
+			return m.first(imported, made[0]), nil
+		}
+		old, ok := keys.find(key.public.KeyID)
+		switch {
+		case ok && old.state == StateCurrent, ok && old.imported && old.state == StateNext:
+			return keys, nil
+		case ok && old.state == StateNext:
+			old.imported = true
+			return keys.replaceNext(old), nil
+		}
+		return keys.replaceNext(imported), nil
+	})
+	if err != nil {
+		return KeyInfo{}, failed("import", err)
+	}
+	k, _ := m.keys().find(key.public.KeyID)
+	return keyInfo(k), nil
+}
+
+// KeyInfo is what may be known of a key. Times that do not apply are zero.
+type KeyInfo struct {
+	KeyID        string    `json:"kid"`
+	Algorithm    string    `json:"alg"`
+	State        KeyState  `json:"state"`
+	Created      time.Time `json:"created,omitzero"`
+	Published    time.Time `json:"published,omitzero"`
+	Since        time.Time `json:"since,omitzero"` // when it became current
+	Retired      time.Time `json:"retired,omitzero"`
+	RemovedAfter time.Time `json:"removed_after,omitzero"`
+}
+
+// List reads the key set from the state and tells of each published key, those
+// of signingKeyFile first.
+func (m *Ring) List(ctx context.Context) ([]KeyInfo, error) {
+	value, err := m.store.Get(ctx, storeKey)
+	if err != nil {
+		return nil, failed("list", err)
+	}
+	if value == nil {
+		if len(m.files) == 0 {
+			return nil, failed("list", ErrNoKeySet)
+		}
+		return m.infos(nil), nil
+	}
+	keys, _, err := m.newest(value)
+	if err != nil {
+		return nil, failed("list", err)
+	}
+	return m.infos(keys), nil
+}
+
+// Infos is List of the keys that this process publishes, without asking the
+// state.
+func (m *Ring) Infos() []KeyInfo { return m.infos(m.keys()) }
+
+func (m *Ring) infos(keys *keySet) []KeyInfo {
+	var all []KeyInfo
+	for i, k := range m.files {
+		state := StatePublished
+		if i == 0 {
+			state = StateCurrent
+		}
+		all = append(all, KeyInfo{KeyID: k.public.KeyID, Algorithm: k.alg, State: state})
+	}
+	if keys == nil {
+		return all
+	}
+	for _, k := range keys.keys {
+		if published(m.files, k.public.KeyID) {
+			continue
+		}
+		info := keyInfo(k)
+		if len(m.files) > 0 {
+			info.State = StatePublished
+		}
+		all = append(all, info)
+	}
+	return all
+}
+
+func keyInfo(k managedKey) KeyInfo {
+	second := func(t time.Time) time.Time { return t.Truncate(time.Second) }
+	i := KeyInfo{
+		KeyID: k.public.KeyID, Algorithm: k.alg, State: k.state,
+		Created: second(k.created), Published: second(k.published), Since: second(k.since), Retired: second(k.retired),
+	}
+	if k.state == StateRetired {
+		i.RemovedAfter = second(removedAfter(k))
+	}
+	return i
+}

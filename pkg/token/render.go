@@ -1,0 +1,109 @@
+package token
+
+import (
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/keyring"
+)
+
+// KeySource is where an issuer has its keys from: [keyring.Keys] or a
+// [keyring.Ring].
+type KeySource interface {
+	// Check fails unless the keys are those of an issuer.
+	Check(issuer string) error
+	// Published is the keys that are published now, of which the first signs.
+	Published() *keyring.Published
+	// Usable is nil if the first may sign now.
+	Usable() error
+	// MaxAge is how long verifiers may keep the keys.
+	MaxAge() time.Duration
+	// WillIssue tells how long tokens will live.
+	WillIssue(life time.Duration)
+}
+
+// rendered is the documents of the published keys, rendered once.
+type rendered struct {
+	of        *keyring.Published
+	documents [][]byte // secrets of instance documents, of which the first signs
+	jwks      Document
+	discovery Document
+}
+
+// current renders the published keys if they have changed. Without keys, or if
+// they cannot be rendered, nothing is published.
+func (i *Issuer) current() *rendered {
+	published := i.keys.Published()
+	if r := i.rendered.Load(); r != nil && r.of == published {
+		return r
+	}
+	r, err := newRendered(i.name, published)
+	if err != nil {
+		r = &rendered{of: published}
+	}
+	i.rendered.Store(r)
+	return r
+}
+
+func newRendered(issuer string, published *keyring.Published) (*rendered, error) {
+	r := &rendered{of: published}
+	keys := published.Keys()
+	if len(keys) == 0 {
+		return r, nil
+	}
+	var set struct {
+		Keys []json.RawMessage `json:"keys"`
+	}
+	for _, k := range keys {
+		set.Keys = append(set.Keys, k.JWK())
+		secret, err := k.Secret(documentType)
+		if err != nil {
+			return nil, err
+		}
+		r.documents = append(r.documents, secret)
+	}
+	var err error
+	if r.jwks, err = render(set); err != nil {
+		return nil, err
+	}
+	r.discovery, err = render(newMetadata(issuer, keys))
+	return r, err
+}
+
+type metadata struct {
+	Issuer        string   `json:"issuer"`
+	JWKSURI       string   `json:"jwks_uri"`
+	ResponseTypes []string `json:"response_types_supported"`
+	SubjectTypes  []string `json:"subject_types_supported"`
+	Algorithms    []string `json:"id_token_signing_alg_values_supported"`
+	Claims        []string `json:"claims_supported"`
+}
+
+func newMetadata(issuer string, keys []keyring.Key) metadata {
+	m := metadata{
+		Issuer:        issuer,
+		JWKSURI:       strings.TrimSuffix(issuer, "/") + JWKSPath,
+		ResponseTypes: []string{"id_token"},
+		SubjectTypes:  []string{"public"},
+		Claims:        claimNames(),
+	}
+	for _, k := range keys {
+		if alg := k.Algorithm(); !slices.Contains(m.Algorithms, alg) {
+			m.Algorithms = append(m.Algorithms, alg)
+		}
+	}
+	return m
+}
+
+func render(v any) (Document, error) {
+	body, err := json.Marshal(v)
+	if err != nil {
+		return Document{}, err
+	}
+	sum := sha256.Sum256(body)
+	return Document{Body: body, ETag: `"` + base64.RawURLEncoding.EncodeToString(sum[:16]) + `"`}, nil
+}

@@ -1,0 +1,175 @@
+package token_test
+
+import (
+	"context"
+	"crypto/elliptic"
+	"errors"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest/attesttest"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/keyring"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/state"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/token"
+)
+
+// breakable is a state that can be cut off.
+type breakable struct {
+	*state.Memory
+	err error
+}
+
+func (b *breakable) Get(ctx context.Context, key string) ([]byte, error) {
+	if b.err != nil {
+		return nil, b.err
+	}
+	return b.Memory.Get(ctx, key)
+}
+
+func newRing(t *testing.T, algorithm string, files ...string) (*keyring.Ring, *breakable) {
+	t.Helper()
+	store := &breakable{Memory: state.NewMemory(10, nil)}
+	r, err := keyring.New(keyring.Config{Algorithm: algorithm, RotationPeriod: 24 * time.Hour, MaxAge: 5 * time.Minute}, store,
+		keyring.Options{Issuer: issuerURL, SigningKeyFile: files, LongestLife: 10 * time.Minute, Initialize: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r, store
+}
+
+func ringIssuer(t *testing.T, r *keyring.Ring) *token.Issuer {
+	t.Helper()
+	i, err := token.NewIssuer(token.Config{TokenIssuer: issuerURL, TokenExpiry: time.Minute}, r, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return i
+}
+
+func TestAnIssuerWithoutAKeySetSignsAndPublishesNothing(t *testing.T) {
+	r, _ := newRing(t, keyring.ES256)
+	i := ringIssuer(t, r)
+	if i.Discovery().Body != nil || i.JWKS().Body != nil {
+		t.Errorf("published: %s, %s", i.Discovery().Body, i.JWKS().Body)
+	}
+	in := attesttest.Instance(t)
+	if tok, err := i.Issue(t.Context(), attesttest.Identity(t, in, "web")); !errors.Is(err, keyring.ErrKeysStale) || tok.Compact != "" {
+		t.Errorf("Issue = %+v, %v", tok, err)
+	}
+	if tok, err := i.IssueDocument(attesttest.Vouched(t, in), time.Minute); !errors.Is(err, keyring.ErrKeysStale) || tok.Compact != "" {
+		t.Errorf("IssueDocument = %+v, %v", tok, err)
+	}
+	if r.Err() == nil {
+		t.Error("what was not loaded is fresh")
+	}
+	if err := r.Load(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := i.Issue(t.Context(), attesttest.Identity(t, in, "web")); err != nil {
+		t.Errorf("after the key set was loaded: %v", err)
+	}
+	if !strings.Contains(string(i.JWKS().Body), r.Infos()[1].KeyID) || !strings.Contains(string(i.Discovery().Body), `"id_token_signing_alg_values_supported":["ES256"]`) {
+		t.Errorf("published: %s, %s", i.Discovery().Body, i.JWKS().Body)
+	}
+}
+
+func TestAnIssuerNeedsTheKeySetOfItsOwn(t *testing.T) {
+	r, _ := newRing(t, keyring.ES256)
+	_, err := token.NewIssuer(token.Config{TokenIssuer: issuerURL + "/b", TokenExpiry: time.Minute}, r, nil, nil)
+	if err == nil || !strings.Contains(err.Error(), issuerURL) {
+		t.Errorf("NewIssuer = %v", err)
+	}
+}
+
+// The documents follow the key set, and tokens end when it is stale.
+func TestAnIssuerFollowsItsKeySet(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, store := newRing(t, keyring.ES256)
+		if err := r.Load(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		i := ringIssuer(t, r)
+		before := i.JWKS()
+		if again := i.JWKS(); &again.Body[0] != &before.Body[0] {
+			t.Error("the key set is rendered with each request")
+		}
+		identity := attesttest.Identity(t, attesttest.Instance(t), "web")
+		doc := document(t, i, fullInstance(t))
+		revoked := r.Infos()[0].KeyID
+		if err := r.Revoke(t.Context(), revoked); err != nil {
+			t.Fatal(err)
+		}
+		if after := i.JWKS(); strings.Contains(string(after.Body), revoked) || after.ETag == before.ETag {
+			t.Errorf("after the revocation: %s", after.Body)
+		}
+		if _, err := i.VerifyDocument(doc.Compact); !errors.Is(err, token.ErrInvalidDocument) {
+			t.Errorf("a document of the revoked key: %v", err)
+		}
+		store.err = errors.New("connection refused")
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- r.Run(ctx) }()
+		time.Sleep(4 * time.Minute) //nolint:forbidigo // the bubble's time
+		if _, err := i.Issue(t.Context(), identity); err != nil {
+			t.Errorf("within maxAge: %v", err)
+		}
+		served := i.JWKS()
+		time.Sleep(2 * time.Minute) //nolint:forbidigo // as above
+		if _, err := i.Issue(t.Context(), identity); !errors.Is(err, keyring.ErrKeysStale) {
+			t.Errorf("after maxAge: %v", err)
+		}
+		if now := i.JWKS(); string(now.Body) != string(served.Body) || len(i.Discovery().Body) == 0 {
+			t.Error("the key set is no longer served")
+		}
+		store.err = nil
+		time.Sleep(11 * time.Second) //nolint:forbidigo // as above
+		if _, err := i.Issue(t.Context(), identity); err != nil {
+			t.Errorf("after the state is back: %v", err)
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestFilesSignWithAStateThatIsAway(t *testing.T) {
+	r, store := newRing(t, keyring.RS256, write(t, pkcs8(t, newEC(t, elliptic.P256()))))
+	store.err = errors.New("connection refused")
+	if err := r.Load(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	i := ringIssuer(t, r)
+	if _, err := i.Issue(t.Context(), attesttest.Identity(t, attesttest.Instance(t), "web")); err != nil {
+		t.Error(err)
+	}
+	if i.MaxAge() != 5*time.Minute {
+		t.Errorf("MaxAge is %v", i.MaxAge())
+	}
+}
+
+// told is keys that note how long tokens will live.
+type told struct {
+	keyring.Keys
+	life *time.Duration
+}
+
+func (k told) WillIssue(life time.Duration) { *k.life = life }
+
+func TestAnIssuerTellsHowLongTokensLive(t *testing.T) {
+	role, err := attest.ParseRoleName("web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	long, life := 3*time.Hour, time.Duration(0)
+	keys := told{load(t, newEC(t, elliptic.P256())), &life}
+	if _, err := token.NewIssuer(token.Config{TokenIssuer: issuerURL, TokenExpiry: time.Minute}, keys, map[attest.RoleName]token.RoleConfig{role: {TokenExpiry: &long}}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if life != long {
+		t.Errorf("tokens live for %v, the keys were told %v", long, life)
+	}
+}
