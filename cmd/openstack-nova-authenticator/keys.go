@@ -4,13 +4,13 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"os"
 	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/keyring"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/secret"
 )
 
 // maxKeyFile bounds the file that keys import reads.
@@ -65,7 +65,7 @@ over. If it was the one that signs, the next one signs from now on.
 now on: it is the one that verifiers know. Otherwise it becomes the next key.
 ` + onState,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			pem, err := readBounded(args[0])
+			pem, err := secret.ReadFile(args[0], maxKeyFile)
 			if err != nil {
 				return err
 			}
@@ -90,19 +90,6 @@ is made if there is none. A state that has all of this is left as it is.
 	}
 	cmd.AddCommand(list, rotate, revoke, imports, initialize)
 	return cmd
-}
-
-func readBounded(file string) ([]byte, error) {
-	f, err := os.Open(file)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxKeyFile+1))
-	if err == nil && len(data) > maxKeyFile {
-		err = fmt.Errorf("%s is longer than %d bytes", file, maxKeyFile)
-	}
-	return data, err
 }
 
 func printKeys(w io.Writer, keys ...keyring.KeyInfo) {

@@ -669,6 +669,6 @@ func TestCheckOfRedis(t *testing.T) {
 	says(r, false, "connection refused", "--online")
 	says(r, true, "one.yml: ok\n")
 
-	bad := s.newReplica(t, "bad", 3, `{type: redis, redis: {passwordFile: none, caFile: encryption.key}}`)
-	says(bad, false, "none: no such file or directory")
+	bad := s.newReplica(t, "bad", 3, `{type: redis, redis: {passwordFile: none.secret, caFile: encryption.key}}`)
+	says(bad, false, "none.secret: no such file or directory")
 }

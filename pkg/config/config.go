@@ -25,6 +25,7 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/keyring"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/openstack"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/ratelimit"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/secret"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/server"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/state"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/token"
@@ -78,6 +79,7 @@ type Config struct {
 	SigningKeys keyring.Keys `yaml:"-"`
 
 	lines map[string]int
+	shown func(key string) string // for messages
 }
 
 // Auth is the defaults of all roles and the issuer.
@@ -174,20 +176,21 @@ func parse(data []byte, dir string) (*Config, []Problem) {
 	c := Default()
 	d := newDecoder()
 	d.document(data, &c)
-	c.lines = d.lines
+	c.lines, c.shown = d.lines, d.shown
 	if _, said := c.lines["state.type"]; !said && len(c.Auth.SigningKeyFile) > 0 {
 		c.State.Type = state.TypeMemory
 	}
 	sum := sha256.Sum256(data)
 	c.Hash = hex.EncodeToString(sum[:])[:12]
-	c.resolvePaths(dir)
+	hidden := c.resolvePaths(dir, d)
 
 	problems := d.problems
 	if d.unusable {
 		return &c, problems
 	}
 	for _, err := range c.validate() {
-		if p := c.problem(err); !d.unread(p.Path) {
+		about := func(value string) bool { return strings.Contains(err.Error(), value) }
+		if p := c.problem(err); !d.unread(p.Path) && !slices.ContainsFunc(hidden, about) {
 			problems = append(problems, p)
 		}
 	}
@@ -199,45 +202,83 @@ func parse(data []byte, dir string) (*Config, []Problem) {
 func (c *Config) problem(err error) Problem {
 	path, message, ok := strings.Cut(err.Error(), ": ")
 	if !ok {
-		return Problem{Message: err.Error()}
+		return Problem{Message: secret.Values(err.Error())}
 	}
-	p := Problem{Path: path, Message: message}
+	p := Problem{Path: path, Message: secret.Values(message)}
 	for at := path; at != "" && p.Line == 0; at = parent(at) {
 		p.Line = c.lines[at]
 	}
 	return p
 }
 
-// resolvePaths makes the paths of the file relative to the file.
-func (c *Config) resolvePaths(dir string) {
-	paths := []*string{
-		&c.TLS.CertFile, &c.TLS.KeyFile, &c.OpenStack.CloudsFile, &c.Admin.Socket,
-		&c.MetadataService.TLS.CertFile, &c.MetadataService.TLS.KeyFile, &c.MetadataService.TLS.ClientCAFile,
+// namedPath is a value of the file that is the path of a file.
+type namedPath struct {
+	key   string
+	value *string
+	made  bool // the server makes the file if it does not exist
+}
+
+// paths are those of the values that are paths and that are read.
+func (c *Config) paths() []namedPath {
+	all := []namedPath{
+		{"tls.certFile", &c.TLS.CertFile, false},
+		{"tls.keyFile", &c.TLS.KeyFile, false},
+		{"openstack.cloudsFile", &c.OpenStack.CloudsFile, false},
+		{"admin.socket", &c.Admin.Socket, true},
+		{"metadataService.tls.certFile", &c.MetadataService.TLS.CertFile, false},
+		{"metadataService.tls.keyFile", &c.MetadataService.TLS.KeyFile, false},
+		{"metadataService.tls.clientCAFile", &c.MetadataService.TLS.ClientCAFile, false},
 	}
-	for i := range c.MetadataService.SharedSecretFile {
-		paths = append(paths, &c.MetadataService.SharedSecretFile[i])
+	list := func(key string, values []string) {
+		for i := range values {
+			at := fmt.Sprintf("%s[%d]", key, i)
+			if _, ok := c.lines[at]; !ok {
+				at = key // it is written as a single value
+			}
+			all = append(all, namedPath{at, &values[i], false})
+		}
 	}
-	for i := range c.Auth.SigningKeyFile {
-		paths = append(paths, &c.Auth.SigningKeyFile[i])
-	}
-	for i := range c.Keys.EncryptionKeyFile {
-		paths = append(paths, &c.Keys.EncryptionKeyFile[i])
-	}
-	if c.State.Type == state.TypeRedis {
-		paths = append(paths, &c.State.Redis.PasswordFile, &c.State.Redis.CAFile)
+	list("metadataService.sharedSecretFile", c.MetadataService.SharedSecretFile)
+	list("auth.signingKeyFile", c.Auth.SigningKeyFile)
+	list("keys.encryptionKeyFile", c.Keys.EncryptionKeyFile)
+	switch c.State.Type {
+	case state.TypeRedis:
+		all = append(all, namedPath{"state.redis.passwordFile", &c.State.Redis.PasswordFile, false}, namedPath{"state.redis.caFile", &c.State.Redis.CAFile, false})
+	case state.TypeFile:
+		all = append(all, namedPath{"state.file.path", &c.State.File.Path, true})
 	}
 	if c.Audit.Output != "stdout" && c.Audit.Output != "stderr" {
-		paths = append(paths, &c.Audit.Output)
+		all = append(all, namedPath{"audit.output", &c.Audit.Output, true})
 	}
-	if c.State.Type == state.TypeFile {
-		if own := systemdDirectory("STATE_DIRECTORY"); own != "" && c.State.File.Path != "" && !filepath.IsAbs(c.State.File.Path) {
-			c.State.File.Path = filepath.Join(own, c.State.File.Path)
+	return all
+}
+
+// resolvePaths makes the paths of the file relative to the file. A value that does
+// not look like a path is a problem, and hidden has what messages must not contain
+// then: it may be the secret itself.
+func (c *Config) resolvePaths(dir string, d *decoder) (hidden []string) {
+	for _, p := range c.paths() {
+		value, base := *p.value, dir
+		if own := systemdDirectory("STATE_DIRECTORY"); p.key == "state.file.path" && own != "" {
+			base = own
 		}
-		paths = append(paths, &c.State.File.Path)
-	}
-	for _, p := range paths {
-		if *p != "" && !filepath.IsAbs(*p) {
-			*p = filepath.Join(dir, *p)
+		if value == "" {
+			continue
+		}
+		if !filepath.IsAbs(value) {
+			*p.value = filepath.Join(base, value)
+		}
+		if secret.IsPath(value, base) || p.made && strings.Contains(value, ".") && secret.ShownKey(value) {
+			continue
+		}
+		hidden = append(hidden, *p.value)
+		if len(value) >= 8 {
+			hidden = append(hidden, value)
+		}
+		if p.made {
+			d.skip(p.key, c.lines[p.key], "the path of a file is wanted, in a folder that exists; the value is %s, as it could be a secret (for a file of that name beside this one, write ./ in front)", secret.Hidden)
+		} else {
+			d.skip(p.key, c.lines[p.key], "the path of a file is wanted, and there is no such file; the value is %s, as it could be the secret itself, which belongs in a file", secret.Hidden)
 		}
 	}
 	if abs, err := filepath.Abs(c.Admin.Socket); err == nil && c.Admin.Socket != "" {
@@ -246,6 +287,7 @@ func (c *Config) resolvePaths(dir string) {
 	if run := systemdDirectory("RUNTIME_DIRECTORY"); c.Admin.Socket == "" && run != "" {
 		c.Admin.Socket = filepath.Join(run, "admin.sock")
 	}
+	return hidden
 }
 
 // systemdDirectory is the first of the directories that systemd names in a
@@ -339,9 +381,9 @@ func (c *Config) compileRoles() []error {
 			if errors.Is(e, attest.ErrNoRule) || errors.Is(e, attest.ErrInvalidRoleName) {
 				separator = ": "
 			}
-			all = append(all, fmt.Errorf("roles.%s%s%w", name, separator, e))
+			all = append(all, fmt.Errorf("roles.%s%s%w", c.shown(name), separator, e))
 		}
-		all = append(all, prefixed("roles."+name+".", r.RoleConfig.Validate())...)
+		all = append(all, prefixed("roles."+c.shown(name)+".", r.RoleConfig.Validate())...)
 		roles = append(roles, role)
 	}
 	c.RoleSet = attest.NewPolicy(roles...)
@@ -478,13 +520,13 @@ func (c *Config) Warnings() []Problem {
 	for _, name := range slices.Sorted(maps.Keys(c.Roles)) {
 		r := c.Roles[name]
 		if !bound(r.ProjectID) && !bound(r.UserID) {
-			warn("roles."+name, "names no project and no user: whoever can create an instance anywhere in the cloud can meet its other rules")
+			warn("roles."+c.shown(name), "names no project and no user: whoever can create an instance anywhere in the cloud can meet its other rules")
 		}
 		if r.AnyAudience && len(c.Vendordata.Users) > 0 && len(c.Vendordata.Audience) > 0 {
-			warn("roles."+name+".anyAudience", "its tokens may be for vendordata.audience, too, as every instance's are: verifiers there must look at the role claim")
+			warn("roles."+c.shown(name)+".anyAudience", "its tokens may be for vendordata.audience, too, as every instance's are: verifiers there must look at the role claim")
 		}
 		if r.TokenExpiry != nil && *r.TokenExpiry > longLife {
-			warn("roles."+name+".tokenExpiry", "%v is long: a token cannot be revoked", *r.TokenExpiry)
+			warn("roles."+c.shown(name)+".tokenExpiry", "%v is long: a token cannot be revoked", *r.TokenExpiry)
 		}
 	}
 	slices.SortStableFunc(all, func(a, b Problem) int { return cmp.Compare(a.Line, b.Line) })

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"gopkg.in/yaml.v3"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/secret"
 )
 
 // Problem is one thing that is wrong with a file.
@@ -46,16 +48,19 @@ const maxValues = 100_000
 // only value.
 type decoder struct {
 	problems []Problem
-	lines    map[string]int  // of the keys seen, for problems found later
-	skipped  map[string]bool // paths of what could not be read; of lists that lack an item, with [] behind
-	values   int             // seen so far
-	unusable bool            // so little was read that what it lacks says nothing
+	lines    map[string]int    // of the keys seen, for problems found later
+	skipped  map[string]bool   // paths of what could not be read; of lists that lack an item, with [] behind
+	keys     map[string]string // for messages, those that cannot be shown
+	values   int               // seen so far
+	unusable bool              // so little was read that what it lacks says nothing
 }
 
-func newDecoder() *decoder { return &decoder{lines: map[string]int{}, skipped: map[string]bool{}} }
+func newDecoder() *decoder {
+	return &decoder{lines: map[string]int{}, skipped: map[string]bool{}, keys: map[string]string{}}
+}
 
 func (d *decoder) problem(path string, line int, format string, args ...any) {
-	d.problems = append(d.problems, Problem{path, line, fmt.Sprintf(format, args...)})
+	d.problems = append(d.problems, Problem{path, line, secret.Values(fmt.Sprintf(format, args...))})
 }
 
 // skip is problem for a value that could not be read.
@@ -87,7 +92,9 @@ func (d *decoder) document(data []byte, v any) {
 	docs, err := parseYAML(data)
 	if err != nil {
 		d.unusable = true
-		d.problem("", errorLine(data, err), "is not YAML: %s", errorPrefix.ReplaceAllString(err.Error(), ""))
+		// Of what the parser quotes, the name of an anchor is the only text of the file.
+		text := unknownAnchor.ReplaceAllString(errorPrefix.ReplaceAllString(err.Error(), ""), "an alias (*) names an anchor that the file does not have; a value that begins with * needs quotes")
+		d.problem("", errorLine(data, err), "is not YAML: %s", text)
 		return
 	}
 	if len(docs) == 0 {
@@ -117,6 +124,8 @@ func parseYAML(data []byte) ([]*yaml.Node, error) {
 	}
 	return docs, nil
 }
+
+var unknownAnchor = regexp.MustCompile(`(?s)unknown anchor '.*' referenced`)
 
 var errorPrefix = regexp.MustCompile(`^yaml: (line \d+: )?`)
 
@@ -180,7 +189,7 @@ func (d *decoder) value(node *yaml.Node, v reflect.Value, path string, line int)
 		v.Set(reflect.MakeMap(v.Type()))
 		d.mapping(node, path, line, func(key, value *yaml.Node) {
 			elem := reflect.New(v.Type().Elem()).Elem()
-			d.value(value, elem, join(path, key.Value), key.Line)
+			d.value(value, elem, join(path, d.shown(key.Value)), key.Line)
 			v.SetMapIndex(reflect.ValueOf(key.Value), elem)
 		})
 	case reflect.Slice:
@@ -234,24 +243,15 @@ func (d *decoder) scalar(node *yaml.Node, path string, line int, want string, se
 		d.skip(path, line, "is not %s", want)
 		return
 	case strings.HasPrefix(node.Tag, "!") && !strings.HasPrefix(node.Tag, "!!"):
-		d.skip(path, line, "has the tag %s, which is not read", quote(node.Tag))
+		d.skip(path, line, "has a tag of its own (!), which is not read; a value that begins with ! needs quotes")
 		return
 	}
 	err := set(node.Value)
 	if h := hint(""); errors.As(err, &h) {
-		d.skip(path, line, "%s is not %s; %v", quote(node.Value), want, h)
+		d.skip(path, line, "%q is not %s; %v", node.Value, want, h)
 	} else if err != nil {
-		d.skip(path, line, "%s is not %s", quote(node.Value), want)
+		d.skip(path, line, "%q is not %s", node.Value, want)
 	}
-}
-
-// quote quotes a value that may be a whole file, pasted.
-func quote(s string) string {
-	const most = 64
-	if len(s) > most {
-		s = s[:most] + "..."
-	}
-	return strconv.Quote(s)
 }
 
 func (d *decoder) mapping(node *yaml.Node, path string, line int, each func(key, value *yaml.Node)) {
@@ -275,7 +275,11 @@ func (d *decoder) mapping(node *yaml.Node, path string, line int, each func(key,
 			continue
 		}
 		if first, ok := seen[key.Value]; ok {
-			d.problem(join(path, key.Value), key.Line, "is there a second time; the first is in line %d", first)
+			name := d.shown(key.Value)
+			if !secret.Shown(key.Value) {
+				name = secret.Hidden
+			}
+			d.problem(join(path, name), key.Line, "is there a second time; the first is in line %d", first)
 			continue
 		}
 		seen[key.Value] = key.Line
@@ -300,8 +304,10 @@ func (d *decoder) field(key, value *yaml.Node, v reflect.Value, path string) {
 		d.value(value, field, join(path, key.Value), key.Line)
 	case meant != "":
 		d.problem(join(path, key.Value), key.Line, "is not a known key; %v", hint(meant))
+	case !secret.Shown(key.Value): // the name of a role can have more words than a key
+		d.problem(join(path, secret.Hidden), key.Line, "is not a known key")
 	default:
-		d.problem(join(path, key.Value), key.Line, "is not a known key")
+		d.problem(join(path, d.shown(key.Value)), key.Line, "is not a known key")
 	}
 }
 
@@ -320,6 +326,21 @@ func eachField(v reflect.Value, f func(name string, field reflect.Value)) {
 }
 
 func isNull(node *yaml.Node) bool { return node.Kind == yaml.ScalarNode && node.ShortTag() == "!!null" }
+
+// shown is a key of the file for a message. A secret may have been pasted in its
+// place: then it is the number of such a key.
+func (d *decoder) shown(key string) string {
+	if (secret.Shown(key) || secret.ShownKey(key) && !strings.Contains(key, " ")) && !strings.Contains(key, ":") {
+		return key
+	}
+	if _, ok := d.keys[key]; !ok {
+		d.keys[key] = secret.Hidden
+		if n := len(d.keys); n > 1 {
+			d.keys[key] = fmt.Sprintf("%s #%d", secret.Hidden, n)
+		}
+	}
+	return d.keys[key]
+}
 
 func join(path, key string) string {
 	if path == "" {

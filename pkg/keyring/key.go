@@ -13,13 +13,13 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/secret"
 )
 
 const (
@@ -119,11 +119,7 @@ func loadFiles[T any](files []string, load func(file string) (key T, id string, 
 	for _, file := range files {
 		key, id, err := load(file)
 		if err != nil {
-			var path *os.PathError
-			if errors.As(err, &path) {
-				err = path.Err // which would name the file again
-			}
-			problems = append(problems, fmt.Errorf("%s: %w", file, err))
+			problems = append(problems, secret.FileError(file, err))
 			continue
 		}
 		if first, ok := seen[id]; ok {
@@ -142,17 +138,9 @@ func published(keys []Key, kid string) bool {
 }
 
 func loadKey(file string) (Key, error) {
-	f, err := os.Open(file)
+	data, err := secret.ReadFile(file, maxKeyFile)
 	if err != nil {
 		return Key{}, err
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxKeyFile+1))
-	if err != nil {
-		return Key{}, err
-	}
-	if len(data) > maxKeyFile {
-		return Key{}, fmt.Errorf("is longer than %d bytes", maxKeyFile)
 	}
 	return parseKey(data)
 }

@@ -7,9 +7,9 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"strings"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/secret"
 )
 
 // The value in the state: the format, whether it is sealed, and the key set in
@@ -72,12 +72,7 @@ func ValidateEncryptionKeys(files []string) error {
 }
 
 func loadEncryptionKey(file string) ([]byte, error) {
-	f, err := os.Open(file)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, maxEncryptionFile))
+	text, err := secret.ReadFile(file, maxEncryptionFile)
 	if err != nil {
 		return nil, err
 	}

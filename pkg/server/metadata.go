@@ -9,14 +9,12 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httputil"
 	"net/netip"
 	"net/url"
-	"os"
 	"path"
 	"slices"
 	"strings"
@@ -27,6 +25,7 @@ import (
 	"github.com/pires/go-proxyproto"
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/secret"
 )
 
 // doorMetadata is the name of the metadata service's door in audit lines and
@@ -145,42 +144,29 @@ func parseNova(s string) (*url.URL, error) {
 func loadSecrets(files []string) ([][]byte, error) {
 	var secrets [][]byte
 	for _, file := range files {
-		data, err := readSmall(file, maxSecret)
+		data, err := secret.ReadFile(file, maxSecret)
 		if err != nil {
 			return nil, err
 		}
-		secret := strings.TrimSpace(string(data))
-		if secret == "" {
-			return nil, fmt.Errorf("%s: is empty", file)
+		word := strings.TrimSpace(string(data))
+		if word == "" {
+			return nil, secret.FileError(file, errors.New("is empty"))
 		}
-		secrets = append(secrets, []byte(secret))
+		secrets = append(secrets, []byte(word))
 	}
 	return secrets, nil
 }
 
 func loadCA(file string) (*x509.CertPool, error) {
-	data, err := readSmall(file, 1<<20)
+	data, err := secret.ReadFile(file, 1<<20)
 	if err != nil {
 		return nil, err
 	}
 	pool := x509.NewCertPool()
 	if !pool.AppendCertsFromPEM(data) {
-		return nil, fmt.Errorf("%s: holds no certificate (PEM)", file)
+		return nil, secret.FileError(file, errors.New("holds no certificate (PEM)"))
 	}
 	return pool, nil
-}
-
-func readSmall(file string, limit int64) ([]byte, error) {
-	f, err := os.Open(file)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, limit+1))
-	if err == nil && int64(len(data)) > limit {
-		err = fmt.Errorf("%s: is longer than %d bytes", file, limit)
-	}
-	return data, err
 }
 
 // Listen opens the listener for metadata agents. Who is known to be none gets no

@@ -705,18 +705,18 @@ func TestMetadataServiceConfigThatIsWrong(t *testing.T) {
 	}
 	ca := newAuthority(t)
 	for want, edit := range map[string]func(*server.MetadataServiceConfig){
-		"listen: ":                              func(c *server.MetadataServiceConfig) { c.Listen = "8775" },
-		"agents: is empty":                      func(c *server.MetadataServiceConfig) { c.Agents = nil },
-		"agents[0]: 0.0.0.0/0 is everyone":      func(c *server.MetadataServiceConfig) { c.Agents[0] = netip.MustParsePrefix("0.0.0.0/0") },
-		"proxies[0]: ::/0 is everyone":          func(c *server.MetadataServiceConfig) { c.Proxies = []netip.Prefix{netip.MustParsePrefix("::/0")} },
-		"sharedSecretFile: is required":         func(c *server.MetadataServiceConfig) { c.SharedSecretFile = nil },
-		"sharedSecretFile: open ":               func(c *server.MetadataServiceConfig) { c.SharedSecretFile = []string{"none"} },
-		"tls.certFile: goes with keyFile":       func(c *server.MetadataServiceConfig) { c.TLS.CertFile = "cert.pem" },
-		"tls.clientCAFile: needs certFile":      func(c *server.MetadataServiceConfig) { c.TLS.ClientCAFile = ca.file },
-		`nova: "127.0.0.1:8775" is not a URL`:   func(c *server.MetadataServiceConfig) { c.Nova = "127.0.0.1:8775" },
-		`nova: "http://127.0.0.1:8775" is this`: func(c *server.MetadataServiceConfig) { c.Nova = "http://" + c.Listen },
-		`nova: "http://127.0.0.1/x" is not`:     func(c *server.MetadataServiceConfig) { c.Nova = "http://127.0.0.1/x" },
-		"sharedSecretFile: " + os.TempDir():     func(c *server.MetadataServiceConfig) { c.SharedSecretFile = []string{secretFile(t, "\n")} },
+		"listen: ":                               func(c *server.MetadataServiceConfig) { c.Listen = "8775" },
+		"agents: is empty":                       func(c *server.MetadataServiceConfig) { c.Agents = nil },
+		"agents[0]: 0.0.0.0/0 is everyone":       func(c *server.MetadataServiceConfig) { c.Agents[0] = netip.MustParsePrefix("0.0.0.0/0") },
+		"proxies[0]: ::/0 is everyone":           func(c *server.MetadataServiceConfig) { c.Proxies = []netip.Prefix{netip.MustParsePrefix("::/0")} },
+		"sharedSecretFile: is required":          func(c *server.MetadataServiceConfig) { c.SharedSecretFile = nil },
+		"sharedSecretFile: none.secret: no such": func(c *server.MetadataServiceConfig) { c.SharedSecretFile = []string{"none.secret"} },
+		"tls.certFile: goes with keyFile":        func(c *server.MetadataServiceConfig) { c.TLS.CertFile = "cert.pem" },
+		"tls.clientCAFile: needs certFile":       func(c *server.MetadataServiceConfig) { c.TLS.ClientCAFile = ca.file },
+		`nova: "127.0.0.1:8775" is not a URL`:    func(c *server.MetadataServiceConfig) { c.Nova = "127.0.0.1:8775" },
+		`nova: "http://127.0.0.1:8775" is this`:  func(c *server.MetadataServiceConfig) { c.Nova = "http://" + c.Listen },
+		`nova: "http://127.0.0.1/x" is not`:      func(c *server.MetadataServiceConfig) { c.Nova = "http://127.0.0.1/x" },
+		"sharedSecretFile: " + os.TempDir():      func(c *server.MetadataServiceConfig) { c.SharedSecretFile = []string{secretFile(t, "\n")} },
 	} {
 		c := good()
 		edit(&c)

@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
 	"strconv"
 	"strings"
 	"sync"
@@ -18,6 +17,8 @@ import (
 
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/maintnotifications"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/secret"
 )
 
 const (
@@ -143,13 +144,13 @@ func redisDialer(caFile string) (func(ctx context.Context, network, addr string)
 	if caFile == "" {
 		return plain.DialContext, nil
 	}
-	pem, err := readFile(caFile, maxCAFile)
+	pem, err := secret.ReadFile(caFile, maxCAFile)
 	if err != nil {
 		return nil, err
 	}
 	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("%s: holds no certificate (PEM)", caFile)
+		return nil, secret.FileError(caFile, errors.New("holds no certificate (PEM)"))
 	}
 	return (&tls.Dialer{NetDialer: plain, Config: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}}).DialContext, nil
 }
@@ -159,28 +160,15 @@ func (r *Redis) credentials(context.Context) (username, password string, err err
 	if r.config.PasswordFile == "" {
 		return "", "", nil
 	}
-	b, err := readFile(r.config.PasswordFile, maxPasswordFile)
+	b, err := secret.ReadFile(r.config.PasswordFile, maxPasswordFile)
 	if err != nil {
 		return "", "", err
 	}
 	password = strings.TrimSuffix(strings.TrimSuffix(string(b), "\n"), "\r")
 	if password == "" {
-		return "", "", fmt.Errorf("%s: is empty", r.config.PasswordFile)
+		return "", "", secret.FileError(r.config.PasswordFile, errors.New("is empty"))
 	}
 	return r.config.Username, password, nil
-}
-
-func readFile(path string, limit int64) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, limit+1))
-	if err == nil && int64(len(b)) > limit {
-		err = fmt.Errorf("%s: has more than %d bytes", path, limit)
-	}
-	return b, err
 }
 
 // onConnect refuses a new connection to a Redis that does not suit us, as one may
