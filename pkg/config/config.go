@@ -78,6 +78,7 @@ type Config struct {
 	// SigningKeys are those of auth.signingKeyFile, read.
 	SigningKeys keyring.Keys `yaml:"-"`
 
+	file  string // its path
 	lines map[string]int
 	shown func(key string) string // for messages
 }
@@ -165,15 +166,16 @@ func Load(file string) (*Config, error) {
 	if len(data) > maxFile {
 		return nil, &Problems{file, []Problem{{Message: fmt.Sprintf("is longer than %d bytes", maxFile)}}}
 	}
-	c, problems := parse(data, filepath.Dir(file))
+	c, problems := parse(data, file)
 	if len(problems) > 0 {
 		return nil, &Problems{file, problems}
 	}
 	return c, nil
 }
 
-func parse(data []byte, dir string) (*Config, []Problem) {
+func parse(data []byte, file string) (*Config, []Problem) {
 	c := Default()
+	c.file = file
 	d := newDecoder()
 	d.document(data, &c)
 	c.lines, c.shown = d.lines, d.shown
@@ -182,7 +184,7 @@ func parse(data []byte, dir string) (*Config, []Problem) {
 	}
 	sum := sha256.Sum256(data)
 	c.Hash = hex.EncodeToString(sum[:])[:12]
-	hidden := c.resolvePaths(dir, d)
+	hidden := c.resolvePaths(filepath.Dir(file), d)
 
 	problems := d.problems
 	if d.unusable {
@@ -343,6 +345,13 @@ func (c *Config) validate() []error {
 		add("metadataService.tls: ", err)
 	}
 	add("audit.", c.Audit.Validate())
+	for _, f := range c.guarded() {
+		for _, exposed := range f.exposed() {
+			if exposed.refused {
+				add(f.key+": ", errors.New(exposed.message))
+			}
+		}
+	}
 	if !slices.Contains([]string{"debug", "info", "warn", "error"}, c.Log.Level) {
 		add("log.level: ", fmt.Errorf("%q is none of debug, info, warn, error", c.Log.Level))
 	}
@@ -445,19 +454,17 @@ func (c *Config) LongestLife() time.Duration {
 // that is meant: no token is revoked.
 const longLife = time.Hour
 
-// exposed is what nobody may be allowed with a private key but its owner and,
-// reading, the group of the service.
-const exposed = 0o037
-
 // Warnings is what can be meant as it stands, and often is not.
 func (c *Config) Warnings() []Problem {
 	var all []Problem
 	warn := func(path, format string, args ...any) {
 		all = append(all, c.problem(fmt.Errorf("%s: %s", path, fmt.Sprintf(format, args...))))
 	}
-	warnExposed := func(path, file, harm string) {
-		if info, err := os.Stat(file); err == nil && info.Mode().Perm()&exposed != 0 {
-			warn(path, "%s is open to others than its owner and group (mode %04o): whoever has it can %s", file, info.Mode().Perm(), harm)
+	for _, f := range c.guarded() {
+		for _, exposed := range f.exposed() {
+			if !exposed.refused {
+				warn(f.key, "%s", exposed.message)
+			}
 		}
 	}
 	if c.TLS.CertFile == "" && len(c.Proxy.Trusted) == 0 && !loopback(c.Listen) {
@@ -466,24 +473,10 @@ func (c *Config) Warnings() []Problem {
 	if w := token.IssuerWarning(c.Auth.TokenIssuer); w != "" {
 		warn("auth.tokenIssuer", "%s", w)
 	}
-	for _, file := range c.Auth.SigningKeyFile {
-		warnExposed("auth.signingKeyFile", file, "sign any token")
-	}
-	for _, file := range c.Keys.EncryptionKeyFile {
-		warnExposed("keys.encryptionKeyFile", file, "open the signing keys")
-	}
-	if c.State.Type == state.TypeRedis {
-		warnExposed("state.redis.passwordFile", c.State.Redis.PasswordFile, "give attempts back")
-	}
 	if c.State.Type == state.TypeMemory && len(c.Auth.SigningKeyFile) == 0 {
 		warn("state.type", "memory loses the signing keys with a restart, and with them every token that is out")
 	}
-	warnExposed("tls.keyFile", c.TLS.KeyFile, "pose as this server")
 	if m := c.MetadataService; m.Listen != "" {
-		warnExposed("metadataService.tls.keyFile", m.TLS.KeyFile, "pose as this server to metadata agents")
-		for _, file := range m.SharedSecretFile {
-			warnExposed("metadataService.sharedSecretFile", file, "speak for any instance")
-		}
 		for key, list := range map[string][]netip.Prefix{"agents": m.Agents, "proxies": m.Proxies} {
 			for i, p := range list {
 				if p.Bits() < p.Addr().BitLen()-16 {

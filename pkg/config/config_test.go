@@ -265,7 +265,7 @@ func TestDefault(t *testing.T) {
 
 var (
 	ignoreDerived = cmp.FilterPath(func(p cmp.Path) bool {
-		return slices.Contains([]string{"Hash", "RoleSet", "SigningKeys", "lines", "shown"}, p.Last().String()[1:]) && len(p) == 2
+		return slices.Contains([]string{"Hash", "RoleSet", "SigningKeys", "file", "lines", "shown"}, p.Last().String()[1:]) && len(p) == 2
 	}, cmp.Ignore())
 	netips = cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })
 )
@@ -679,11 +679,11 @@ func TestWarnings(t *testing.T) {
 		{"issuer with a slash behind", tls + issuer("https://id.example.com/") + roles, nil, []string{"auth.tokenIssuer: https://id.example.com/ ends in a slash: verifiers compare byte for byte, and some cut it off (line 5)"}},
 		{"issuer with a path", tls + issuer("https://id.example.com/east") + roles, nil, nil},
 
-		{"signing key that all can read", tls + auth + roles, map[string]os.FileMode{"signing-key.pem": 0o644}, []string{"auth.signingKeyFile: DIR/signing-key.pem is open to others than its owner and group (mode 0644): whoever has it can sign any token (line 4)"}},
-		{"second signing key that all can read", tls + strings.Replace(auth, "signing-key.pem", "[signing-key.pem, second-key.pem]", 1) + roles, map[string]os.FileMode{"second-key.pem": 0o604}, []string{"auth.signingKeyFile: DIR/second-key.pem is open to others than its owner and group (mode 0604): whoever has it can sign any token (line 4)"}},
+		{"signing key that all can read", tls + auth + roles, map[string]os.FileMode{"signing-key.pem": 0o644}, []string{"auth.signingKeyFile: DIR/signing-key.pem can be read by every user of this host (mode 0644), who can then sign any token; close it with: chmod o= DIR/signing-key.pem (line 4)"}},
+		{"second signing key that all can read", tls + strings.Replace(auth, "signing-key.pem", "[signing-key.pem, second-key.pem]", 1) + roles, map[string]os.FileMode{"second-key.pem": 0o604}, []string{"auth.signingKeyFile: DIR/second-key.pem can be read by every user of this host (mode 0604), who can then sign any token; close it with: chmod o= DIR/second-key.pem (line 4)"}},
 		{"signing key that the group of the service can read", tls + auth + roles, map[string]os.FileMode{"signing-key.pem": 0o640}, nil},
-		{"signing key that the group can write", tls + auth + roles, map[string]os.FileMode{"signing-key.pem": 0o660}, []string{"auth.signingKeyFile: DIR/signing-key.pem is open to others than its owner and group (mode 0660): whoever has it can sign any token (line 4)"}},
-		{"key of the certificate that all can read", "\n" + tls + auth + roles, map[string]os.FileMode{"server-key.pem": 0o644}, []string{"tls.keyFile: DIR/server-key.pem is open to others than its owner and group (mode 0644): whoever has it can pose as this server (line 2)"}},
+		{"signing key that the group can write", tls + auth + roles, map[string]os.FileMode{"signing-key.pem": 0o660}, []string{"auth.signingKeyFile: DIR/signing-key.pem can be changed by its group (mode 0660); close it with: chmod g-w DIR/signing-key.pem (line 4)"}},
+		{"key of the certificate that all can read", "\n" + tls + auth + roles, map[string]os.FileMode{"server-key.pem": 0o644}, []string{"tls.keyFile: DIR/server-key.pem can be read by every user of this host (mode 0644), who can then pose as this server; close it with: chmod o= DIR/server-key.pem (line 2)"}},
 		{"keys that their owner and group can read", tls + auth + roles, map[string]os.FileMode{"signing-key.pem": 0o400, "server-key.pem": 0o640}, nil},
 		{"certificate that all can read", tls + auth + roles, map[string]os.FileMode{"server.pem": 0o644}, nil},
 
@@ -704,7 +704,7 @@ func TestWarnings(t *testing.T) {
 		}},
 		{"shared secret that all can read", tls + auth + roles + door + "  agents: 192.0.2.1\n", map[string]os.FileMode{"metadata.secret": 0o644}, []string{
 			noCA + " (line 10)",
-			"metadataService.sharedSecretFile: DIR/metadata.secret is open to others than its owner and group (mode 0644): whoever has it can speak for any instance (line 12)",
+			"metadataService.sharedSecretFile: DIR/metadata.secret can be read by every user of this host (mode 0644), who can then speak for any instance; close it with: chmod o= DIR/metadata.secret (line 12)",
 		}},
 		{"a door that is closed, for a role that needs it", tls + auth + roles + "    proof: metadataService\n", nil, []string{"metadataService.listen: is empty, and a role takes no other proof than metadataService: nobody can have it"}},
 		{"documents that nobody makes", tls + auth + roles + "    proof: document\n", nil, []string{"vendordata.users: is empty, so there are no documents, and a role takes no other proof: nobody can have it"}},
