@@ -1,0 +1,60 @@
+package state_test
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/state"
+)
+
+// A copy is older than the file that it was made of, as soon as that has advanced.
+func TestEpoch(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state.db")
+	f, err := state.OpenFile(path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	advance := func(f *state.File, seen, want uint64) {
+		t.Helper()
+		if got, err := f.Advance(t.Context(), seen); err != nil || got != want {
+			t.Errorf("Advance = %d, %v, want %d", got, err, want)
+		}
+	}
+	epoch := func(f *state.File, want uint64) {
+		t.Helper()
+		if got, err := f.Epoch(t.Context()); err != nil || got != want {
+			t.Errorf("Epoch = %d, %v, want %d", got, err, want)
+		}
+	}
+	epoch(f, 0)
+	advance(f, 0, 1)
+	var saved bytes.Buffer
+	if err := f.Save(&saved); err != nil {
+		t.Fatal(err)
+	}
+	advance(f, 1, 2)
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Epoch(t.Context()); err == nil {
+		t.Error("a closed file has an epoch")
+	}
+
+	if f, err = state.OpenFile(path, nil); err != nil {
+		t.Fatal(err)
+	}
+	epoch(f, 2)
+	advance(f, 7, 8) // more than any that was seen
+	_ = f.Close()
+
+	if err := os.WriteFile(path, saved.Bytes(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if f, err = state.OpenFile(path, nil); err != nil {
+		t.Fatal(err)
+	}
+	epoch(f, 1)
+	_ = f.Close()
+}
