@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/config"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/listen"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/server"
 )
 
@@ -47,7 +48,7 @@ func serveDoor(stop context.Context, c *config.Config, log *slog.Logger, rest fu
 	var failure error
 	go func() {
 		defer close(d.ended)
-		failure = server.Serve(ctx, log, server.Endpoint{Name: "metadata agents", Listener: l, Handler: agents})
+		failure = listen.Serve(ctx, log, listen.Endpoint{Name: "metadata agents", Listener: l, Handler: agents})
 		give()
 	}()
 	for err = rest(stop, d); c.MetadataService.Nova != "" && errors.As(err, new(missing)); err = rest(stop, d) {

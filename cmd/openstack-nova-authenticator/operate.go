@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/config"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/listen"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/server"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/state"
 )
@@ -109,14 +110,14 @@ func serveState(ctx context.Context, c *config.Config, absent string, stderr io.
 		return fail(err)
 	}
 	socket = filepath.Join(dir, "admin.sock")
-	l, err := server.ListenSocket(socket)
+	l, err := listen.Socket(socket)
 	if err != nil {
 		return fail(err)
 	}
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	var serving sync.WaitGroup
 	serving.Go(func() {
-		_ = server.Serve(ctx, s.log, server.Endpoint{Name: "admin", Listener: l, Handler: s.adminHandler(c)})
+		_ = listen.Serve(ctx, s.log, listen.Endpoint{Name: "admin", Listener: l, Handler: s.adminHandler(c)})
 	})
 	return socket, func() {
 		cancel()

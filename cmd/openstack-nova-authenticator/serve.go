@@ -17,6 +17,7 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/config"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/keyring"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/listen"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/openstack"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/server"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/state"
@@ -67,7 +68,7 @@ type service struct {
 	store     state.Store
 	keys      *keyring.Ring
 	health    *server.Health
-	endpoints []server.Endpoint
+	endpoints []listen.Endpoint
 	linger    time.Duration // between SIGTERM and the end of service
 	public    *server.Server
 	door      *door // nil if it is closed
@@ -116,28 +117,28 @@ func newService(c *config.Config, stdout, stderr io.Writer) (_ *service, err err
 		Callers:    s.cloud,
 	})
 
-	l, err := server.Listen(c.Listen, c.TLS, c.Proxy, s.log)
+	l, err := c.Proxy.Listen(c.Listen, c.TLS, s.log)
 	if err != nil {
 		return nil, fmt.Errorf("listen: %w", err)
 	}
-	s.endpoints = append(s.endpoints, server.Endpoint{Name: "instances", Listener: l, Handler: s.public})
+	s.endpoints = append(s.endpoints, listen.Endpoint{Name: "instances", Listener: l, Handler: s.public})
 	if len(c.Vendordata.Users) > 0 && c.Vendordata.Listen != "" {
-		if l, err = server.Listen(c.Vendordata.Listen, c.TLS, server.ProxyConfig{}, s.log); err != nil {
+		if l, err = listen.Open(c.Vendordata.Listen, listen.Options{TLS: c.TLS, Log: s.log}); err != nil {
 			return nil, fmt.Errorf("vendordata.listen: %w", err)
 		}
-		s.endpoints = append(s.endpoints, server.Endpoint{Name: "nova", Listener: l, Handler: s.public.Vendordata()})
+		s.endpoints = append(s.endpoints, listen.Endpoint{Name: "nova", Listener: l, Handler: s.public.Vendordata()})
 	}
 	if c.Metrics.Listen != "" {
-		if l, err = server.Listen(c.Metrics.Listen, server.TLSConfig{}, server.ProxyConfig{}, s.log); err != nil {
+		if l, err = listen.Open(c.Metrics.Listen, listen.Options{Log: s.log}); err != nil {
 			return nil, fmt.Errorf("metrics.listen: %w", err)
 		}
-		s.endpoints = append(s.endpoints, server.Endpoint{Name: "metrics", Listener: l, Handler: server.OperatorHandler(metrics, s.health)})
+		s.endpoints = append(s.endpoints, listen.Endpoint{Name: "metrics", Listener: l, Handler: server.OperatorHandler(metrics, s.health)})
 	}
 	if c.Admin.Socket != "" {
-		if l, err = server.ListenSocket(c.Admin.Socket); err != nil {
+		if l, err = listen.Socket(c.Admin.Socket); err != nil {
 			return nil, fmt.Errorf("admin.socket: %w", err)
 		}
-		s.endpoints = append(s.endpoints, server.Endpoint{Name: "admin", Listener: l, Handler: s.adminHandler(c)})
+		s.endpoints = append(s.endpoints, listen.Endpoint{Name: "admin", Listener: l, Handler: s.adminHandler(c)})
 	}
 	return s, nil
 }
@@ -216,7 +217,7 @@ func (s *service) run(stop context.Context) error {
 			cancel()
 		}
 	})
-	err := server.Serve(ctx, s.log, s.endpoints...)
+	err := listen.Serve(ctx, s.log, s.endpoints...)
 	if s.door != nil && stop.Err() != nil {
 		<-s.door.ended // what is in flight there needs the state, too
 	}

@@ -23,6 +23,7 @@ import (
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/keyring"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/listen"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/openstack"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/ratelimit"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/secret"
@@ -40,7 +41,7 @@ type Config struct {
 	// Default: 0.0.0.0:18775.
 	Listen string `yaml:"listen"`
 	// TLS is the certificate of that endpoint.
-	TLS server.TLSConfig `yaml:"tls"`
+	TLS listen.TLSConfig `yaml:"tls"`
 	// Proxy names the load balancers in front of it.
 	Proxy server.ProxyConfig `yaml:"proxy"`
 	// Auth says when an instance may ask, and what signs its token.
@@ -305,10 +306,10 @@ func (c *Config) validate() []error {
 	var all []error
 	add := func(prefix string, err error) { all = append(all, prefixed(prefix, err)...) }
 
-	add("listen: ", server.ValidateListen(c.Listen))
+	add("listen: ", listen.ValidateAddress(c.Listen))
 	add("tls.", c.TLS.Validate())
 	if c.TLS.CertFile != "" && c.TLS.KeyFile != "" {
-		_, err := server.LoadCertificate(c.TLS)
+		_, err := listen.LoadCertificate(c.TLS)
 		add("tls: ", err)
 	}
 	add("proxy.", c.Proxy.Validate())
@@ -334,14 +335,14 @@ func (c *Config) validate() []error {
 	add("openstack.", c.OpenStack.Validate())
 	add("throttle.perAddress.", c.Throttle.PerAddress.Validate())
 	add("throttle.perInstance.", c.Throttle.PerInstance.Validate())
-	add("admin.socket: ", server.ValidateSocket(c.Admin.Socket))
+	add("admin.socket: ", listen.ValidateSocket(c.Admin.Socket))
 	if c.Metrics.Listen != "" {
-		add("metrics.listen: ", server.ValidateListen(c.Metrics.Listen))
+		add("metrics.listen: ", listen.ValidateAddress(c.Metrics.Listen))
 	}
 	add("vendordata.", c.Vendordata.Validate())
 	add("metadataService.", c.MetadataService.Validate())
 	if m := c.MetadataService; m.Listen != "" && m.TLS.CertFile != "" && m.TLS.KeyFile != "" {
-		_, err := server.LoadCertificate(m.TLS.TLSConfig)
+		_, err := listen.LoadCertificate(m.TLS.TLSConfig)
 		add("metadataService.tls: ", err)
 	}
 	add("audit.", c.Audit.Validate())

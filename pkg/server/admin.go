@@ -7,13 +7,13 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/http/pprof"
 	"time"
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/keyring"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/listen"
 )
 
 const (
@@ -67,7 +67,7 @@ type admin struct {
 //	GET  /debug/pprof/
 //
 // What changes something has an audit line with the caller's user ID. It must be
-// reachable for those alone who may do all of this; see [ListenSocket].
+// reachable for those alone who may do all of this; see [listen.Socket].
 func AdminHandler(o AdminOptions) http.Handler {
 	a := &admin{AdminOptions: o, mux: http.NewServeMux()}
 	mux := a.mux
@@ -153,7 +153,7 @@ func (a *admin) change(pattern, action string, do func(r *http.Request, note fun
 		defer cancel()
 		r.Body = http.MaxBytesReader(w, r.Body, maxAdminBody)
 		attrs := []slog.Attr{slog.String("action", action)}
-		if uid, ok := peerUser(ctx); ok {
+		if uid, ok := listen.PeerUser(ctx); ok {
 			attrs = append(attrs, slog.Uint64("uid", uint64(uid)))
 		}
 		if id, err := pathInstance(r); err == nil {
@@ -263,21 +263,4 @@ func (c *counter) Write(p []byte) (int, error) {
 	n, err := c.w.Write(p)
 	c.n += int64(n)
 	return n, err
-}
-
-type peerKey struct{}
-
-// withPeerUser notes who is at the other end of a Unix socket.
-func withPeerUser(ctx context.Context, c net.Conn) context.Context {
-	if u, ok := c.(*net.UnixConn); ok {
-		if uid, ok := unixPeer(u); ok {
-			return context.WithValue(ctx, peerKey{}, uid)
-		}
-	}
-	return ctx
-}
-
-func peerUser(ctx context.Context) (uint32, bool) {
-	uid, ok := ctx.Value(peerKey{}).(uint32)
-	return uid, ok
 }

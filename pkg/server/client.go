@@ -1,6 +1,7 @@
 package server
 
 import (
+	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
@@ -8,11 +9,21 @@ import (
 	"strings"
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/listen"
 )
 
 const headerForwardedFor = "X-Forwarded-For"
 
 func (c ProxyConfig) trusts(addr netip.Addr) bool { return within(c.Trusted, addr) }
+
+// Listen opens the listener for instances and verifiers.
+func (c ProxyConfig) Listen(address string, t listen.TLSConfig, log *slog.Logger) (net.Listener, error) {
+	o := listen.Options{TLS: t, Trusted: c.trusts, Log: log}
+	if c.Via == ViaProtocol && len(c.Trusted) > 0 {
+		o.Proxies = c.trusts
+	}
+	return listen.Open(address, o)
+}
 
 func within(list []netip.Prefix, addr netip.Addr) bool {
 	return slices.ContainsFunc(list, func(p netip.Prefix) bool { return p.Contains(addr) })
@@ -25,12 +36,6 @@ func parsePeer(s string) (netip.Addr, error) {
 		return netip.Addr{}, err
 	}
 	return attest.Canonical(peer.Addr()), nil
-}
-
-// addrOf is the zero value, which is within no network, for what is no address:port.
-func addrOf(a net.Addr) netip.Addr {
-	addr, _ := parsePeer(a.String())
-	return addr
 }
 
 // evidence is the address that the client was seen to speak from.

@@ -15,6 +15,7 @@ import (
 	"github.com/coreos/go-oidc/v3/oidc"
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/listen"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/openstack"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/ratelimit"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/server"
@@ -98,14 +99,14 @@ func newRegion(t *testing.T, changes ...func(*scene)) *region {
 	store := state.NewMemory(state.MemorySize, nil)
 	t.Cleanup(func() { _ = store.Close() })
 	s.cloud, s.attempts, s.callers = client, store, client
-	l, err := server.Listen("127.0.0.1:0", s.tls, noProxy, nil)
+	l, err := noProxy.Listen("127.0.0.1:0", s.tls, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	r.url = "http://" + l.Addr().String() + "/region-1"
 	s.issuer = r.url
 	r.door = s.open(t)
-	run(t, r.logger, server.Endpoint{Name: "instances", Listener: l, Handler: r.door})
+	run(t, r.logger, listen.Endpoint{Name: "instances", Listener: l, Handler: r.door})
 	return r
 }
 

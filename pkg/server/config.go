@@ -3,30 +3,10 @@ package server
 import (
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
-	"path/filepath"
-	"strconv"
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/ratelimit"
 )
-
-// TLSConfig names the certificate of a listener.
-type TLSConfig struct {
-	// CertFile is the certificate with its chain, in PEM. It and the key are
-	// read again when they change. Optional: without it plain HTTP is spoken.
-	CertFile string `yaml:"certFile"`
-	// KeyFile is the certificate's private key, in PEM. It goes with certFile.
-	KeyFile string `yaml:"keyFile"`
-}
-
-// Validate reports every problem, each beginning with its key.
-func (c TLSConfig) Validate() error {
-	if (c.CertFile == "") != (c.KeyFile == "") {
-		return errors.New("certFile: goes with keyFile; one of them is missing")
-	}
-	return nil
-}
 
 // The ways in which a load balancer names the client.
 const (
@@ -95,33 +75,6 @@ type AuditConfig struct {
 func (c AuditConfig) Validate() error {
 	if c.Output == "" {
 		return errors.New("output: is empty; stdout, stderr or the path of a file is wanted")
-	}
-	return nil
-}
-
-// ValidateListen checks an address such as 0.0.0.0:18775 or [::]:18775.
-func ValidateListen(address string) error {
-	host, port, err := net.SplitHostPort(address)
-	if err != nil {
-		return fmt.Errorf("%q is not an address such as 0.0.0.0:18775", address)
-	}
-	if host != "" {
-		if _, err := netip.ParseAddr(host); err != nil && host != "localhost" {
-			return fmt.Errorf("%q: %q is not an IP address", address, host)
-		}
-	}
-	if n, err := strconv.ParseUint(port, 10, 16); err != nil {
-		return fmt.Errorf("%q: %q is not a port", address, port)
-	} else if n == 0 {
-		return nil // any free port: for tests
-	}
-	return nil
-}
-
-// ValidateSocket checks the path of a Unix socket (unix(7): 107 bytes).
-func ValidateSocket(path string) error {
-	if path != "" && (!filepath.IsAbs(path) || len(path) > 107) {
-		return fmt.Errorf("%q is not an absolute path of at most 107 bytes", path)
 	}
 	return nil
 }

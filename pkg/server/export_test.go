@@ -1,7 +1,6 @@
 package server
 
 import (
-	"crypto/tls"
 	"log/slog"
 	"net/http"
 
@@ -14,7 +13,6 @@ import (
 var (
 	ParseForm = parseForm
 	ParseJSON = parseJSON
-	Bound     = bound
 	RawPath   = rawPath
 	LeadsToUs = leadsToUs
 )
@@ -24,15 +22,9 @@ type BadRequest = badRequest
 
 // Timeouts towards clients, and how long a line or a certificate is waited for.
 const (
-	ReadHeaderTimeout = readHeaderTimeout
-	ReadTimeout       = readTimeout
-	WriteTimeout      = writeTimeout
-	IdleTimeout       = idleTimeout
-	DrainTimeout      = drainTimeout
-	AuditWait         = auditWait
-	AuditQueue        = auditQueue
-	CertificateAge    = certificateAge
-	CheckKept         = checkKept
+	AuditWait  = auditWait
+	AuditQueue = auditQueue
+	CheckKept  = checkKept
 )
 
 // Evidence is what is known of who sent a request.
@@ -53,15 +45,6 @@ func NovaProxy(nova string, log *slog.Logger, answer func(*http.Request) (*http.
 
 // Echo is for routes of a test's own.
 func (s *Server) Echo() *echo.Echo { return s.echo }
-
-// WatchCertificate gives the certificate as a listener would.
-func WatchCertificate(files TLSConfig, log *slog.Logger) (func(*tls.ClientHelloInfo) (*tls.Certificate, error), error) {
-	c, err := tlsConfig(files, log)
-	if err != nil {
-		return nil, err
-	}
-	return c.GetCertificate, nil
-}
 
 // Conclude gives what is made of an error: status, outcome and reason.
 func Conclude(err error) (status int, outcome string, reason attest.Reason) {

@@ -5,7 +5,6 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"crypto/tls"
-	"crypto/x509"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -22,9 +21,9 @@ import (
 	"time"
 
 	"github.com/labstack/echo/v4"
-	"github.com/pires/go-proxyproto"
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/listen"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/secret"
 )
 
@@ -80,7 +79,7 @@ type MetadataServiceConfig struct {
 
 // MetadataTLSConfig names the certificates of the listener for agents.
 type MetadataTLSConfig struct {
-	TLSConfig `yaml:",inline"`
+	listen.TLSConfig `yaml:",inline"`
 	// ClientCAFile has the certificates, in PEM, of those who sign agents'. If set,
 	// a caller must have one. It is read again when it changes. Optional.
 	ClientCAFile string `yaml:"clientCAFile"`
@@ -94,7 +93,7 @@ func (c MetadataServiceConfig) Validate() error {
 	}
 	var problems []error
 	problem := func(format string, args ...any) { problems = append(problems, fmt.Errorf(format, args...)) }
-	if err := ValidateListen(c.Listen); err != nil {
+	if err := listen.ValidateAddress(c.Listen); err != nil {
 		problem("listen: %w", err)
 	}
 	if err := c.TLS.Validate(); err != nil {
@@ -104,7 +103,7 @@ func (c MetadataServiceConfig) Validate() error {
 	case c.TLS.ClientCAFile != "" && c.TLS.CertFile == "":
 		problem("tls.clientCAFile: needs certFile and keyFile: without TLS there are no client certificates")
 	case c.TLS.ClientCAFile != "":
-		if _, err := loadCA(c.TLS.ClientCAFile); err != nil {
+		if _, err := listen.LoadCA(c.TLS.ClientCAFile); err != nil {
 			problem("tls.clientCAFile: %w", err)
 		}
 	case len(c.Agents) == 0:
@@ -157,119 +156,27 @@ func loadSecrets(files []string) ([][]byte, error) {
 	return secrets, nil
 }
 
-func loadCA(file string) (*x509.CertPool, error) {
-	data, err := secret.ReadFile(file, 1<<20)
-	if err != nil {
-		return nil, err
-	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(data) {
-		return nil, secret.FileError(file, errors.New("holds no certificate (PEM)"))
-	}
-	return pool, nil
-}
-
-// Listen opens the listener for metadata agents. Who is known to be none gets no
-// byte.
+// Listen opens the listener for metadata agents. A peer that is known not to be an
+// agent is closed before a byte is read.
 func (a *Agents) Listen() (net.Listener, error) {
 	c := a.config
-	l, err := net.Listen("tcp", c.Listen)
-	if err != nil {
-		return nil, err
+	o := listen.Options{
+		TLS: c.TLS.TLSConfig, ClientCAFile: c.TLS.ClientCAFile,
+		Trusted: func(addr netip.Addr) bool { return within(c.Agents, addr) || within(c.Proxies, addr) },
+		Refused: a.turnAway, Log: a.log,
 	}
-	known := func(addr netip.Addr) bool { return within(c.Agents, addr) || within(c.Proxies, addr) }
 	if len(c.Agents) > 0 {
-		l = &knownListener{l, known, a.turnAway}
+		o.Admit = func(addr netip.Addr) error {
+			if o.Trusted(addr) {
+				return nil
+			}
+			return errNotListed
+		}
 	}
-	l = bound(l, maxConns, maxConnsOfOne, known)
 	if len(c.Proxies) > 0 {
-		p := proxied(l, func(addr netip.Addr) bool { return within(c.Proxies, addr) })
-		p.ValidateHeader = func(h *proxyproto.Header) error {
-			if h.Version != 2 {
-				return errors.New("the PROXY protocol is wanted in version 2")
-			}
-			return nil
-		}
-		l = p
+		o.Proxies, o.ProxyVersion2 = func(addr netip.Addr) bool { return within(c.Proxies, addr) }, true
 	}
-	if c.TLS.CertFile == "" {
-		return l, nil
-	}
-	config, err := a.tlsConfig()
-	if err != nil {
-		_ = l.Close()
-		return nil, err
-	}
-	return tls.NewListener(l, config), nil
-}
-
-// tlsConfig asks for a certificate if there is a CA for it.
-func (a *Agents) tlsConfig() (*tls.Config, error) {
-	files := a.config.TLS
-	base, err := tlsConfig(files.TLSConfig, a.log)
-	if err != nil || files.ClientCAFile == "" {
-		return base, err
-	}
-	roots, err := watch(a.log, func() (*x509.CertPool, error) { return loadCA(files.ClientCAFile) }, files.ClientCAFile)
-	if err != nil {
-		return nil, err
-	}
-	// A session that is taken up again could outlive the CA it was made under.
-	base.SessionTicketsDisabled = true
-	base.ClientAuth = tls.RequestClientCert
-	asking := base.Clone()
-	asking.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
-		one := base.Clone()
-		one.ClientCAs = roots.get()
-		one.VerifyConnection = func(cs tls.ConnectionState) error {
-			err := verifyAgent(cs.PeerCertificates, one.ClientCAs)
-			if err != nil {
-				a.turnAway(hello.Conn.RemoteAddr().String(), err)
-			}
-			return err
-		}
-		return one, nil
-	}
-	return asking, nil
-}
-
-var errNoCertificate = errors.New("it shows no certificate")
-
-// verifyAgent does what tls.RequireAndVerifyClientCert does, where a failure can
-// be recorded: an agent whose certificate has expired is a network without
-// metadata.
-func verifyAgent(chain []*x509.Certificate, roots *x509.CertPool) error {
-	if len(chain) == 0 {
-		return errNoCertificate
-	}
-	between := x509.NewCertPool()
-	for _, c := range chain[1:] {
-		between.AddCert(c)
-	}
-	if _, err := chain[0].Verify(x509.VerifyOptions{
-		Roots: roots, Intermediates: between, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
-	}); err != nil {
-		return fmt.Errorf("its certificate is not good: %w", err)
-	}
-	return nil
-}
-
-// knownListener closes what comes from an address that is none of those known.
-type knownListener struct {
-	net.Listener
-	known    func(netip.Addr) bool
-	turnAway func(peer string, why error)
-}
-
-func (k *knownListener) Accept() (net.Conn, error) {
-	for {
-		c, err := k.Listener.Accept()
-		if err != nil || k.known(addrOf(c.RemoteAddr())) {
-			return c, err
-		}
-		_ = c.Close()
-		k.turnAway(c.RemoteAddr().String(), errNotListed)
-	}
+	return listen.Open(c.Listen, o)
 }
 
 // Agents serves Neutron's metadata agents, which speak for the instances behind
@@ -339,7 +246,7 @@ var errNotListed = errors.New("its address is none of metadataService.agents")
 // that was caught is good for ever.
 func (a *Agents) recognise(r *http.Request) error {
 	if a.config.TLS.ClientCAFile != "" && (r.TLS == nil || len(r.TLS.PeerCertificates) == 0) {
-		return errNoCertificate // what it shows, the handshake verified
+		return listen.ErrNoCertificate // what it shows, the handshake verified
 	}
 	peer, err := parsePeer(r.RemoteAddr)
 	if err != nil {
@@ -561,7 +468,7 @@ func novaTransport() *http.Transport {
 	return &http.Transport{
 		DialContext:           (&net.Dialer{Timeout: novaDial}).DialContext,
 		TLSHandshakeTimeout:   novaDial,
-		ResponseHeaderTimeout: agentWait + readTimeout,
+		ResponseHeaderTimeout: agentWait + listen.ReadTimeout,
 		DisableCompression:    true,
 		// A connection for each request, as agents have it. Nova closes those that are
 		// kept, uWSGI without a word, and what was posted then would be lost.

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/listen"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/ratelimit"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/server"
 )
@@ -71,7 +72,7 @@ func TestConnectionsOfStrangersAreNotKept(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	_ = c.SetReadDeadline(time.Now().Add(server.ReadHeaderTimeout / 2))
+	_ = c.SetReadDeadline(time.Now().Add(listen.ReadHeaderTimeout / 2))
 	if n, err := c.Read(make([]byte, 1)); n != 0 || err == nil || os.IsTimeout(err) {
 		t.Errorf("a stranger that says nothing has its connection: %d, %v", n, err)
 	}
@@ -163,7 +164,7 @@ func TestCAOfAgentsIsReadAgain(t *testing.T) {
 		select {
 		case <-deadline:
 			t.Fatal("the new CA's agents are still refused")
-		case <-time.After(server.CertificateAge / 10):
+		case <-time.After(listen.CertificateAge / 10):
 		}
 		status, _ = agentGet(t, at, door, next, "/latest")
 	}
@@ -262,7 +263,7 @@ func TestSlowNovaIsWaitedFor(t *testing.T) {
 			return &http.Response{StatusCode: http.StatusOK, ProtoMajor: 1, ProtoMinor: 1, Header: http.Header{}, Body: in, ContentLength: -1, Request: r}, nil
 		})
 		l := newPipes()
-		run(t, h.logger, server.Endpoint{Name: "agents", Listener: l, Handler: proxy})
+		run(t, h.logger, listen.Endpoint{Name: "agents", Listener: l, Handler: proxy})
 		conn := l.dial(t)
 		write(t, conn, "GET /latest HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
 		if got := body(t, conn); got != "xxxxx" {

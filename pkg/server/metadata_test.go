@@ -33,6 +33,7 @@ import (
 	"github.com/pires/go-proxyproto"
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/listen"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/ratelimit"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/server"
 )
@@ -406,7 +407,7 @@ func (h *house) serveAgents(t testing.TB) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	run(t, h.logger, server.Endpoint{Name: "agents", Listener: l, Handler: h.handler})
+	run(t, h.logger, listen.Endpoint{Name: "agents", Listener: l, Handler: h.handler})
 	return l.Addr().String()
 }
 

@@ -14,11 +14,12 @@ import (
 	"unicode/utf8"
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/listen"
 )
 
 const (
 	maxRequest = 64 << 10
-	maxHeaders = 16 << 10
+	maxHeaders = listen.MaxHeaders
 )
 
 // headerSize counts as HTTP/2 does (RFC 9113, section 10.5.1).

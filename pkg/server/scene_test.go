@@ -29,6 +29,7 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest/attesttest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/keyring"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/listen"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/ratelimit"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/server"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/token"
@@ -59,7 +60,7 @@ type scene struct {
 	attempts  attest.State     // nil: counts
 	issuer    string
 	proxy     server.ProxyConfig
-	tls       server.TLSConfig
+	tls       listen.TLSConfig
 	throttle  ratelimit.Rate
 	instances ratelimit.Rate // of an instance that was recognised
 	nova      server.VendordataConfig
@@ -194,19 +195,19 @@ func newIssuer(t testing.TB, name string) *token.Issuer {
 // serve serves on a free port of the loopback until the test ends.
 func (d *door) serve(t testing.TB) (address string) {
 	t.Helper()
-	l, err := server.Listen("127.0.0.1:0", d.scene.tls, d.scene.proxy, d.logger)
+	l, err := d.scene.proxy.Listen("127.0.0.1:0", d.scene.tls, d.logger)
 	if err != nil {
 		t.Fatal(err)
 	}
-	run(t, d.logger, server.Endpoint{Name: "instances", Listener: l, Handler: d})
+	run(t, d.logger, listen.Endpoint{Name: "instances", Listener: l, Handler: d})
 	return l.Addr().String()
 }
 
-func run(t testing.TB, log *slog.Logger, endpoints ...server.Endpoint) {
+func run(t testing.TB, log *slog.Logger, endpoints ...listen.Endpoint) {
 	t.Helper()
 	ctx, stop := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
-	go func() { ended <- server.Serve(ctx, log, endpoints...) }()
+	go func() { ended <- listen.Serve(ctx, log, endpoints...) }()
 	t.Cleanup(func() {
 		stop()
 		if err := <-ended; err != nil {

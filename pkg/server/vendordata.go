@@ -17,6 +17,7 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/listen"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/token"
 )
 
@@ -64,7 +65,7 @@ func (c VendordataConfig) Validate() error {
 	var problems []error
 	problem := func(format string, args ...any) { problems = append(problems, fmt.Errorf(format, args...)) }
 	if c.Listen != "" {
-		if err := ValidateListen(c.Listen); err != nil {
+		if err := listen.ValidateAddress(c.Listen); err != nil {
 			problem("listen: %w", err)
 		}
 	}

@@ -1,4 +1,4 @@
-package server
+package listen
 
 import (
 	"net"
@@ -40,7 +40,7 @@ func (b *boundListener) Accept() (net.Conn, error) {
 		if !ok {
 			return c, nil
 		}
-		from := addrOf(c.RemoteAddr())
+		from := AddrOf(c.RemoteAddr())
 		if !b.take(from) {
 			_ = c.Close()
 			continue

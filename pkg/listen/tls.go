@@ -1,0 +1,185 @@
+package listen
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/secret"
+)
+
+// TLSConfig names the certificate of a listener.
+type TLSConfig struct {
+	// CertFile is the certificate with its chain, in PEM. It and the key are
+	// read again when they change. Optional: without it plain HTTP is spoken.
+	CertFile string `yaml:"certFile"`
+	// KeyFile is the certificate's private key, in PEM. It goes with certFile.
+	KeyFile string `yaml:"keyFile"`
+}
+
+// Validate reports every problem, each beginning with its key.
+func (c TLSConfig) Validate() error {
+	if (c.CertFile == "") != (c.KeyFile == "") {
+		return errors.New("certFile: goes with keyFile; one of them is missing")
+	}
+	return nil
+}
+
+// LoadCertificate reads the certificate and key.
+func LoadCertificate(c TLSConfig) (*tls.Certificate, error) {
+	cert, err := tls.LoadX509KeyPair(c.CertFile, c.KeyFile)
+	if err != nil {
+		return nil, err
+	}
+	return &cert, nil
+}
+
+const maxCA = 1 << 20 // bytes of a file of CAs
+
+// LoadCA reads the certificates, in PEM, of a file of at most 1 MiB.
+func LoadCA(file string) (*x509.CertPool, error) {
+	data, err := secret.ReadFile(file, maxCA)
+	if err != nil {
+		return nil, err
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(data) {
+		return nil, secret.FileError(file, errors.New("holds no certificate (PEM)"))
+	}
+	return pool, nil
+}
+
+func newTLSListener(l net.Listener, o Options) (net.Listener, error) {
+	config, err := tlsConfig(o.TLS, o.Log)
+	if err == nil && o.ClientCAFile != "" {
+		config, err = askForCertificates(config, o)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return tls.NewListener(l, config), nil
+}
+
+func tlsConfig(files TLSConfig, log *slog.Logger) (*tls.Config, error) {
+	c, err := watch(log, func() (*tls.Certificate, error) { return LoadCertificate(files) }, files.CertFile, files.KeyFile)
+	if err != nil {
+		return nil, err
+	}
+	return &tls.Config{
+		MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"},
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return c.get(), nil },
+	}, nil
+}
+
+// askForCertificates has all clients show a certificate of one of the CAs.
+func askForCertificates(base *tls.Config, o Options) (*tls.Config, error) {
+	roots, err := watch(o.Log, func() (*x509.CertPool, error) { return LoadCA(o.ClientCAFile) }, o.ClientCAFile)
+	if err != nil {
+		return nil, err
+	}
+	// A session that is taken up again could outlive the CA it was made under.
+	base.SessionTicketsDisabled = true
+	base.ClientAuth = tls.RequestClientCert
+	asking := base.Clone()
+	asking.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		one := base.Clone()
+		one.ClientCAs = roots.get()
+		one.VerifyConnection = func(cs tls.ConnectionState) error {
+			err := verifyClient(cs.PeerCertificates, one.ClientCAs)
+			if err != nil {
+				o.refused(hello.Conn.RemoteAddr().String(), err)
+			}
+			return err
+		}
+		return one, nil
+	}
+	return asking, nil
+}
+
+// ErrNoCertificate is why a client without a certificate is refused.
+var ErrNoCertificate = errors.New("it shows no certificate")
+
+// verifyClient does what tls.RequireAndVerifyClientCert does, where a failure can
+// be recorded: an agent whose certificate has expired is a network without
+// metadata.
+func verifyClient(chain []*x509.Certificate, roots *x509.CertPool) error {
+	if len(chain) == 0 {
+		return ErrNoCertificate
+	}
+	between := x509.NewCertPool()
+	for _, c := range chain[1:] {
+		between.AddCert(c)
+	}
+	if _, err := chain[0].Verify(x509.VerifyOptions{
+		Roots: roots, Intermediates: between, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	}); err != nil {
+		return fmt.Errorf("its certificate is not good: %w", err)
+	}
+	return nil
+}
+
+// CertificateAge is how often the files of certificates are looked at.
+const CertificateAge = time.Second
+
+// watched is read again when its files change. As long as that fails the old one
+// is kept.
+type watched[T any] struct {
+	files []string
+	read  func() (T, error)
+	log   *slog.Logger
+
+	mu      sync.Mutex
+	value   T
+	looked  time.Time
+	changed []time.Time
+}
+
+func watch[T any](log *slog.Logger, read func() (T, error), files ...string) (*watched[T], error) {
+	w := &watched[T]{files: files, read: read, log: log}
+	w.changed = w.modified()
+	var err error
+	w.value, err = read()
+	w.looked = time.Now()
+	return w, err
+}
+
+func (w *watched[T]) get() T {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if now := time.Now(); now.Sub(w.looked) >= CertificateAge {
+		w.looked = now
+		w.reload()
+	}
+	return w.value
+}
+
+func (w *watched[T]) reload() {
+	changed := w.modified()
+	if slices.Equal(changed, w.changed) {
+		return
+	}
+	value, err := w.read()
+	if err != nil {
+		w.log.Error("the certificate changed and cannot be read; the old one stays", "error", err)
+		return
+	}
+	w.value, w.changed = value, changed
+	w.log.Info("certificate read again", "file", w.files[0])
+}
+
+func (w *watched[T]) modified() []time.Time {
+	m := make([]time.Time, len(w.files))
+	for i, file := range w.files {
+		if info, err := os.Stat(file); err == nil {
+			m[i] = info.ModTime()
+		}
+	}
+	return m
+}
