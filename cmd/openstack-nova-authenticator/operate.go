@@ -19,6 +19,7 @@ import (
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/config"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/listen"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/secret"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/server"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/state"
 )
@@ -51,6 +52,9 @@ func newOperator(ctx context.Context, file string, stderr io.Writer) (*operator,
 	socket := c.Admin.Socket
 	if socket == "" {
 		socket = defaultSocket
+	}
+	if err := secret.CheckSocket(socket); err != nil {
+		return nil, fmt.Errorf("admin socket: %w", err)
 	}
 	stop := func() {}
 	conn, err := dialSocket(ctx, socket)

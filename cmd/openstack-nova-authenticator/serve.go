@@ -19,6 +19,7 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/keyring"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/listen"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/openstack"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/secret"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/server"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/state"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/token"
@@ -26,7 +27,8 @@ import (
 
 var defaultFiles = []string{"config.yml", "/etc/" + program + "/config.yml"}
 
-// load reads the named file, or the first default one that exists.
+// load reads the named file, or the first default one that exists. As root it
+// refuses a file that another user could have put there.
 func load(file string) (*config.Config, string, error) {
 	if file == "" {
 		for _, f := range defaultFiles {
@@ -42,7 +44,16 @@ func load(file string) (*config.Config, string, error) {
 			"name one with -c, start from example/config.yml, or see it work without one: " + program + " demo",
 		}
 	}
-	c, err := config.Load(file)
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, file, err
+	}
+	defer f.Close()
+	// The file says what root writes to, and which credentials it uses.
+	if err := secret.CheckOwner(f, file); err != nil {
+		return nil, file, err
+	}
+	c, err := config.Read(f)
 	var problems *config.Problems
 	if errors.As(err, &problems) {
 		return nil, file, &hinted{err, "example/config.yml has every key with its meaning"}

@@ -160,16 +160,21 @@ func Load(file string) (*Config, error) {
 		return nil, err
 	}
 	defer f.Close()
+	return Read(f)
+}
+
+// Read is [Load] for a file that is open.
+func Read(f *os.File) (*Config, error) {
 	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
 	if err != nil {
 		return nil, err
 	}
 	if len(data) > maxFile {
-		return nil, &Problems{file, []Problem{{Message: fmt.Sprintf("is longer than %d bytes", maxFile)}}}
+		return nil, &Problems{f.Name(), []Problem{{Message: fmt.Sprintf("is longer than %d bytes", maxFile)}}}
 	}
-	c, problems := parse(data, file)
+	c, problems := parse(data, f.Name())
 	if len(problems) > 0 {
-		return nil, &Problems{file, problems}
+		return nil, &Problems{f.Name(), problems}
 	}
 	return c, nil
 }

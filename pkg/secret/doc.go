@@ -5,7 +5,7 @@
 // whether a value looks like a path ([IsPath]), takes out of a text what may be a
 // secret ([Text], [Values]), reads the files that the configuration names
 // ([ReadFile]), and says what other users can do with a file ([AccessOf]) and
-// whether root may act on it ([CheckOwner], [CheckFolder]).
+// whether root may act on it ([CheckOwner], [CheckSocket]).
 //
 // It judges a value by its shape. A password that has the shape of a name, such as
 // a single lower-case word, cannot be told from a name.
