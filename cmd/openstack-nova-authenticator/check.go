@@ -83,7 +83,7 @@ func check(ctx context.Context, file string, online bool) (*report, error) {
 		return nil, err
 	}
 	r.add("warning", c.Warnings()...)
-	if err := checkRedis(ctx, c.State, online); err != nil {
+	if err := checkState(ctx, c.State, online); err != nil {
 		r.add("error", config.Problem{Path: "state", Message: err.Error()})
 	}
 	cloud, err := openstack.New(c.OpenStack, openstack.Options{UserAgent: userAgent(), ProjectNames: c.NeedsProjects(), Callers: c.Vendordata.Users})
@@ -114,10 +114,13 @@ func check(ctx context.Context, file string, online bool) (*report, error) {
 	return r, nil
 }
 
-// checkRedis reads the files that Redis needs, and asks it if it may. A state file
-// is not opened: the server that runs has it.
-func checkRedis(ctx context.Context, c state.Config, ask bool) error {
-	if c.Type != state.TypeRedis {
+// checkState looks at the mode of a state file, which is not opened: the server
+// that runs has it. It reads the files that Redis needs, and asks it if it may.
+func checkState(ctx context.Context, c state.Config, ask bool) error {
+	switch c.Type {
+	case state.TypeFile:
+		return state.CheckFile(c.File.Path)
+	case state.TypeMemory:
 		return nil
 	}
 	store, err := state.OpenRedis(c.Redis, nil)

@@ -2,13 +2,18 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/state"
 )
 
 func newStateCommand(file *string, stdout, stderr io.Writer) *cobra.Command {
@@ -16,9 +21,10 @@ func newStateCommand(file *string, stdout, stderr io.Writer) *cobra.Command {
 	cmd.AddCommand(&cobra.Command{
 		Use: "save FILE", Short: "Write a consistent copy of the state file", Args: cobra.ExactArgs(1),
 		Long: `Writes a consistent copy of the state file while the server works on. The copy
-has the signing keys in it and mode 0600; one of the same name is replaced when
-the new one is complete. To restore it, stop the server, put the copy in the
-place of the state file, and start the server.
+has the signing keys in it and mode 0600. A copy of the same name is replaced
+when the new one is complete and every page of it is good; what is no copy is
+left alone. To restore it, stop the server, put the copy in the place of the
+state file, and start the server.
 ` + onState,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			n, err := saveState(cmd.Context(), *file, args[0], stderr)
@@ -33,6 +39,13 @@ place of the state file, and start the server.
 }
 
 func saveState(ctx context.Context, file, to string, stderr io.Writer) (n int64, err error) {
+	c, _, err := load(file)
+	if err != nil {
+		return 0, err
+	}
+	if err := replaceable(to, c.State); err != nil {
+		return 0, err
+	}
 	o, err := newOperator(ctx, file, stderr)
 	if err != nil {
 		return 0, err
@@ -56,8 +69,56 @@ func saveState(ctx context.Context, file, to string, stderr io.Writer) (n int64,
 	if n, err = io.Copy(f, answer); err != nil {
 		return 0, fmt.Errorf("the copy broke off: %w", err)
 	}
+	if err := state.VerifyFile(f); err != nil {
+		return 0, fmt.Errorf("the copy is not kept: %w", err)
+	}
 	if err := f.Sync(); err != nil {
 		return 0, err
 	}
-	return n, os.Rename(f.Name(), to)
+	if err := os.Rename(f.Name(), to); err != nil { // does not follow a link
+		return 0, err
+	}
+	return n, syncDir(filepath.Dir(to))
+}
+
+// replaceable fails if a copy must not be put where something is already: the state
+// file itself, which the server would go on using without its name, and anything
+// but an older copy.
+func replaceable(to string, c state.Config) error {
+	info, err := os.Lstat(to)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if !info.Mode().IsRegular() {
+		return fmt.Errorf("%s is there already, and is not a file", to)
+	}
+	if own, err := os.Stat(c.File.Path); c.Type == state.TypeFile && err == nil && os.SameFile(own, info) {
+		return fmt.Errorf("%s is the state file itself; name another file for the copy", to)
+	}
+	f, err := os.Open(to)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if !state.IsFile(f) {
+		return fmt.Errorf("%s is there already, and is not a copy of a state file", to)
+	}
+	// The path of the state file may be another one for the server (STATE_DIRECTORY).
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		return fmt.Errorf("%s is the state file of a server that runs; name another file for the copy", to)
+	}
+	return nil
+}
+
+// syncDir has the names in a folder on the disk.
+func syncDir(name string) error {
+	dir, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return dir.Sync()
 }

@@ -31,7 +31,8 @@ type Config struct {
 // FileConfig is the part of type file.
 type FileConfig struct {
 	// Path is the file's, made with mode 0600 if there is none; one process uses
-	// it at a time. A relative path is one in $STATE_DIRECTORY (systemd), else
+	// it at a time. A file that other users can read is refused: it has signing
+	// keys in it. A relative path is one in $STATE_DIRECTORY (systemd), else
 	// beside the configuration. Default: state.db.
 	Path string `yaml:"path"`
 }

@@ -31,6 +31,10 @@ func TestMain(m *testing.M) {
 		c.run()
 		os.Exit(0) //nolint:forbidigo // a program of its own
 	}
+	if text := os.Getenv(damageEnv); text != "" {
+		runDamages(text)
+		os.Exit(0) //nolint:forbidigo // a program of its own
+	}
 	os.Exit(m.Run()) //nolint:forbidigo // a TestMain has no other way to fail
 }
 

@@ -3,8 +3,7 @@ package state
 import (
 	"context"
 	"encoding/binary"
-
-	bolt "go.etcd.io/bbolt"
+	"sync/atomic"
 )
 
 var keyEpoch = []byte("epoch")
@@ -13,11 +12,10 @@ var keyEpoch = []byte("epoch")
 // tells a copy from the file that it was made of, which has gone on since.
 func (f *File) Epoch(ctx context.Context) (uint64, error) {
 	result := make(chan uint64, 1)
-	err := f.wait(ctx, func() error {
-		return f.db.View(func(tx *bolt.Tx) error {
-			result <- epochOf(tx)
-			return nil
-		})
+	err := f.read(ctx, func(s *snapshot) error {
+		data, err := s.entry(bucketMeta, keyEpoch)
+		result <- epochOf(data)
+		return err
 	})
 	if err != nil {
 		return 0, err
@@ -28,25 +26,24 @@ func (f *File) Epoch(ctx context.Context) (uint64, error) {
 // Advance raises the epoch to at least one more than seen, and gives it. It is on
 // the disk then.
 func (f *File) Advance(ctx context.Context, seen uint64) (uint64, error) {
-	result := make(chan uint64, 1)
-	err := f.wait(ctx, func() error {
-		var epoch uint64
-		err := f.db.Update(func(tx *bolt.Tx) error {
-			epoch = max(epochOf(tx), seen) + 1
-			return tx.Bucket(bucketMeta).Put(keyEpoch, binary.BigEndian.AppendUint64(nil, epoch))
-		})
-		result <- epoch
-		return err
+	var epoch atomic.Uint64 // of the last try
+	err := f.change(ctx, func(t *fileTx) error {
+		data, err := t.get(bucketMeta, keyEpoch)
+		if err != nil {
+			return err
+		}
+		epoch.Store(max(epochOf(data), seen) + 1)
+		return t.put(bucketMeta, keyEpoch, binary.BigEndian.AppendUint64(nil, epoch.Load()))
 	})
 	if err != nil {
 		return 0, err
 	}
-	return <-result, nil
+	return epoch.Load(), nil
 }
 
-func epochOf(tx *bolt.Tx) uint64 {
-	if b := tx.Bucket(bucketMeta).Get(keyEpoch); len(b) == 8 {
-		return binary.BigEndian.Uint64(b)
+func epochOf(data []byte) uint64 {
+	if len(data) == 8 {
+		return binary.BigEndian.Uint64(data)
 	}
 	return 0
 }

@@ -110,7 +110,7 @@ func TestFileThatIsNotOurs(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		return b.Put([]byte("version"), binary.BigEndian.AppendUint64(nil, 2))
+		return b.Put([]byte("version"), binary.BigEndian.AppendUint64(nil, 3))
 	})
 	for _, tt := range []struct {
 		name string
@@ -123,7 +123,7 @@ func TestFileThatIsNotOurs(t *testing.T) {
 		{"a file cut off after its first page", whole[:4096], "is damaged"},
 		{"a file cut off by a byte", whole[:100], "is not a state file, or is damaged"},
 		{"another program's database", other, "is another program's database"},
-		{"a newer binary's file", newer, "has version 2, and 1 is the newest that this binary knows"},
+		{"a newer binary's file", newer, "has version 3, and 2 is the newest that this binary knows"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			path := filepath.Join(statetest.Dir(t), "state.db")
@@ -367,6 +367,74 @@ func TestOpen(t *testing.T) {
 		}
 		if got != want {
 			t.Errorf("Validate of %+v = %q, want %q", c, got, want)
+		}
+	}
+}
+
+// A file has signing keys in it: it is made closed to other users, and one that is
+// open to them is refused.
+func TestFileModes(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		mode  os.FileMode
+		empty bool
+		want  os.FileMode // 0: it is refused
+	}{
+		{"an empty file of another program, for all to read", 0o644, true, 0o600},
+		{"an empty file, for all to write", 0o666, true, 0o600},
+		{"for its owner", 0o600, false, 0o600},
+		{"for its group to read", 0o640, false, 0o640},
+		{"for all to read", 0o644, false, 0},
+		{"for all to write", 0o602, false, 0},
+		{"for its group to write", 0o660, false, 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			path := filepath.Join(statetest.Dir(t), "state.db")
+			if !tt.empty {
+				if err := openFile(t, path).Close(); err != nil {
+					t.Fatal(err)
+				}
+			} else {
+				write(t, path, "")
+			}
+			if err := os.Chmod(path, tt.mode); err != nil {
+				t.Fatal(err)
+			}
+			checked := state.CheckFile(path)
+			f, err := state.OpenFile(path, nil)
+			if tt.want == 0 {
+				if err == nil || !strings.Contains(err.Error(), "chmod 0600") || !strings.Contains(err.Error(), "revoke") {
+					t.Fatalf("OpenFile = %v", err)
+				}
+				if checked == nil || checked.Error() != err.Error() {
+					t.Errorf("CheckFile = %v, OpenFile %v", checked, err)
+				}
+				return
+			}
+			if err != nil || checked != nil {
+				t.Fatalf("OpenFile = %v, CheckFile = %v", err, checked)
+			}
+			defer f.Close()
+			if info, err := os.Stat(path); err != nil || info.Mode().Perm() != tt.want {
+				t.Errorf("the mode is %v, %v, want %v", info.Mode(), err, tt.want)
+			}
+		})
+	}
+	if err := state.CheckFile(filepath.Join(t.TempDir(), "state.db")); err != nil {
+		t.Errorf("CheckFile of a file that is not there yet = %v", err)
+	}
+}
+
+// A pipe or a folder is no state file, and is not waited for.
+func TestStateThatIsNoFile(t *testing.T) {
+	dir := t.TempDir()
+	pipe := filepath.Join(dir, "pipe")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{dir, pipe} {
+		if _, err := state.OpenFile(path, nil); err == nil || !strings.Contains(err.Error(), path) {
+			t.Errorf("OpenFile(%s) = %v", path, err)
 		}
 	}
 }

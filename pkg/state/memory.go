@@ -27,7 +27,8 @@ type Memory struct {
 	closed bool
 	counts map[string]*entry
 	values map[string]*entry
-	expiry expiryHeap // of all that expires
+	expiry expiryHeap         // of all that expires
+	back   map[*entry][]int64 // what was given back, of the few counts of which anything was
 }
 
 // entry is a count, or a value if that is not nil.
@@ -48,7 +49,7 @@ func NewMemory(size int, now func() time.Time) *Memory {
 	if now == nil {
 		now = time.Now
 	}
-	return &Memory{now: now, size: size, counts: map[string]*entry{}, values: map[string]*entry{}}
+	return &Memory{now: now, size: size, counts: map[string]*entry{}, values: map[string]*entry{}, back: map[*entry][]int64{}}
 }
 
 // Count implements [Store].
@@ -59,7 +60,7 @@ func (m *Memory) Count(_ context.Context, key string) (int64, error) {
 		return 0, errClosed
 	}
 	if c := m.counts[key]; c != nil && !c.expired(m.now()) {
-		return c.n, nil
+		return m.count(c).used(), nil
 	}
 	return 0, nil
 }
@@ -72,8 +73,8 @@ func (m *Memory) Increment(_ context.Context, key string, expires time.Time) (in
 		return 0, errClosed
 	}
 	now := m.now()
-	if !now.Before(expires) {
-		return 0, errExpired
+	if err := checkExpiry(expires, now); err != nil {
+		return 0, err
 	}
 	m.sweep(now)
 	c := m.counts[key]
@@ -85,14 +86,47 @@ func (m *Memory) Increment(_ context.Context, key string, expires time.Time) (in
 		m.counts[key] = c
 		heap.Push(&m.expiry, c)
 	case !now.Before(c.expires):
-		c.n, c.expires = 0, expires
+		m.keep(c, count{})
+		c.expires = expires
 		heap.Fix(&m.expiry, c.index)
 	case expires.After(c.expires):
 		c.expires = expires
 		heap.Fix(&m.expiry, c.index)
 	}
-	c.n++
-	return c.n, nil
+	numbers := m.count(c)
+	n := numbers.take()
+	m.keep(c, numbers)
+	return n, nil
+}
+
+func (m *Memory) count(e *entry) count { return count{e.n, m.back[e]} }
+
+func (m *Memory) keep(e *entry, c count) {
+	e.n = c.n
+	if len(c.back) > 0 {
+		m.back[e] = c.back
+	} else {
+		delete(m.back, e)
+	}
+}
+
+// GiveBack implements [Store].
+func (m *Memory) GiveBack(_ context.Context, key string, n int64) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.closed {
+		return errClosed
+	}
+	if c := m.counts[key]; c != nil && !c.expired(m.now()) {
+		numbers := m.count(c)
+		if numbers.giveBack(n) {
+			m.keep(c, numbers)
+		}
+		if numbers.n == 0 {
+			m.remove(m.counts, key)
+		}
+	}
+	return nil
 }
 
 // sweep takes away two entries that have expired. Each call that writes adds at
@@ -104,6 +138,7 @@ func (m *Memory) sweep(now time.Time) {
 			return
 		}
 		e := heap.Pop(&m.expiry).(*entry)
+		delete(m.back, e)
 		if e.value == nil {
 			delete(m.counts, e.key)
 		} else {
@@ -150,8 +185,8 @@ func (m *Memory) Put(_ context.Context, key string, value []byte, expires time.T
 	if m.closed {
 		return errClosed
 	}
-	if !expires.IsZero() && !m.now().Before(expires) {
-		return errExpired
+	if err := checkLasting(expires, m.now()); err != nil {
+		return err
 	}
 	return m.put(key, value, expires)
 }
@@ -179,6 +214,7 @@ func (m *Memory) remove(from map[string]*entry, key string) {
 		return
 	}
 	delete(from, key)
+	delete(m.back, e)
 	if e.index != noIndex {
 		heap.Remove(&m.expiry, e.index)
 	}
@@ -209,7 +245,7 @@ func (m *Memory) Scan(ctx context.Context, prefix string, visit func(key string,
 			if err := ctx.Err(); err != nil {
 				return err
 			}
-			if strings.HasPrefix(key, prefix) && !e.expired(now) && !visit(key, e.n, bytes.Clone(e.value), e.expires) {
+			if strings.HasPrefix(key, prefix) && !e.expired(now) && !visit(key, m.count(e).used(), bytes.Clone(e.value), e.expires) {
 				return nil
 			}
 		}
@@ -222,7 +258,7 @@ func (m *Memory) Close() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.closed = true
-	m.counts, m.expiry, m.values = nil, nil, nil
+	m.counts, m.expiry, m.values, m.back = nil, nil, nil, nil
 	return nil
 }
 

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -384,15 +385,69 @@ local function write(key, data, expires)
 end
 `
 
+// The data of a count is the highest number that is out, and after a space each
+// those below it that are not, in their order; see count.
+const scriptCount = `
+local function count(data)
+	local n, back = 0, {}
+	for word in string.gmatch(data or '0', '%S+') do
+		local number = tonumber(word)
+		if not number then error('an entry of another program') end
+		back[#back + 1] = number
+	end
+	n = table.remove(back, 1)
+	if not n then error('an entry of another program') end
+	return n, back
+end
+local function text(n, back)
+	local words = {string.format('%.0f', n)}
+	for _, b in ipairs(back) do words[#words + 1] = string.format('%.0f', b) end
+	return table.concat(words, ' ')
+end
+`
+
 var (
 	scriptGet = script(scriptEntry + `
 return {(read(KEYS[2]))}
 `)
-	scriptIncrement = script(scriptEntry + `
-local n, expires = read(KEYS[2])
-n, expires = tonumber(n or 0) + 1, math.max(expires or 0, tonumber(ARGV[4]))
-write(KEYS[2], string.format('%.0f', n), expires)
-return n
+	scriptIncrement = script(scriptEntry + scriptCount + `
+local data, expires = read(KEYS[2])
+local n, back = count(data)
+expires = math.max(expires or 0, tonumber(ARGV[4]))
+local got = table.remove(back, 1)
+if not got then
+	n = n + 1
+	got = n
+end
+write(KEYS[2], text(n, back), expires)
+return got
+`)
+	// 4: the number, 5: how many of them are kept.
+	scriptGiveBack = script(scriptEntry + scriptCount + `
+local data, expires = read(KEYS[2])
+local n, back = count(data)
+local got = tonumber(ARGV[4])
+if got < 1 or got > n then return 0 end
+for _, b in ipairs(back) do
+	if b == got then return 0 end
+end
+if got < n then
+	if #back >= tonumber(ARGV[5]) then return 0 end
+	back[#back + 1] = got
+	table.sort(back)
+else
+	n = n - 1
+	while back[#back] == n and n > 0 do
+		table.remove(back)
+		n = n - 1
+	end
+end
+if n == 0 then
+	redis.call('DEL', KEYS[2])
+else
+	write(KEYS[2], text(n, back), expires)
+end
+return 1
 `)
 	// 4: expiry, 5: 1 for a value and 0 for none, 6: the value; and for an Update
 	// 7 and 8: what the old one must be, as 5 and 6.
@@ -502,17 +557,40 @@ func (r *Redis) Count(ctx context.Context, key string) (n int64, err error) {
 		if err != nil || data == nil {
 			return err
 		}
-		n, err = strconv.ParseInt(string(data), 10, 64)
-		return err
+		c, ok := parseRedisCount(string(data))
+		if !ok {
+			return errors.New("an entry that should be a count is none")
+		}
+		n = c.used()
+		return nil
 	})
-	return n, err
+	if err != nil {
+		return 0, err
+	}
+	return n, nil
+}
+
+// parseRedisCount reads what scriptCount wrote.
+func parseRedisCount(data string) (c count, ok bool) {
+	for i, word := range strings.Fields(data) {
+		n, err := strconv.ParseInt(word, 10, 64)
+		if err != nil || n < 1 || (i > 0 && n >= c.n) {
+			return count{}, false
+		}
+		if i == 0 {
+			c.n = n
+		} else {
+			c.back = append(c.back, n)
+		}
+	}
+	return c, c.n > 0 && slices.IsSorted(c.back) && int64(len(c.back)) < c.n
 }
 
 // Increment implements [Store]. One that fails may have counted.
 func (r *Redis) Increment(ctx context.Context, key string, expires time.Time) (n int64, err error) {
 	now := r.now()
-	if !now.Before(expires) {
-		return 0, errExpired
+	if err := checkExpiry(expires, now); err != nil {
+		return 0, err
 	}
 	err = r.do(ctx, func(ctx context.Context) error {
 		result, err := r.write(ctx, scriptIncrement, []string{r.countKey(key)}, now.UnixMilli(), redisSkew.Milliseconds(), redisTime(expires))
@@ -529,6 +607,14 @@ func (r *Redis) Increment(ctx context.Context, key string, expires time.Time) (n
 		return 0, err
 	}
 	return n, nil
+}
+
+// GiveBack implements [Store].
+func (r *Redis) GiveBack(ctx context.Context, key string, n int64) error {
+	return r.do(ctx, func(ctx context.Context) error {
+		_, err := r.write(ctx, scriptGiveBack, []string{r.countKey(key)}, r.now().UnixMilli(), redisSkew.Milliseconds(), n, maxGivenBack)
+		return err
+	})
 }
 
 // get is the data of an entry, nil if there is none.
@@ -626,8 +712,8 @@ func jitter(limit time.Duration) time.Duration {
 func (r *Redis) Put(ctx context.Context, key string, value []byte, expires time.Time) error {
 	var ms int64
 	if !expires.IsZero() {
-		if !r.now().Before(expires) {
-			return errExpired
+		if err := checkExpiry(expires, r.now()); err != nil {
+			return err
 		}
 		ms = redisTime(expires)
 	}
@@ -710,8 +796,9 @@ func parseRedisEntry(name, raw string) (e redisEntry, ok bool) {
 		e.value = []byte(data)
 		return e, true
 	}
-	e.n, err = strconv.ParseInt(data, 10, 64)
-	return e, err == nil
+	c, ok := parseRedisCount(data)
+	e.n = c.used()
+	return e, ok
 }
 
 // Close implements [Store].

@@ -1,0 +1,70 @@
+package state
+
+import (
+	"slices"
+	"time"
+)
+
+// maxGivenBack bounds the numbers of one count that were given back while a
+// higher one is out.
+const maxGivenBack = 64
+
+// count gives numbers, from 1, and takes them back. The zero value has given none.
+type count struct {
+	n    int64   // the highest that is out
+	back []int64 // those below it that are not, in order
+}
+
+// take gives the lowest number that is not out.
+func (c *count) take() int64 {
+	if len(c.back) > 0 {
+		n := c.back[0]
+		c.back = slices.Delete(slices.Clone(c.back), 0, 1)
+		return n
+	}
+	c.n++
+	return c.n
+}
+
+// giveBack takes a number back, if it is out and there is room to note it, and
+// reports whether it did.
+func (c *count) giveBack(n int64) bool {
+	at, there := slices.BinarySearch(c.back, n)
+	if n < 1 || n > c.n || there || (n < c.n && len(c.back) >= maxGivenBack) {
+		return false
+	}
+	if n < c.n {
+		c.back = slices.Insert(slices.Clone(c.back), at, n)
+		return true
+	}
+	for c.n--; len(c.back) > 0 && c.back[len(c.back)-1] == c.n; c.n-- {
+		c.back = c.back[:len(c.back)-1]
+	}
+	return true
+}
+
+// used is how many are out.
+func (c count) used() int64 { return c.n - int64(len(c.back)) }
+
+// MaxLife is how far ahead the end of a count or a value may be: what every store,
+// and every form in which a time is kept, can keep.
+const MaxLife = 100 * 365 * 24 * time.Hour
+
+// checkExpiry fails if a count or a value that expires cannot be kept until then.
+func checkExpiry(expires, now time.Time) error {
+	if !now.Before(expires) {
+		return errExpired
+	}
+	if expires.After(now.Add(MaxLife)) {
+		return errTooLong
+	}
+	return nil
+}
+
+// checkLasting is checkExpiry for what may be kept for ever, which is the zero time.
+func checkLasting(expires, now time.Time) error {
+	if expires.IsZero() {
+		return nil
+	}
+	return checkExpiry(expires, now)
+}
