@@ -1,6 +1,7 @@
 package attest
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -43,10 +44,12 @@ type Instances interface {
 type State interface {
 	// Count is the count of key, 0 if there is none.
 	Count(ctx context.Context, key string) (int64, error)
-	// Increment adds one to the count of key and gives the sum, which no other
-	// call is given. The count is forgotten at expires. After an error the count
-	// may or may not have moved.
+	// Increment adds one to the count of key and gives the number of this call, which
+	// no other call is given, unless it is given back. The count is forgotten at
+	// expires. After an error the count may or may not have moved.
 	Increment(ctx context.Context, key string, expires time.Time) (int64, error)
+	// GiveBack takes back a number that Increment gave; the next call is given it.
+	GiveBack(ctx context.Context, key string, n int64) error
 	// Get is the value of key, nil if there is none.
 	Get(ctx context.Context, key string) ([]byte, error)
 }
@@ -69,7 +72,7 @@ type Identity struct {
 	audience Audience
 	addr     netip.Addr
 	proofs   []Proof
-	attempt  int64
+	spent    []attempt
 }
 
 // IsZero reports whether nothing was proven.
@@ -93,7 +96,12 @@ func (i Identity) Address() netip.Addr { return i.addr }
 func (i Identity) Proofs() []Proof { return i.proofs }
 
 // Attempt is which attempt this was, from 1; 0 where none are counted.
-func (i Identity) Attempt() int64 { return i.attempt }
+func (i Identity) Attempt() (n int64) {
+	for _, a := range i.spent {
+		n = max(n, a.n)
+	}
+	return n
+}
 
 // Attestor judges requests. Its fields are set once, before its first use.
 type Attestor struct {
@@ -130,11 +138,11 @@ func (a *Attestor) Attest(ctx context.Context, r Request) (Identity, Instance, e
 	if err != nil {
 		return Identity{}, in, err
 	}
-	attempt, err := a.admit(ctx, role, in, proven.counters)
+	spent, err := a.admit(ctx, role, in, proven.counters)
 	if err != nil {
 		return Identity{}, in, err
 	}
-	id := Identity{instance: in, role: role.name, audience: audience, proofs: proven.proofs, attempt: attempt}
+	id := Identity{instance: in, role: role.name, audience: audience, proofs: proven.proofs, spent: spent}
 	if r.Evidence.isAt(in) {
 		id.addr = r.Evidence.addr
 	}
@@ -294,22 +302,54 @@ func (a *Attestor) proveOne(role Role, p Proof, in Instance, e Evidence) (proven
 	return got, nil
 }
 
-// admit judges an instance whose identity is proven.
-func (a *Attestor) admit(ctx context.Context, role Role, in Instance, counters []counter) (attempt int64, err error) {
+// attempt is one that was counted.
+type attempt struct {
+	key string
+	n   int64
+}
+
+// admit judges an instance whose identity is proven. The attempts that it spent
+// stay spent if a rule of the role denies.
+func (a *Attestor) admit(ctx context.Context, role Role, in Instance, counters []counter) (spent []attempt, err error) {
 	if err := checkDenial(ctx, a.State, in.ID); err != nil {
-		return 0, err
+		return nil, err
 	}
 	if err := checkStatus(in); err != nil {
-		return 0, err
+		return nil, err
 	}
 	for _, c := range counters {
 		n, err := a.spend(ctx, c, int64(role.window.Limit))
 		if err != nil {
-			return 0, err
+			// Nothing is granted, and so nothing else is spent.
+			return nil, a.giveBack(ctx, spent, err)
 		}
-		attempt = max(attempt, n)
+		spent = append(spent, attempt{c.key, n})
 	}
-	return attempt, role.rules.allow(in)
+	return spent, role.rules.allow(in)
+}
+
+// GiveBack gives back the attempts of an identity that is not made use of, since its
+// token could not be signed, or not be recorded: what fails on our side must not
+// use up what an instance needs. It is called once, by the one who called Attest,
+// and only if nothing was or will be answered that could be used. An error means
+// that they may stay spent.
+func (a *Attestor) GiveBack(ctx context.Context, id Identity) error {
+	return a.giveBack(ctx, id.spent, nil)
+}
+
+// giveBack adds what goes wrong to the error that it happens after. That the caller
+// has hung up is no reason not to.
+func (a *Attestor) giveBack(ctx context.Context, spent []attempt, after error) error {
+	var failures []error
+	for _, s := range spent {
+		if err := a.State.GiveBack(context.WithoutCancel(ctx), s.key, s.n); err != nil {
+			failures = append(failures, fmt.Errorf("attempt %d stays spent: %w", s.n, err))
+		}
+	}
+	if after != nil && len(failures) > 0 {
+		return errors.Join(append([]error{after}, failures...)...)
+	}
+	return cmp.Or(after, errors.Join(failures...))
 }
 
 // open gives the moment at which the instance's window opened, if it is open now.
@@ -348,6 +388,9 @@ func (a *Attestor) spend(ctx context.Context, c counter, limit int64) (int64, er
 		if n <= limit {
 			return n, nil
 		}
+		// Others were faster. A number beyond the limit must not be missing when one
+		// of them gives its own back.
+		return 0, a.giveBack(ctx, []attempt{{c.key, n}}, denied(AttemptsExhausted, "all %d attempts were made", limit))
 	}
 	return 0, denied(AttemptsExhausted, "all %d attempts were made", limit)
 }

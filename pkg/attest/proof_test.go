@@ -1,6 +1,8 @@
 package attest_test
 
 import (
+	"context"
+	"errors"
 	"net/netip"
 	"strings"
 	"testing"
@@ -179,6 +181,86 @@ func TestBothProofsAreCountedByBoth(t *testing.T) {
 		s.evidence = attest.FromAddress(attesttest.Addr).WithDocument(d)
 		if got := s.ask(t); got != want {
 			t.Errorf("%s, want %s", got, want)
+		}
+	}
+}
+
+// Of two proofs that are both counted, one that cannot be spent leaves the other
+// unspent.
+func TestAnAttemptOfOneProofAloneIsGivenBack(t *testing.T) {
+	s, state := newScene(t), &stubbornState{State: &attesttest.State{}}
+	s.grant.Proof, s.window.Limit, s.attempts = []attest.Proof{attest.ProofAddressAndDocument}, 2, state
+	s.evidence = s.evidence.WithDocument(papers(s))
+	state.refuse = "documents/"
+	for range 5 {
+		if got := s.ask(t); got != broken(attest.StateUnavailable) {
+			t.Fatal(got)
+		}
+	}
+	state.refuse = ""
+	for i, want := range []string{granted, granted} {
+		if got := s.ask(t); got != want {
+			t.Fatalf("%d: %s, want %s", i, got, want)
+		}
+	}
+	// The document is used up with all of its attempts, which does not cost the window.
+	other := newScene(t)
+	other.grant.Proof, other.window.Limit, other.attempts = []attest.Proof{attest.ProofDocument}, 1, &attesttest.State{}
+	other.evidence = attest.FromAddress(attesttest.Addr).WithDocument(papers(other))
+	if got := other.ask(t); got != granted {
+		t.Fatal(got)
+	}
+	other.grant.Proof = []attest.Proof{attest.ProofAddressAndDocument}
+	for range 3 {
+		if got := other.ask(t); got != no(attest.AttemptsExhausted) {
+			t.Fatal(got)
+		}
+	}
+	d := papers(other)
+	d.ID = "another"
+	other.evidence = attest.FromAddress(attesttest.Addr).WithDocument(d)
+	if got := other.ask(t); got != granted {
+		t.Errorf("with a fresh document: %s", got)
+	}
+}
+
+// stubbornState fails for the keys that begin with refuse.
+type stubbornState struct {
+	*attesttest.State
+
+	refuse string
+}
+
+func (s *stubbornState) Increment(ctx context.Context, key string, expires time.Time) (int64, error) {
+	if s.refuse != "" && strings.HasPrefix(key, s.refuse) {
+		return 0, errors.New("away")
+	}
+	return s.State.Increment(ctx, key, expires)
+}
+
+// An identity that nothing came of gives its attempts back, once the request that
+// it was for has ended, too; a verdict gives nothing back.
+func TestGiveBack(t *testing.T) {
+	s := newScene(t)
+	a := s.attestor(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	for range 10 {
+		id, _, err := a.Attest(ctx, s.request(t))
+		if err != nil || id.Attempt() != 1 {
+			t.Fatalf("attempt %d, %v", id.Attempt(), err)
+		}
+		if err := a.GiveBack(ctx, id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cancel()
+	if err := a.GiveBack(ctx, attest.Identity{}); err != nil {
+		t.Error(err)
+	}
+	s.rules = attest.Rules{ProjectID: []string{"another"}}
+	for i, want := range []string{no(attest.RuleProjectID), no(attest.RuleProjectID), no(attest.RuleProjectID), no(attest.AttemptsExhausted)} {
+		if got := s.ask(t); got != want {
+			t.Errorf("%d: %s, want %s", i, got, want)
 		}
 	}
 }

@@ -45,3 +45,8 @@ func (a noAttempts) Increment(_ context.Context, key string, _ time.Time) (int64
 	a.t.Errorf("an attempt was spent: %s", key)
 	return 1, nil
 }
+
+func (a noAttempts) GiveBack(_ context.Context, key string, _ int64) error {
+	a.t.Errorf("an attempt was given back: %s", key)
+	return nil
+}

@@ -144,9 +144,17 @@ func (s *Server) grant(ctx context.Context, d *decision) error {
 		return err
 	}
 	if d.token, err = s.issuer.Issue(ctx, d.identity); err != nil {
+		s.giveBack(ctx, d)
 		return &attest.Failure{Reason: attest.SigningUnavailable, Err: err}
 	}
 	return nil
+}
+
+// giveBack gives back what was spent for a token that is not handed out.
+func (s *Server) giveBack(ctx context.Context, d *decision) {
+	if err := s.attestor.GiveBack(ctx, d.identity); err != nil {
+		s.log.Warn("attempts of a token that was not handed out", "error", err, "request_id", d.requestID)
+	}
 }
 
 // limit counts a request by the caller's address, or by instance if the caller

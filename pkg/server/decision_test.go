@@ -10,6 +10,8 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -101,6 +103,9 @@ func (usedUp) Count(context.Context, string) (int64, error) { return 1 << 20, ni
 func (usedUp) Get(context.Context, string) ([]byte, error)  { return nil, nil }
 func (usedUp) Increment(context.Context, string, time.Time) (int64, error) {
 	return 0, errors.New("an exhausted counter is not written")
+}
+func (usedUp) GiveBack(context.Context, string, int64) error {
+	return errors.New("an exhausted counter is not written")
 }
 
 // Whoever is refused learns nothing of why: all denials are alike to the byte.
@@ -268,6 +273,93 @@ func TestFailures(t *testing.T) {
 			}
 		})
 	}
+}
+
+// What fails on our side uses up nothing: an instance is granted its attempts as
+// soon as all is well again.
+func TestFailuresSpendNoAttempts(t *testing.T) {
+	for _, row := range []struct {
+		name   string
+		reason attest.Reason
+		set    func(*scene, *atomic.Bool)
+	}{
+		{"the audit log cannot be written", attest.AuditUnavailable, func(s *scene, bad *atomic.Bool) { s.audit = failingWhile{bad, newLines()} }},
+		{"no key can sign", attest.SigningUnavailable, func(s *scene, bad *atomic.Bool) { s.unusable = bad }},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			s, bad := newScene(t), new(atomic.Bool)
+			row.set(s, bad)
+			d := s.open(t)
+			d.ask(t, home, webForm).granted(t)
+			bad.Store(true)
+			for range 3 * s.window.Limit {
+				d.ask(t, home, webForm).wants(t, http.StatusServiceUnavailable, "temporarily_unavailable", "")
+			}
+			bad.Store(false)
+			for range s.window.Limit - 1 {
+				d.ask(t, home, webForm).granted(t)
+			}
+			d.ask(t, home, webForm).wants(t, http.StatusForbidden, "access_denied", "")
+			if n := d.decisions(t, "web", "failed", row.reason); n != strconv.Itoa(3*int(s.window.Limit)) {
+				t.Errorf("%s decisions are counted", n)
+			}
+		})
+	}
+}
+
+// Of many at once, some of which fail on our side, no more are granted than may be,
+// each with a number of its own, and in the end no fewer.
+func TestFailuresOfManyAtOnce(t *testing.T) {
+	s, bad, out := newScene(t), new(atomic.Bool), newLines()
+	s.audit, s.window.Limit = failingWhile{bad, out}, 20
+	s.throttle = ratelimit.Rate{Rate: 1e6, Burst: 1e6}
+	d := s.open(t)
+	granted := new(atomic.Int64)
+	ask := func() int {
+		status := d.ask(t, home, webForm).status
+		if status == http.StatusOK {
+			granted.Add(1)
+		}
+		return status
+	}
+	var wg sync.WaitGroup
+	for i := range 16 {
+		wg.Go(func() {
+			for j := range 8 {
+				bad.Store((i+j)%3 > 0)
+				ask()
+			}
+		})
+	}
+	wg.Wait()
+	bad.Store(false)
+	for ask() == http.StatusOK {
+	}
+	if n := granted.Load(); n != int64(s.window.Limit) {
+		t.Errorf("%d were granted, and %d may be", n, s.window.Limit)
+	}
+	seen := map[any]bool{}
+	for _, line := range out.parsed(t) {
+		if line["outcome"] == "granted" {
+			if seen[line["attempt"]] {
+				t.Errorf("attempt %v was granted twice", line["attempt"])
+			}
+			seen[line["attempt"]] = true
+		}
+	}
+}
+
+// failingWhile is a disk that is full for some time.
+type failingWhile struct {
+	bad *atomic.Bool
+	out io.Writer
+}
+
+func (f failingWhile) Write(p []byte) (int, error) {
+	if f.bad.Load() {
+		return 0, io.ErrShortWrite
+	}
+	return f.out.Write(p)
 }
 
 type failing struct{}

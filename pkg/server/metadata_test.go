@@ -319,6 +319,7 @@ func (brokenState) Get(context.Context, string) ([]byte, error)  { return nil, e
 func (brokenState) Increment(context.Context, string, time.Time) (int64, error) {
 	return 0, errors.New("away")
 }
+func (brokenState) GiveBack(context.Context, string, int64) error { return errors.New("away") }
 
 // While the secret is changed both are good.
 func TestSharedSecretIsChanged(t *testing.T) {

@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -58,6 +59,7 @@ type scene struct {
 	rules     attest.Rules
 	cloud     attest.Instances // nil: knows the instance
 	attempts  attest.State     // nil: counts
+	unusable  *atomic.Bool     // while it is true no key may sign; nil: never
 	issuer    string
 	proxy     server.ProxyConfig
 	tls       listen.TLSConfig
@@ -147,7 +149,7 @@ func (s *scene) open(t testing.TB) *door {
 	d.operator = server.OperatorHandler(metrics, &server.Health{})
 	d.Server = server.New(server.Options{
 		Attestor:   &attest.Attestor{Policy: policy, Instances: counted{cloud, d.asked}, State: attempts},
-		Issuer:     newIssuer(t, s.issuer),
+		Issuer:     newIssuerWith(t, s.issuer, s.unusable),
 		Proxy:      s.proxy,
 		Throttle:   server.ThrottleConfig{PerAddress: s.throttle, PerInstance: s.instances},
 		Audit:      d.auditLog,
@@ -173,6 +175,25 @@ var keyFile = sync.OnceValues(func() ([]byte, error) {
 
 func newIssuer(t testing.TB, name string) *token.Issuer {
 	t.Helper()
+	return newIssuerWith(t, name, nil)
+}
+
+// someKeys may not sign for some time.
+type someKeys struct {
+	token.KeySource
+
+	unusable *atomic.Bool
+}
+
+func (k someKeys) Usable() error {
+	if k.unusable != nil && k.unusable.Load() {
+		return errors.New("the keys are stale")
+	}
+	return k.KeySource.Usable()
+}
+
+func newIssuerWith(t testing.TB, name string, unusable *atomic.Bool) *token.Issuer {
+	t.Helper()
 	data, err := keyFile()
 	if err != nil {
 		t.Fatal(err)
@@ -185,7 +206,7 @@ func newIssuer(t testing.TB, name string) *token.Issuer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	issuer, err := token.NewIssuer(token.Config{TokenIssuer: name, TokenExpiry: 10 * time.Minute}, keys, nil, nil)
+	issuer, err := token.NewIssuer(token.Config{TokenIssuer: name, TokenExpiry: 10 * time.Minute}, someKeys{keys, unusable}, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -185,6 +185,7 @@ func (s *Server) record(ctx context.Context, d *decision) {
 		if s.audit.required && d.outcome == outcomeGranted {
 			d.set(outcomeFailed, attest.AuditUnavailable, http.StatusServiceUnavailable, time.Second)
 			d.token = token.Token{}
+			s.giveBack(ctx, d)
 		}
 	}
 	// A client that hangs up is no failure of ours, and could fill the log.

@@ -43,6 +43,8 @@ type counter struct {
 	Store   state.Config
 	Callers int
 	Calls   int // of each caller; 0: until it is killed
+	// GiveBack has every second number given back and not said.
+	GiveBack bool
 }
 
 // answered is a line of a counter.
@@ -82,9 +84,14 @@ func (c counter) run() {
 		})
 	}
 	for i := range c.Callers {
-		key := fmt.Sprint("k", i%counterKeys)
+		key, keep := fmt.Sprint("k", i%counterKeys), false
 		repeat(func() {
 			n, err := s.Increment(ctx, key, time.Now().Add(time.Hour))
+			if keep = !keep; c.GiveBack && err == nil && !keep {
+				if err = s.GiveBack(ctx, key, n); err == nil {
+					return
+				}
+			}
 			say(key, n, err)
 		})
 	}
@@ -137,6 +144,32 @@ func (c counter) start(t *testing.T) (_ *exec.Cmd, lines <-chan answered) {
 	return cmd, all
 }
 
+// Two processes that give every second number back keep none twice.
+func TestTwoProcessesKeepNoNumberTwice(t *testing.T) {
+	server := statetest.StartRedis(t)
+	config := state.Config{Type: state.TypeRedis, Redis: redisConfig(server)}
+	r := initRedis(t, config.Redis)
+	kept := map[string]map[int64]bool{"k0": {}, "k1": {}, "value": {}}
+	var outputs []<-chan answered
+	for range 2 {
+		_, lines := counter{Store: config, Callers: 20, Calls: 40, GiveBack: true}.start(t)
+		outputs = append(outputs, lines)
+	}
+	for _, lines := range outputs {
+		for a := range lines {
+			if a.err != "" || kept[a.key][a.n] {
+				t.Fatalf("%+v, and it was kept already: %t", a, kept[a.key][a.n])
+			}
+			kept[a.key][a.n] = true
+		}
+	}
+	for _, key := range []string{"k0", "k1"} {
+		if n, err := r.Count(t.Context(), key); n != 2*10*20 || n != int64(len(kept[key])) || err != nil {
+			t.Errorf("%s counts %d, %v; %d are kept", key, n, err, len(kept[key]))
+		}
+	}
+}
+
 // Two processes, each with 64 callers, are given each number once.
 func TestTwoProcessesAreGivenNoNumberTwice(t *testing.T) {
 	const callers, calls = 64, 20
@@ -146,7 +179,7 @@ func TestTwoProcessesAreGivenNoNumberTwice(t *testing.T) {
 	numbers := map[string][]int64{}
 	var outputs []<-chan answered
 	for range 2 {
-		_, lines := counter{config, callers, calls}.start(t)
+		_, lines := counter{Store: config, Callers: callers, Calls: calls}.start(t)
 		outputs = append(outputs, lines)
 	}
 	for _, lines := range outputs {
@@ -174,10 +207,13 @@ func TestWhatWasAnsweredSurvivesAKill(t *testing.T) {
 		name  string
 		redis bool
 		kill  bool // Redis, not the process
+		back  bool // numbers are given back, too
 	}{
-		{"file", false, false},
-		{"redis, the process is killed", true, false},
-		{"redis is killed", true, true},
+		{"file", false, false, false},
+		{"redis, the process is killed", true, false, false},
+		{"redis is killed", true, true, false},
+		{"file, and numbers are given back", false, false, true},
+		{"redis is killed, and numbers are given back", true, true, true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -190,7 +226,7 @@ func TestWhatWasAnsweredSurvivesAKill(t *testing.T) {
 			}
 			seen := map[string]map[int64]bool{"k0": {}, "k1": {}, "value": {}}
 			for round := range 6 {
-				cmd, lines := counter{config, 8, 0}.start(t)
+				cmd, lines := counter{Store: config, Callers: 8, GiveBack: tt.back}.start(t)
 				before, n, after := 100+37*round, 0, 0
 				var killing sync.WaitGroup
 				for a := range lines {
@@ -238,6 +274,14 @@ func TestWhatWasAnsweredSurvivesAKill(t *testing.T) {
 				t.Errorf("the value is %q, %v; %d had been written", value, err, wrote)
 			}
 			for _, key := range []string{"k0", "k1"} {
+				if tt.back {
+					for range 50 { // none that was answered and not given back
+						if n, err := s.Increment(t.Context(), key, time.Now().Add(time.Hour)); err != nil || seen[key][n] {
+							t.Errorf("%s was answered %d for the second time, %v", key, n, err)
+						}
+					}
+					continue
+				}
 				if n, err := s.Count(t.Context(), key); n < highest(seen[key]) || n == 0 || err != nil {
 					t.Errorf("%s counts %d, %v; %d had been answered", key, n, err, highest(seen[key]))
 				}

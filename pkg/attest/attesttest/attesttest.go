@@ -4,6 +4,7 @@ package attesttest
 import (
 	"context"
 	"net/netip"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -107,6 +108,7 @@ type State struct {
 
 	mu     sync.Mutex
 	counts map[string]int64
+	back   map[string][]int64 // what was given back of a count
 	writes int
 }
 
@@ -114,7 +116,7 @@ type State struct {
 func (a *State) Count(_ context.Context, key string) (int64, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.counts[key], a.Err
+	return a.counts[key] - int64(len(a.back[key])), a.Err
 }
 
 // Increment implements [attest.State].
@@ -127,9 +129,29 @@ func (a *State) Increment(_ context.Context, key string, _ time.Time) (int64, er
 	if a.counts == nil {
 		a.counts = map[string]int64{}
 	}
-	a.counts[key]++
 	a.writes++
+	if back := a.back[key]; len(back) > 0 {
+		slices.Sort(back)
+		a.back[key] = back[1:]
+		return back[0], nil
+	}
+	a.counts[key]++
 	return a.counts[key], nil
+}
+
+// GiveBack implements [attest.State].
+func (a *State) GiveBack(_ context.Context, key string, n int64) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.Err != nil {
+		return a.Err
+	}
+	if a.back == nil {
+		a.back = map[string][]int64{}
+	}
+	a.writes++
+	a.back[key] = append(a.back[key], n)
+	return nil
 }
 
 // Get implements [attest.State].

@@ -124,6 +124,114 @@ func Run(t *testing.T, open func(t *testing.T, clock *Clock) state.Store) {
 		}
 	})
 
+	t.Run("a number that is given back is the next one", func(t *testing.T) {
+		s, clock := start(t)
+		later := clock.Now().Add(time.Minute)
+		for n := range int64(4) {
+			increment(t, s, "k", later, n+1)
+		}
+		for _, step := range []struct{ back, count, next int64 }{
+			{4, 3, 4}, // the last
+			{2, 3, 2}, // one of the others
+			{5, 4, 5}, // one that is not out
+			{0, 5, 6}, {-1, 6, 7},
+		} {
+			giveBack(t, s, "k", step.back)
+			wantCount(t, s, "k", step.count)
+			increment(t, s, "k", later, step.next)
+		}
+		for _, n := range []int64{3, 1, 3, 1} { // twice is once
+			giveBack(t, s, "k", n)
+		}
+		wantCount(t, s, "k", 5)
+		wantScan(t, s, "", map[string]string{"k": "5"})
+		increment(t, s, "k", later, 1)
+		increment(t, s, "k", later, 3)
+		increment(t, s, "k", later, 8)
+		for _, n := range []int64{8, 2, 7, 5, 1, 4, 6, 3} {
+			giveBack(t, s, "k", n)
+		}
+		wantCount(t, s, "k", 0)
+		wantScan(t, s, "", map[string]string{}) // nothing is kept of it
+		increment(t, s, "k", later, 1)
+		giveBack(t, s, "none", 1)
+		wantCount(t, s, "none", 0)
+	})
+
+	t.Run("a number that is given back does not move the expiry", func(t *testing.T) {
+		s, clock := start(t)
+		increment(t, s, "k", clock.Now().Add(10*time.Second), 1)
+		increment(t, s, "k", clock.Now().Add(10*time.Second), 2)
+		clock.Advance(9 * time.Second)
+		giveBack(t, s, "k", 1)
+		wantCount(t, s, "k", 1)
+		clock.Advance(time.Second)
+		wantCount(t, s, "k", 0)
+		giveBack(t, s, "k", 2) // of a count that has ended
+		increment(t, s, "k", clock.Now().Add(time.Minute), 1)
+		wantCount(t, s, "k", 1)
+	})
+
+	t.Run("concurrent callers keep no number twice, and none is lost", func(t *testing.T) {
+		s, clock := start(t)
+		later := clock.Now().Add(time.Hour)
+		const limit = 20
+		var mu sync.Mutex
+		kept := map[int64]bool{}
+		var wg sync.WaitGroup
+		for i := range callers {
+			wg.Go(func() {
+				for j := range 20 {
+					n, err := s.Increment(t.Context(), "k", later)
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					if n <= limit && (i+j)%3 == 0 {
+						mu.Lock()
+						if kept[n] {
+							t.Errorf("%d was kept twice", n)
+						}
+						kept[n] = true
+						mu.Unlock()
+					} else if err := s.GiveBack(t.Context(), "k", n); err != nil {
+						t.Error(err)
+					}
+				}
+			})
+		}
+		wg.Wait()
+		wantCount(t, s, "k", int64(len(kept)))
+		for n := range int64(limit) {
+			if !kept[n+1] {
+				increment(t, s, "k", later, n+1)
+			}
+		}
+		increment(t, s, "k", later, limit+1)
+	})
+
+	t.Run("what is kept for too long is refused", func(t *testing.T) {
+		s, clock := start(t)
+		for _, end := range []time.Time{clock.Now().Add(state.MaxLife + time.Hour), time.Date(2300, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(292277026596, 1, 1, 0, 0, 0, 0, time.UTC)} {
+			if n, err := s.Increment(t.Context(), "k", end); err == nil {
+				t.Errorf("Increment until %v = %d", end, n)
+			}
+			if err := s.Put(t.Context(), "k", []byte("v"), end); err == nil {
+				t.Errorf("Put until %v gave no error", end)
+			}
+		}
+		wantCount(t, s, "k", 0)
+		wantValue(t, s, nil)
+		increment(t, s, "k", clock.Now().Add(state.MaxLife), 1)
+		put(t, s, "k", "v", clock.Now().Add(state.MaxLife))
+		clock.Advance(state.MaxLife - time.Hour)
+		wantCount(t, s, "k", 1)
+		wantValue(t, s, []byte("v"))
+		clock.Advance(time.Hour)
+		wantCount(t, s, "k", 0)
+		wantValue(t, s, nil)
+	})
+
 	t.Run("expired counts make room", func(t *testing.T) {
 		s, clock := start(t)
 		for i := range 1000 {
@@ -313,6 +421,9 @@ func Run(t *testing.T, open func(t *testing.T, clock *Clock) state.Store) {
 		if _, err := s.Increment(t.Context(), "k", clock.Now().Add(time.Minute)); err == nil {
 			t.Error("Increment of a closed store gave no error")
 		}
+		if err := s.GiveBack(t.Context(), "k", 1); err == nil {
+			t.Error("GiveBack to a closed store gave no error")
+		}
 		if _, err := s.Get(t.Context(), "k"); err == nil {
 			t.Error("Get of a closed store gave no error")
 		}
@@ -342,6 +453,13 @@ func increment(t *testing.T, s state.Store, key string, expires time.Time, want 
 	t.Helper()
 	if n, err := s.Increment(t.Context(), key, expires); err != nil || n != want {
 		t.Errorf("Increment(%s) = %d, %v, want %d", key, n, err, want)
+	}
+}
+
+func giveBack(t *testing.T, s state.Store, key string, n int64) {
+	t.Helper()
+	if err := s.GiveBack(t.Context(), key, n); err != nil {
+		t.Errorf("GiveBack(%s, %d) = %v", key, n, err)
 	}
 }
 
