@@ -12,6 +12,7 @@ import (
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/config"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/openstack"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/secret"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/state"
 )
 
@@ -136,7 +137,7 @@ func checkState(ctx context.Context, c state.Config, ask bool) error {
 
 func (r *report) add(level string, problems ...config.Problem) {
 	for _, p := range problems {
-		r.Findings = append(r.Findings, finding{level, p.Path, p.Line, p.Message})
+		r.Findings = append(r.Findings, finding{level, p.Path, p.Line, secret.Text(p.Message)})
 	}
 }
 

@@ -14,6 +14,8 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/secret"
 )
 
 const program = "openstack-nova-authenticator"
@@ -54,7 +56,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if errors.Is(err, errSaid) {
 		return 1
 	}
-	for line := range strings.Lines(err.Error()) {
+	for line := range strings.Lines(secret.Text(err.Error())) {
 		fmt.Fprintf(stderr, "%s: %s\n", program, strings.TrimSuffix(line, "\n"))
 	}
 	var h *hinted

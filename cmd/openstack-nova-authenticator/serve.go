@@ -64,7 +64,7 @@ func load(file string) (*config.Config, string, error) {
 func newLog(c config.Log, w io.Writer) *slog.Logger {
 	var level slog.Level
 	_ = level.UnmarshalText([]byte(c.Level)) // checked by config
-	opts := &slog.HandlerOptions{Level: level}
+	opts := &slog.HandlerOptions{Level: level, ReplaceAttr: secret.Attr}
 	if c.Format == "text" {
 		return slog.New(slog.NewTextHandler(w, opts))
 	}

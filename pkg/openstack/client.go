@@ -25,6 +25,7 @@ import (
 	"golang.org/x/sync/singleflight"
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/secret"
 )
 
 const (
@@ -46,7 +47,7 @@ const (
 // catalog or the rights of the account are not what the configuration needs.
 type SetupError struct{ Err error }
 
-func (e *SetupError) Error() string { return e.Err.Error() }
+func (e *SetupError) Error() string { return secret.Text(e.Err.Error()) }
 
 // Unwrap gives the cause.
 func (e *SetupError) Unwrap() error { return e.Err }
@@ -282,7 +283,7 @@ func (c *Client) pauseAfter(err error) pause {
 func (c *Client) login(ctx context.Context) (*session, error) {
 	provider, err := openstack.NewClient(c.creds.auth.IdentityEndpoint)
 	if err != nil {
-		return nil, setup("auth_url %q: %w", c.creds.auth.IdentityEndpoint, err)
+		return nil, setup("auth_url: %w", hideValues(err))
 	}
 	provider.HTTPClient = newHTTPClient(c.cfg, c.transport)
 	if c.userAgent != "" {
@@ -314,7 +315,7 @@ func (c *Client) login(ctx context.Context) (*session, error) {
 			return nil, err
 		}
 	}
-	s.info = Info{Account: c.creds.describe(), Endpoint: compute.Endpoint, Microversion: compute.Microversion}
+	s.info = Info{Account: c.creds.describe(), Endpoint: secret.Text(compute.Endpoint), Microversion: compute.Microversion}
 	return s, c.probe(ctx, s)
 }
 
@@ -352,7 +353,7 @@ func (c *Client) guardLogins(provider *gophercloud.ProviderClient) {
 func (c *Client) microversion(ctx context.Context, compute *gophercloud.ServiceClient) (int, error) {
 	base, err := utils.BaseVersionedEndpoint(compute.Endpoint)
 	if err != nil {
-		return 0, setup("nova's endpoint %q: %w", compute.Endpoint, err)
+		return 0, setup("nova's endpoint %s: %w", secret.Quote(compute.Endpoint), hideValues(err))
 	}
 	var doc struct {
 		Version *struct {
@@ -482,7 +483,7 @@ func inRegion(region string) string {
 	if region == "" {
 		return ""
 	}
-	return " in region " + region
+	return " in region " + secret.Show(region)
 }
 
 // refusal tells a failure that will not pass from one that may.
@@ -490,13 +491,13 @@ func (c *Client) refusal(service string, err error) error {
 	var tlsErr *tls.CertificateVerificationError
 	switch {
 	case gophercloud.ResponseCodeIs(err, http.StatusUnauthorized):
-		return setup("%s refuses the login of %s: wrong user, password, domain or project, or one of them is disabled", service, c.creds.describe())
+		return setup("%s refuses the login of %s: wrong user, password, domain or project, or one of them is disabled", service, c.creds.claim())
 	case gophercloud.ResponseCodeIs(err, http.StatusBadRequest), gophercloud.ResponseCodeIs(err, http.StatusForbidden), gophercloud.ResponseCodeIs(err, http.StatusNotAcceptable):
 		return setup("%s refuses: %w", service, c.explain(err))
 	case service == "keystone" && unknownCredential(err):
-		return setup("keystone knows no %s: it was deleted, or is another cloud's", c.creds.describe())
+		return setup("keystone knows no %s: it was deleted, or is another cloud's", c.creds.claim())
 	case errors.As(err, &tlsErr):
-		return setup("%s's certificate is not trusted (a private CA goes into OS_CACERT or cacert of clouds.yaml): %w", service, err)
+		return setup("%s's certificate is not trusted (a private CA goes into OS_CACERT or cacert of clouds.yaml): %w", service, c.creds.hide(err))
 	}
 	return c.explain(err)
 }
@@ -519,8 +520,10 @@ func notFound(err error, fault any) bool {
 }
 
 // explain shortens gophercloud's errors, which carry whole bodies, to what an
-// operator can use.
-func (c *Client) explain(err error) error {
+// operator can use, without any secret.
+func (c *Client) explain(err error) error { return c.creds.hide(c.shorten(err)) }
+
+func (c *Client) shorten(err error) error {
 	var code gophercloud.ErrUnexpectedResponseCode
 	var reauth *gophercloud.ErrUnableToReauthenticate
 	var again *gophercloud.ErrErrorAfterReauthentication
@@ -529,7 +532,7 @@ func (c *Client) explain(err error) error {
 	case errors.As(err, &reauth):
 		return fmt.Errorf("login anew: %w", reauth.ErrReauth)
 	case errors.As(err, &again):
-		return fmt.Errorf("after a login anew: %w", c.explain(again.ErrOriginal))
+		return fmt.Errorf("after a login anew: %w", c.shorten(again.ErrOriginal))
 	case errors.As(err, &code):
 		return &statusError{code.Method, code.URL, code.Actual, clip(string(code.Body))}
 	case errors.As(err, &ue) && ue.Timeout():

@@ -480,9 +480,9 @@ func TestLoginThatCannotSucceed(t *testing.T) {
 			want: []string{"no admin endpoint of type compute"},
 		},
 		{
-			name: "an auth_url that is no URL",
-			env:  with("OS_AUTH_URL", "127.0.0.1:5000/v3"),
-			want: []string{"auth_url", "127.0.0.1:5000/v3"},
+			name:  "an auth_url that is no URL",
+			env:   with("OS_AUTH_URL", "127.0.0.1:5000/v3"),
+			atNew: true, want: []string{"auth_url", `"127.0.0.1:5000/v3"`},
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -11,6 +11,8 @@ import (
 
 	"github.com/gophercloud/gophercloud/v2"
 	"github.com/gophercloud/gophercloud/v2/openstack/config/clouds"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/secret"
 )
 
 // credentials are what a login needs.
@@ -36,7 +38,7 @@ func (c Config) credentials() (credentials, error) {
 	var options []clouds.ParseOption
 	source := "the OS_* variables"
 	if name != "" {
-		source = fmt.Sprintf("cloud %q of clouds.yaml", name)
+		source = fmt.Sprintf("cloud %s of clouds.yaml", secret.Quote(name))
 		// What the named cloud says wins over the variables of a shell.
 		options = append(options, clouds.WithCloudName(name), clouds.WithRegion(c.Region), clouds.WithEndpointType(c.Interface))
 		if c.CloudsFile != "" {
@@ -61,6 +63,9 @@ func (c Config) credentials() (credentials, error) {
 		}
 	}
 
+	if file := os.Getenv("OS_CLIENT_CONFIG_FILE"); name != "" && c.CloudsFile == "" && file != "" && !secret.IsPath(file, ".") {
+		return credentials{}, fmt.Errorf("OS_CLIENT_CONFIG_FILE: there is no such file; the value is %s", secret.Hidden)
+	}
 	auth, endpoint, tlsConfig, err := parseCloud(options)
 	if err != nil {
 		return credentials{}, fmt.Errorf("%s: %w", source, err)
@@ -72,8 +77,11 @@ func (c Config) credentials() (credentials, error) {
 	if auth.IdentityEndpoint == "" {
 		return credentials{}, fmt.Errorf("%s: there is no auth_url", source)
 	}
-	if _, err := auth.ToTokenV3CreateMap(nil); err != nil {
+	if err := validAuthURL(auth.IdentityEndpoint); err != nil {
 		return credentials{}, fmt.Errorf("%s: %w", source, err)
+	}
+	if _, err := auth.ToTokenV3CreateMap(nil); err != nil {
+		return credentials{}, fmt.Errorf("%s: %w", source, hideValues(err))
 	}
 	tlsConfig.MinVersion = tls.VersionTLS12
 	return credentials{auth, endpoint, tlsConfig, source}, nil
@@ -86,7 +94,11 @@ func parseCloud(options []clouds.ParseOption) (a gophercloud.AuthOptions, e goph
 			err = errors.New("the cloud has no auth section")
 		}
 	}()
-	return clouds.Parse(options...)
+	a, e, t, err = clouds.Parse(options...)
+	if err != nil {
+		err = hideValues(err)
+	}
+	return a, e, t, err
 }
 
 // environment reads all that python-openstackclient takes for a login by
@@ -105,14 +117,14 @@ func environment() (clouds.Cloud, error) {
 		return clouds.Cloud{}, errNoCredentials
 	}
 	if t := os.Getenv("OS_AUTH_TYPE"); !supportedAuthType(t) {
-		return clouds.Cloud{}, fmt.Errorf("OS_AUTH_TYPE=%s is not supported; password and v3applicationcredential are", t)
+		return clouds.Cloud{}, fmt.Errorf("OS_AUTH_TYPE=%s is not supported; password and v3applicationcredential are", secret.Show(t))
 	}
 	face := first("OS_INTERFACE", "OS_ENDPOINT_TYPE")
 	switch strings.TrimSuffix(face, "URL") {
 	case "", "public", "internal", "admin":
 	default:
 		// The parser would take it for public.
-		return clouds.Cloud{}, fmt.Errorf("OS_INTERFACE or OS_ENDPOINT_TYPE: %q is none of public, internal, admin", face)
+		return clouds.Cloud{}, fmt.Errorf("OS_INTERFACE or OS_ENDPOINT_TYPE: %s is none of public, internal, admin", secret.Quote(face))
 	}
 	cloud := clouds.Cloud{
 		AuthInfo: &clouds.AuthInfo{
@@ -193,16 +205,23 @@ func domain(id, name string) (string, string) {
 	return "default", ""
 }
 
-// describe says who logs in where, without any secret.
-func (c credentials) describe() string {
-	who := c.auth.Username
+// describe says who logged in where, without any secret. Keystone knows the name, so
+// it is one.
+func (c credentials) describe() string { return c.describeAs(func(name string) string { return name }) }
+
+// claim is describe before Keystone knew the name: it may be a password that is in
+// the wrong place.
+func (c credentials) claim() string { return c.describeAs(secret.Show) }
+
+func (c credentials) describeAs(show func(name string) string) string {
+	who := show(c.auth.Username)
 	switch {
 	case c.auth.ApplicationCredentialID != "":
-		who = "application credential " + c.auth.ApplicationCredentialID
+		who = "application credential " + show(c.auth.ApplicationCredentialID)
 	case c.auth.ApplicationCredentialName != "":
-		who = "application credential " + c.auth.ApplicationCredentialName
-	case who == "":
-		who = "user ID " + c.auth.UserID
+		who = "application credential " + show(c.auth.ApplicationCredentialName)
+	case c.auth.Username == "":
+		who = "user ID " + show(c.auth.UserID)
 	}
-	return fmt.Sprintf("%s at %s (%s)", who, strings.TrimSuffix(c.auth.IdentityEndpoint, "/"), c.source)
+	return fmt.Sprintf("%s at %s (%s)", who, show(strings.TrimSuffix(c.auth.IdentityEndpoint, "/")), c.source)
 }

@@ -45,7 +45,7 @@ type transport struct {
 
 func newTransport(cfg Config, creds credentials, observe Observer) *transport {
 	base := &http.Transport{
-		Proxy:                  http.ProxyFromEnvironment,
+		Proxy:                  proxyFromEnvironment,
 		TLSClientConfig:        creds.tls,
 		DialContext:            (&net.Dialer{Timeout: cfg.Timeout, KeepAlive: 30 * time.Second}).DialContext,
 		TLSHandshakeTimeout:    cfg.Timeout,

@@ -1,6 +1,7 @@
 package secret
 
 import (
+	"log/slog"
 	"net"
 	"net/url"
 	"path"
@@ -20,19 +21,40 @@ var (
 	// userInfo is the part of a URL's authority before the last @ (RFC 3986, section
 	// 3.2.1). A password that is not escaped may have any character.
 	userInfo = regexp.MustCompile(`([A-Za-z][A-Za-z0-9+.-]*:/{1,2})([^\s"'<>/@]*(?:[^\s"'<>@]*)@)+`)
+	// token is a Fernet token of Keystone, or a JWT.
+	token = regexp.MustCompile(`gAAAA[A-Za-z0-9_=-]{16,}|eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]*)?`)
 	// quoted is a Go string, as %q writes it.
 	quoted = regexp.MustCompile(`"(?:[^"\\]|\\.)*"`)
 )
 
-// Text takes PEM blocks and the user information of URLs out of a text.
+// Text takes PEM blocks, tokens and the user information of URLs out of a text.
 func Text(s string) string {
-	if strings.Contains(s, "-----BEGIN ") {
-		s = pemBlock.ReplaceAllString(s, Hidden)
+	if !maySpill(s) {
+		return s
 	}
-	if strings.Contains(s, "@") {
-		s = userInfo.ReplaceAllString(s, "${1}"+Hidden+"@")
+	s = pemBlock.ReplaceAllString(s, Hidden)
+	s = userInfo.ReplaceAllString(s, "${1}"+Hidden+"@")
+	return token.ReplaceAllString(s, Hidden)
+}
+
+// Attr is [Text] for an attribute of a log line; see [slog.HandlerOptions].
+func Attr(_ []string, a slog.Attr) slog.Attr {
+	switch a.Value.Kind() {
+	case slog.KindString:
+		if s := a.Value.String(); maySpill(s) {
+			a.Value = slog.StringValue(Text(s))
+		}
+	case slog.KindAny:
+		if err, ok := a.Value.Any().(error); ok {
+			a.Value = slog.StringValue(Text(err.Error()))
+		}
 	}
-	return s
+	return a
+}
+
+// maySpill is false for most texts, at little cost.
+func maySpill(s string) bool {
+	return strings.Contains(s, "-----BEGIN ") || strings.Contains(s, "@") || strings.Contains(s, "gAAAA") || strings.Contains(s, "eyJ")
 }
 
 // Values is [Text] for an error about values of a configuration: quoted values are
@@ -45,6 +67,14 @@ func Values(s string) string {
 		}
 		return q
 	})
+}
+
+// Show is the value if it can be shown, else [Hidden].
+func Show(s string) string {
+	if !Shown(s) {
+		return Hidden
+	}
+	return s
 }
 
 // Quote is the value in quotes if it can be shown, else [Hidden].
@@ -76,6 +106,9 @@ const (
 // name of at most three words, a number, a duration, an address, a host name, a
 // UUID, or a URL without user information and query.
 func Shown(s string) bool {
+	if host, _, ok := strings.Cut(s, "/"); ok && isAddress(host) && isURL("http://"+s) {
+		return true // a URL that lacks its beginning
+	}
 	return isShort(s) || isName(s) || isNumber(s) || isAddress(s) || isURL(s) || uuid.MatchString(s)
 }
 

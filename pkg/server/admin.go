@@ -14,6 +14,7 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/keyring"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/listen"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/secret"
 )
 
 const (
@@ -186,7 +187,7 @@ func answerAdmin(w http.ResponseWriter, v any, err error) {
 	if errors.As(err, new(badAdmin)) {
 		status = http.StatusBadRequest
 	}
-	writeJSON(w, status, map[string]string{"error": err.Error()})
+	writeJSON(w, status, map[string]string{"error": secret.Text(err.Error())})
 }
 
 func pathInstance(r *http.Request) (attest.InstanceID, error) {

@@ -10,6 +10,8 @@ import (
 	"os"
 	"sync"
 	"time"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/secret"
 )
 
 // The events, as the lines' msg.
@@ -81,7 +83,7 @@ func (a *AuditLog) record(ctx context.Context, at time.Time, event string, attrs
 	var text bytes.Buffer
 	record := slog.NewRecord(at.UTC(), slog.LevelInfo, event, 0)
 	record.AddAttrs(attrs...)
-	if err := slog.NewJSONHandler(&text, nil).Handle(ctx, record); err != nil {
+	if err := slog.NewJSONHandler(&text, &slog.HandlerOptions{ReplaceAttr: secret.Attr}).Handle(ctx, record); err != nil {
 		return err
 	}
 	line := auditLine{text: text.Bytes()}

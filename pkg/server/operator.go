@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/secret"
 )
 
 const (
@@ -63,7 +65,7 @@ func (h *Health) ready(ctx context.Context, ask bool) readiness {
 		case h.results == nil:
 			r.Checks[name] = "not asked yet"
 		case h.results[name] != nil:
-			r.Checks[name] = h.results[name].Error()
+			r.Checks[name] = secret.Text(h.results[name].Error())
 			r.Ready = r.Ready && !ask
 		default:
 			r.Checks[name] = "ok"

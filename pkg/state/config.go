@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -94,6 +95,9 @@ func (c Config) Validate() error {
 	return fmt.Errorf("type: %q is none of memory, file and redis", c.Type)
 }
 
+// hostName is a name or an IP address.
+var hostName = regexp.MustCompile(`\A[A-Za-z0-9._:%-]+\z`)
+
 func (c RedisConfig) validate() error {
 	var problems []error
 	add := func(format string, args ...any) { problems = append(problems, fmt.Errorf("redis."+format, args...)) }
@@ -105,7 +109,7 @@ func (c RedisConfig) validate() error {
 	}
 	for i, a := range c.Addresses {
 		host, port, err := net.SplitHostPort(a)
-		if n, notNumber := strconv.ParseUint(port, 10, 16); err != nil || notNumber != nil || n == 0 || host == "" {
+		if n, notNumber := strconv.ParseUint(port, 10, 16); err != nil || notNumber != nil || n == 0 || !hostName.MatchString(host) {
 			add("addresses[%d]: %q is not host:port", i, a)
 		} else if slices.Contains(c.Addresses[:i], a) {
 			add("addresses[%d]: %q is there already", i, a)

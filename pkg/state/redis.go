@@ -99,7 +99,7 @@ func OpenRedis(c RedisConfig, now func() time.Time) (*Redis, error) {
 		update: make(chan struct{}, 1),
 	}
 	if c.Sentinel != "" {
-		r.where = fmt.Sprintf("redis %s of the Sentinels %s", c.Sentinel, strings.Join(c.Addresses, ", "))
+		r.where = fmt.Sprintf("redis %s of the Sentinels %s", secret.Show(c.Sentinel), strings.Join(c.Addresses, ", "))
 	}
 	if _, _, err := r.credentials(context.Background()); err != nil {
 		return nil, fmt.Errorf("redis.passwordFile: %w", err)
@@ -347,7 +347,11 @@ func (r *Redis) unmarked(err error) error {
 	if n, err := strconv.ParseUint(version, 10, 32); ours && err == nil {
 		return fmt.Errorf("its state has version %d, and %d is the newest that this binary knows", n, redisVersion)
 	}
-	return fmt.Errorf("another program has the key %smark; choose another redis.prefix", r.config.Prefix)
+	name, colon := strings.CutSuffix(r.config.Prefix, ":")
+	if name = secret.Show(name); colon {
+		name += ":"
+	}
+	return fmt.Errorf("another program has the key %smark; choose another redis.prefix", name)
 }
 
 // A script begins with a look at the mark, so that nothing comes between it and
