@@ -111,6 +111,92 @@ func TestRootActsOnFilesOfRootAlone(t *testing.T) {
 	}
 }
 
+// Kubernetes mounts a folder that all can write to, with links to files of root.
+func TestRootActsOnWhatKubernetesMounts(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	for name, want := range map[string]int{"root's link": 0, "a link of another user": stranger} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			if err := os.Mkdir(filepath.Join(dir, "..data"), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(filepath.Join(dir, "..data/config.yml"), []byte("listen: 127.0.0.1:0\nauth: {tokenIssuer: https://id.example.com}\nroles: {web: {projectID: a}}\n"), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			link := filepath.Join(dir, "config.yml")
+			if err := os.Symlink("..data/config.yml", link); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Lchown(link, want, want); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Chmod(dir, 0o777|os.ModeSticky); err != nil {
+				t.Fatal(err)
+			}
+			cmd := exec.CommandContext(t.Context(), program, "-c", link, "check")
+			cmd.Env = append(os.Environ(), "OS_AUTH_URL=http://127.0.0.1:1/v3", "OS_USERNAME=a", "OS_PASSWORD=b", "OS_PROJECT_NAME=c")
+			out, err := cmd.CombinedOutput()
+			if (err == nil) != (want == 0) {
+				t.Errorf("check: %v:\n%s", err, out)
+			}
+		})
+	}
+}
+
+// Credentials that all can read are warned about; those that another user could
+// have put there are not used by root.
+func TestCloudsFilesAreClosed(t *testing.T) {
+	for _, tt := range []struct {
+		name, file string
+		mode       os.FileMode
+		uid        int
+		want       string
+		ok         bool
+	}{
+		{"closed", "", 0, 0, "config.yml: ok", true},
+		{"clouds.yaml that all can read", "clouds.yaml", 0o644, 0, "warning: openstack: clouds.yaml can be read by every user of this host (mode 0644)", true},
+		{"secure.yaml that all can read", "secure.yaml", 0o604, 0, "warning: openstack: secure.yaml can be read by every user of this host (mode 0604)", true},
+		{"clouds.yaml that the group can read", "clouds.yaml", 0o640, 0, "config.yml: ok", true},
+		{"another user's clouds.yaml", "clouds.yaml", 0o600, stranger, "clouds.yaml belongs to the user with the ID 65534", false},
+		{"another user's secure.yaml", "secure.yaml", 0o600, stranger, "secure.yaml belongs to the user with the ID 65534", false},
+		{"clouds.yaml that all can write", "clouds.yaml", 0o666, 0, "clouds.yaml can be changed by every user of this host (mode 0666)", false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if os.Geteuid() != 0 && !tt.ok {
+				t.Skip("needs root")
+			}
+			dir := t.TempDir()
+			for name, text := range map[string]string{
+				"config.yml":  "listen: 127.0.0.1:0\nauth: {tokenIssuer: https://id.example.com}\nroles: {web: {projectID: a}}\nopenstack: {cloud: mine}\n",
+				"clouds.yaml": "clouds: {mine: {auth: {auth_url: 'http://127.0.0.1:1/v3', username: a, project_name: c}}}\n",
+				"secure.yaml": "clouds: {mine: {auth: {password: b}}}\n",
+			} {
+				if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if tt.file != "" {
+				if err := os.Chmod(filepath.Join(dir, tt.file), tt.mode); err != nil {
+					t.Fatal(err)
+				}
+				if tt.uid != 0 {
+					if err := os.Chown(filepath.Join(dir, tt.file), tt.uid, tt.uid); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			cmd := exec.CommandContext(t.Context(), program, "check")
+			cmd.Dir = dir
+			cmd.Env = append(os.Environ(), "OS_CLIENT_CONFIG_FILE=")
+			if out, err := cmd.CombinedOutput(); (err == nil) != tt.ok || !strings.Contains(string(out), tt.want) {
+				t.Errorf("%v, want %q:\n%s", err, tt.want, out)
+			}
+		})
+	}
+}
+
 func TestRootTalksToNoOtherUsersSocket(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root, to be it and to be others")

@@ -308,6 +308,9 @@ func serve(ctx context.Context, file string, stdout, stderr io.Writer) error {
 		if s.cloud.Unverified() {
 			s.log.Warn("configuration", "file", file, "warning", "openstack: "+unverified)
 		}
+		for _, message := range s.cloud.Exposed() {
+			s.log.Warn("configuration", "file", file, "warning", "openstack: "+message)
+		}
 		return s.run(ctx)
 	}
 	if c.MetadataService.Listen != "" {
