@@ -94,7 +94,7 @@ they expire.
 			})
 		},
 	}
-	deny.Flags().DurationVar(&life, "for", 0, "for how `long`, such as 24h (default: until it is allowed again)")
+	deny.Flags().DurationVar(&life, "for", 0, "for how `long`, such as 24h, up to 876000h (default: until it is allowed again)")
 	deny.Flags().StringVar(&reason, "reason", "", "why, for the audit log and instances list")
 	allow := &cobra.Command{
 		Use: "allow ID", Short: "End what deny began", Args: instanceArg,

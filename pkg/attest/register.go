@@ -234,6 +234,9 @@ func (r *Register) Deny(ctx context.Context, id InstanceID, life time.Duration, 
 	if life < 0 || (life > 0 && life < time.Second) {
 		return Denial{}, fmt.Errorf("an instance is denied for at least a second, not %v", life)
 	}
+	if life > MaxPeriod {
+		return Denial{}, fmt.Errorf("an instance is denied for at most %v (100 years), not %v; without a time it is until it is allowed again", MaxPeriod, life)
+	}
 	if len(reason) > maxDenialReason {
 		return Denial{}, fmt.Errorf("the reason has %d bytes; %d are kept", len(reason), maxDenialReason)
 	}

@@ -53,12 +53,17 @@ const (
 	SinceLaunched Since = "launched"
 )
 
+// MaxPeriod is the longest period of a window, and the longest time for which an
+// instance is denied: every store can keep what ends then (state.MaxLife).
+const MaxPeriod = 100 * 365 * 24 * time.Hour
+
 // Window bounds when, and how often, an instance may ask.
 type Window struct {
 	// Limit is how many requests of one instance for one role are judged within
 	// the window. Default: 3.
 	Limit int `yaml:"limit"`
-	// Period is how long the window stays open, as a Go duration. Default: 5m.
+	// Period is how long the window stays open, as a Go duration of up to 876000h.
+	// Default: 5m.
 	Period time.Duration `yaml:"period"`
 	// Since is what opens the window: created or launched. Default: created.
 	Since Since `yaml:"since"`
@@ -74,6 +79,8 @@ func (w Window) Validate(proofs []Proof) error {
 	switch {
 	case w.Period < 0:
 		problems = append(problems, fmt.Errorf("period: %v is negative", w.Period))
+	case w.Period > MaxPeriod:
+		problems = append(problems, fmt.Errorf("period: %v is longer than %v (100 years), and attempts are counted no longer than that", w.Period, MaxPeriod))
 	case w.Period == 0 && (len(proofs) == 0 || grant{proofs: proofs}.needs(ProofAddress)):
 		problems = append(problems, errors.New("period: 0 (no window) is not possible with the address proof: an address that has moved to another instance would go on proving"))
 	}

@@ -101,6 +101,8 @@ func TestWindowValidate(t *testing.T) {
 		{"more attempts than a store can count", func(w *attest.Window) { w.Limit = math.MaxInt32 + 1 }, []string{"limit: "}},
 		{"no window", func(w *attest.Window) { w.Period = 0 }, []string{"period: "}},
 		{"a window that closes before it opens", func(w *attest.Window) { w.Period = -1 }, []string{"period: "}},
+		{"a window that no store can keep", func(w *attest.Window) { w.Period = attest.MaxPeriod + 1 }, []string{"period: "}},
+		{"the longest duration there is", func(w *attest.Window) { w.Period = math.MaxInt64 }, []string{"period: "}},
 		{"no moment", func(w *attest.Window) { w.Since = "" }, []string{"since: "}},
 		{"a moment in capitals", func(w *attest.Window) { w.Since = "Created" }, []string{"since: "}},
 		{"nothing at all", func(w *attest.Window) { *w = attest.Window{} }, []string{"limit: ", "period: ", "since: "}},
@@ -109,6 +111,7 @@ func TestWindowValidate(t *testing.T) {
 		{"one attempt", func(w *attest.Window) { w.Limit = 1 }, nil},
 		{"as many attempts as a store can count", func(w *attest.Window) { w.Limit = math.MaxInt32 }, nil},
 		{"the shortest window", func(w *attest.Window) { w.Period = 1 }, nil},
+		{"the longest window", func(w *attest.Window) { w.Period = attest.MaxPeriod }, nil},
 		{"since the launch", func(w *attest.Window) { w.Since = attest.SinceLaunched }, nil},
 	}
 	for _, tt := range tests {

@@ -26,6 +26,7 @@ const (
 	minMaxAge   = time.Minute
 	maxMaxAge   = 24 * time.Hour
 	minRotation = time.Hour
+	maxRotation = 100 * 365 * 24 * time.Hour // the times of a key set can be kept for so long
 	maxRefresh  = 10 * time.Second
 
 	// skew is how far two clocks of replicas, or of a replica and a verifier,
@@ -54,7 +55,7 @@ type Config struct {
 	// a change the next key is made anew at start and signs as soon as verifiers
 	// can know it. Default: RS256.
 	Algorithm string `yaml:"algorithm"`
-	// RotationPeriod is how long a key signs. At least 1h, and longer than
+	// RotationPeriod is how long a key signs. 1h to 876000h, and longer than
 	// maxAge. Default: 720h.
 	RotationPeriod time.Duration `yaml:"rotationPeriod"`
 	// MaxAge is how long a verifier may keep the key set and the discovery
@@ -84,6 +85,8 @@ func (c Config) Validate() error {
 	switch lead := c.lead(c.MaxAge); {
 	case c.RotationPeriod < minRotation:
 		problem("rotationPeriod: %v is shorter than %v", c.RotationPeriod, minRotation)
+	case c.RotationPeriod > maxRotation:
+		problem("rotationPeriod: %v is longer than %v (100 years)", c.RotationPeriod, maxRotation)
 	case ageOK && c.RotationPeriod <= lead:
 		problem("rotationPeriod: %v is not longer than the %v for which a key is published before it signs (maxAge and a little more)", c.RotationPeriod, lead)
 	}

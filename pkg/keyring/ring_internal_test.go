@@ -12,6 +12,7 @@ import (
 	"errors"
 	"log/slog"
 	"maps"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -207,6 +208,8 @@ func TestManagedConfigValidate(t *testing.T) {
 		{"EdDSA, which not all verify", func(c *Config) { c.Algorithm = "EdDSA" }, []string{"algorithm: "}},
 		{"lower case", func(c *Config) { c.Algorithm = "rs256" }, []string{"algorithm: "}},
 		{"none", func(c *Config) { c.Algorithm = "none" }, []string{"algorithm: "}},
+		{"a rotation in more than a hundred years", func(c *Config) { c.RotationPeriod = 876001 * time.Hour }, []string{"rotationPeriod: "}},
+		{"the longest rotation there is", func(c *Config) { c.RotationPeriod = math.MaxInt64 }, []string{"rotationPeriod: "}},
 		{"a rotation in less than an hour", func(c *Config) { c.RotationPeriod = time.Hour - 1 }, []string{"rotationPeriod: "}},
 		{"a cache of less than a minute", func(c *Config) { c.MaxAge = time.Minute - 1 }, []string{"maxAge: "}},
 		{"a cache of more than a day", func(c *Config) { c.MaxAge = 24*time.Hour + 1 }, []string{"maxAge: "}},

@@ -231,6 +231,9 @@ func (a *admin) deny(r *http.Request, note func(slog.Attr)) (any, error) {
 		if life, err = time.ParseDuration(body.For); err != nil {
 			return nil, badAdmin{err}
 		}
+		if life == 0 { // for Deny that would be for ever
+			return nil, badAdmin{errors.New("an instance is denied for at least a second, not 0s; without a time it is until it is allowed again")}
+		}
 	}
 	note(slog.String("for", body.For))
 	note(slog.String("reason", body.Reason))

@@ -46,9 +46,10 @@ func (c *count) giveBack(n int64) bool {
 // used is how many are out.
 func (c count) used() int64 { return c.n - int64(len(c.back)) }
 
-// MaxLife is how far ahead the end of a count or a value may be: what every store,
-// and every form in which a time is kept, can keep.
-const MaxLife = 100 * 365 * 24 * time.Hour
+// MaxLife is how far ahead the end of a count or a value may be: every store can
+// keep it (the file has nanoseconds in 63 bits, up to the year 2262), and every form
+// in which a time is written.
+const MaxLife = 101 * 365 * 24 * time.Hour
 
 // checkExpiry fails if a count or a value that expires cannot be kept until then.
 func checkExpiry(expires, now time.Time) error {

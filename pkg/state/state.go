@@ -53,5 +53,5 @@ type Store interface {
 var (
 	errClosed  = errors.New("the store is closed")
 	errExpired = errors.New("a count cannot begin after it has expired")
-	errTooLong = errors.New("nothing is kept for longer than 100 years, unless it is for ever")
+	errTooLong = errors.New("nothing is kept for longer than 101 years, unless it is for ever")
 )
