@@ -96,9 +96,6 @@ func check(ctx context.Context, file string, online bool) (*report, error) {
 	if cloud.Unverified() {
 		r.add("warning", config.Problem{Path: "openstack", Message: unverified})
 	}
-	for _, message := range cloud.Exposed() {
-		r.add("warning", config.Problem{Path: "openstack", Message: message})
-	}
 	if online {
 		ctx, cancel := context.WithTimeout(ctx, onlineTimeout)
 		defer cancel()

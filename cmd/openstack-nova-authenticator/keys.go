@@ -74,22 +74,61 @@ now on: it is the one that verifiers know. Otherwise it becomes the next key.
 			return operate(cmd.Context(), *file, stdout, stderr, q, &v, func(w io.Writer) { printKeys(w, v) })
 		},
 	}
+	var accept bool
 	initialize := &cobra.Command{
 		Use: "init", Short: "Accept a Redis that is new or lost what it held", Args: cobra.NoArgs,
 		Long: `Accepts a Redis that is new, or that lost what it held: a server refuses such a
 one, since the attempts that it counted are gone. If a server runs, its key set
-is written back, and the tokens that are out stay good; otherwise a new key set
-is made if there is none. A state that has all of this is left as it is.
+and its list of denied instances are written back, and the tokens that are out
+stay good; otherwise new ones are made if there are none, but no key set beside
+auth.signingKeyFile. A state that has all of this is left as it is.
+
+A key set or a list that may be an old one is refused: its generation is lower
+than this server has seen, or this server has seen none and no running server
+confirmed it within keys.maxAge. With --accept it is taken, and what it is is
+printed. Look whether a key that was revoked is among its keys, and revoke it
+again; deny again what is missing.
 ` + onState,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			var v struct {
+				Accepted []keyring.Accepted `json:"accepted"`
+			}
 			q := request{method: http.MethodPost, path: []string{"keys", "init"}}
-			return operate(cmd.Context(), *file, stdout, stderr, q, &struct{}{}, func(w io.Writer) {
-				fmt.Fprintln(w, "The state is accepted and has a key set.")
+			if accept {
+				q.query = "accept=true"
+			}
+			return operate(cmd.Context(), *file, stdout, stderr, q, &v, func(w io.Writer) {
+				printAccepted(w, v.Accepted)
+				fmt.Fprintln(w, "The state is accepted.")
 			})
 		},
 	}
+	initialize.Flags().BoolVar(&accept, "accept", false, "take a key set and a list of denied instances that may be old")
 	cmd.AddCommand(list, rotate, revoke, imports, initialize)
 	return cmd
+}
+
+// printAccepted says what an operator accepted.
+func printAccepted(w io.Writer, all []keyring.Accepted) {
+	for _, a := range all {
+		switch {
+		case a.Generation == 0:
+			fmt.Fprintf(w, "The %s was made.\n", a.Value)
+		case a.Confirmed.IsZero():
+			fmt.Fprintf(w, "The %s: generation %d, of release 65ed6e0.\n", a.Value, a.Generation)
+		default:
+			fmt.Fprintf(w, "The %s: generation %d, last confirmed by a server at %s.\n", a.Value, a.Generation, a.Confirmed.UTC().Format(time.RFC3339))
+		}
+		if a.Seen > a.Generation {
+			fmt.Fprintf(w, "  This server has seen generation %d of it.\n", a.Seen)
+		}
+		for _, name := range a.Missing {
+			fmt.Fprintf(w, "  %s was there when this server saw it last, and is not now.\n", name)
+		}
+		for _, name := range a.Returned {
+			fmt.Fprintf(w, "  %s is there now, and was not when this server saw it last.\n", name)
+		}
+	}
 }
 
 func printKeys(w io.Writer, keys ...keyring.KeyInfo) {

@@ -45,6 +45,12 @@ func dialSocket(ctx context.Context, socket string) (net.Conn, error) {
 }
 
 func newOperator(ctx context.Context, file string, stderr io.Writer) (*operator, error) {
+	return newOperatorOf(ctx, file, stderr, (*service).openState)
+}
+
+// newOperatorOf is newOperator for a state that is opened in another way where no
+// server runs.
+func newOperatorOf(ctx context.Context, file string, stderr io.Writer, open func(*service, *config.Config) error) (*operator, error) {
 	c, _, err := load(file)
 	if err != nil {
 		return nil, err
@@ -62,7 +68,7 @@ func newOperator(ctx context.Context, file string, stderr io.Writer) (*operator,
 	case err == nil:
 		_ = conn.Close()
 	case errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED):
-		if socket, stop, err = serveState(ctx, c, socket, stderr); err != nil {
+		if socket, stop, err = serveState(ctx, c, socket, stderr, open); err != nil {
 			return nil, err
 		}
 	default:
@@ -77,7 +83,7 @@ func newOperator(ctx context.Context, file string, stderr io.Writer) (*operator,
 
 // serveState opens the state in this process, and serves the admin interface on
 // it at a socket that this user alone can reach.
-func serveState(ctx context.Context, c *config.Config, absent string, stderr io.Writer) (socket string, stop func(), err error) {
+func serveState(ctx context.Context, c *config.Config, absent string, stderr io.Writer, open func(*service, *config.Config) error) (socket string, stop func(), err error) {
 	switch c.State.Type {
 	case state.TypeMemory:
 		return "", nil, &hinted{
@@ -110,7 +116,7 @@ func serveState(ctx context.Context, c *config.Config, absent string, stderr io.
 	if s.audit, err = server.OpenAuditLog(c.Audit, stderr, stderr); err != nil {
 		return fail(err)
 	}
-	if err := s.openState(c); err != nil {
+	if err := open(s, c); err != nil {
 		return fail(err)
 	}
 	socket = filepath.Join(dir, "admin.sock")
@@ -138,8 +144,9 @@ func (o *operator) close() {
 }
 
 // call makes a request and gives the body of its answer, which the caller closes.
-func (o *operator) call(ctx context.Context, method string, path []string, body io.Reader) (io.ReadCloser, error) {
+func (o *operator) call(ctx context.Context, method string, path []string, query string, body io.Reader) (io.ReadCloser, error) {
 	u := (&url.URL{Scheme: "http", Host: "admin"}).JoinPath(escaped(path)...)
+	u.RawQuery = query
 	r, err := http.NewRequestWithContext(ctx, method, u.String(), body)
 	if err != nil {
 		return nil, err
@@ -175,7 +182,11 @@ func escaped(path []string) []string {
 // operate runs a command that makes one request: its answer is printed as it
 // is, or by show after it was decoded into v.
 func operate(ctx context.Context, file string, stdout, stderr io.Writer, q request, v any, show func(io.Writer)) error {
-	o, err := newOperator(ctx, file, stderr)
+	open := q.open
+	if open == nil {
+		open = (*service).openState
+	}
+	o, err := newOperatorOf(ctx, file, stderr, open)
 	if err != nil {
 		return err
 	}
@@ -184,7 +195,7 @@ func operate(ctx context.Context, file string, stdout, stderr io.Writer, q reque
 	if q.body != nil {
 		body = bytes.NewReader(q.body)
 	}
-	answer, err := o.call(ctx, q.method, q.path, body)
+	answer, err := o.call(ctx, q.method, q.path, q.query, body)
 	if err != nil {
 		return err
 	}
@@ -210,6 +221,9 @@ func operate(ctx context.Context, file string, stdout, stderr io.Writer, q reque
 type request struct {
 	method string
 	path   []string
+	query  string
 	body   []byte
-	json   bool // print the answer as it is
+	// open opens the state where no server runs. Optional: as a server does.
+	open func(*service, *config.Config) error
+	json bool // print the answer as it is
 }

@@ -444,7 +444,7 @@ func TestWhoeverWritesToRedisHasNoKeys(t *testing.T) {
 		}
 	}
 	first, firstKids := get(), one.kids(t)
-	if !strings.HasPrefix(first, "0 nova-authenticator-keys/1 sealed ") || strings.Contains(first, `"private"`) {
+	if !strings.HasPrefix(first, "0 nova-authenticator-keys/2 sealed ") || strings.Contains(first, `"private"`) {
 		t.Errorf("the key set in Redis is %.60q...", first)
 	}
 
@@ -490,10 +490,10 @@ func TestWhoeverWritesToRedisHasNoKeys(t *testing.T) {
 	stranger := other.newReplica(t, "stranger", 3, fmt.Sprintf(`{type: redis, redis: {addresses: ["%s"], prefix: "other:"}}`, server.Addr))
 	stranger.mustCommand(t, "keys", "init")
 	sealed := client.Get(t.Context(), "other:v:keys").Val()
-	if !strings.HasPrefix(sealed, "0 nova-authenticator-keys/1 sealed ") {
+	if !strings.HasPrefix(sealed, "0 nova-authenticator-keys/2 sealed ") {
 		t.Fatalf("the other key set is %q", sealed)
 	}
-	for _, foreign := range []string{sealed, "0 nova-authenticator-keys/1 plain {}"} {
+	for _, foreign := range []string{sealed, "0 nova-authenticator-keys/1 plain {}", "0 nova-authenticator-keys/2 plain {}"} {
 		said := len(logged(t, one))
 		set(foreign)
 		eventually(t, "it is noticed", func() error {

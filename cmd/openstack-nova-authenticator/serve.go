@@ -78,6 +78,7 @@ type service struct {
 	audit     *server.AuditLog
 	store     state.Store
 	keys      *keyring.Ring
+	advance   func(context.Context) error // makes copies of the state file older than it; nil for another state
 	health    *server.Health
 	endpoints []listen.Endpoint
 	linger    time.Duration // between SIGTERM and the end of service
@@ -112,11 +113,12 @@ func newService(c *config.Config, stdout, stderr io.Writer) (_ *service, err err
 		Published: func() bool { return len(issuer.JWKS().Body) > 0 },
 		Dependencies: map[string]func(context.Context) error{
 			"cloud": s.cloud.Check, "state": s.checkState, "keys": func(context.Context) error { return s.keys.Err() },
+			"denials": func(context.Context) error { return s.keys.Denials().Err() },
 		},
 	}
 	s.linger = linger(c)
 	s.public = server.New(server.Options{
-		Attestor:   &attest.Attestor{Policy: c.RoleSet, Instances: s.cloud, State: s.store},
+		Attestor:   &attest.Attestor{Policy: c.RoleSet, Instances: s.cloud, State: s.store, Denials: s.keys.Denials()},
 		Issuer:     issuer,
 		Proxy:      c.Proxy,
 		Throttle:   c.Throttle,
@@ -155,13 +157,30 @@ func newService(c *config.Config, stdout, stderr io.Writer) (_ *service, err err
 }
 
 // openState opens the store, and what works on it.
-func (s *service) openState(c *config.Config) (err error) {
+func (s *service) openState(c *config.Config) error { return s.openStateAs(c, false) }
+
+// openStateAs is openState; accept says that a state file which is older than this
+// server has seen is meant.
+func (s *service) openStateAs(c *config.Config, accept bool) (err error) {
 	if s.store, err = state.Open(c.State, nil); err != nil {
 		return err
 	}
+	var seen *keyring.Seen
+	if file := c.SeenFile(); file != "" {
+		if seen, err = keyring.OpenSeen(file, c.Auth.TokenIssuer); err != nil {
+			return err
+		}
+	}
+	if file, ok := s.store.(*state.File); ok {
+		if err := seen.Admit(context.Background(), file, accept); err != nil {
+			return fmt.Errorf("state file %s: %w", c.State.File.Path, err)
+		}
+		s.advance = func(ctx context.Context) error { return seen.Advance(ctx, file) }
+	}
 	s.keys, err = keyring.New(c.Keys, s.store, keyring.Options{
 		Issuer: c.Auth.TokenIssuer, SigningKeyFile: c.Auth.SigningKeyFile,
-		Log: s.log, Initialize: c.State.Type != state.TypeRedis, LongestLife: c.LongestLife(),
+		Log: s.log, Initialize: c.State.Type != state.TypeRedis, LongestLife: c.LongestLife(), Seen: seen,
+		Entries: func(ctx context.Context) (map[string][]byte, error) { return attest.FormerDenials(ctx, s.store) },
 	})
 	return err
 }
@@ -176,14 +195,19 @@ func (s *service) adminHandler(c *config.Config) http.Handler {
 	ver, rev := buildVersion()
 	o := server.AdminOptions{
 		Status:   server.Status{Version: ver, Commit: rev, Config: c.Hash, Started: time.Now().UTC().Format(time.RFC3339)},
-		Register: &attest.Register{Store: s.store},
+		Register: &attest.Register{Store: s.store, Denials: s.keys.Denials()},
 		Keys:     s.keys,
 		Audit:    s.audit,
 		Log:      s.log,
 	}
 	switch store := s.store.(type) {
 	case *state.File:
-		o.Save = store.Save
+		o.Save = func(ctx context.Context, w io.Writer) error {
+			if err := store.Save(w); err != nil {
+				return err
+			}
+			return s.advance(ctx)
+		}
 	case *state.Redis:
 		o.InitState = store.Init
 	}
@@ -307,9 +331,6 @@ func serve(ctx context.Context, file string, stdout, stderr io.Writer) error {
 		s.door = d
 		if s.cloud.Unverified() {
 			s.log.Warn("configuration", "file", file, "warning", "openstack: "+unverified)
-		}
-		for _, message := range s.cloud.Exposed() {
-			s.log.Warn("configuration", "file", file, "warning", "openstack: "+message)
 		}
 		return s.run(ctx)
 	}

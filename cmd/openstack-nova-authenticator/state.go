@@ -13,18 +13,21 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/config"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/keyring"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/state"
 )
 
 func newStateCommand(file *string, stdout, stderr io.Writer) *cobra.Command {
-	cmd := &cobra.Command{Use: "state", Short: "Back the state file up", Args: cobra.NoArgs}
+	cmd := &cobra.Command{Use: "state", Short: "Back the state file up, and accept a copy that was restored", Args: cobra.NoArgs}
 	cmd.AddCommand(&cobra.Command{
 		Use: "save FILE", Short: "Write a consistent copy of the state file", Args: cobra.ExactArgs(1),
 		Long: `Writes a consistent copy of the state file while the server works on. The copy
 has the signing keys in it and mode 0600. A copy of the same name is replaced
 when the new one is complete and every page of it is good; what is no copy is
 left alone. To restore it, stop the server, put the copy in the place of the
-state file, and start the server.
+state file, accept it with ` + "`state accept`" + `, which says what was revoked and
+denied since the copy was made, and start the server.
 ` + onState,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			n, err := saveState(cmd.Context(), *file, args[0], stderr)
@@ -33,6 +36,39 @@ state file, and start the server.
 			}
 			_, err = fmt.Fprintf(stdout, "%s has %d bytes.\n", args[0], n)
 			return err
+		},
+	})
+	cmd.AddCommand(&cobra.Command{
+		Use: "accept", Short: "Accept a state file that was restored from a copy", Args: cobra.NoArgs,
+		Long: `Accepts a state file that is older than its server has seen, which a server
+refuses: a copy that was restored. It lacks what happened since, and so this is
+printed: keys that are there and were not when the server saw the state last,
+since they were revoked or have retired, and instances that were denied. Revoke
+those keys, and deny those instances, before you start the server. Attempts that
+were made since can be made again.
+
+The server must not run.
+`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			var v struct {
+				Accepted []keyring.Accepted `json:"accepted"`
+			}
+			opened := false
+			q := request{method: http.MethodPost, path: []string{"keys", "init"}, query: "accept=true", open: func(s *service, c *config.Config) error {
+				if c.State.Type != state.TypeFile {
+					return fmt.Errorf("state.type is %s: `keys init --accept` is for a Redis", c.State.Type)
+				}
+				opened = true
+				return s.openStateAs(c, true)
+			}}
+			return operate(cmd.Context(), *file, stdout, stderr, q, &v, func(w io.Writer) {
+				if !opened {
+					fmt.Fprintln(w, "A server runs with the state file: it has accepted it.")
+					return
+				}
+				printAccepted(w, v.Accepted)
+				fmt.Fprintln(w, "The state file is accepted.")
+			})
 		},
 	})
 	return cmd
@@ -51,7 +87,7 @@ func saveState(ctx context.Context, file, to string, stderr io.Writer) (n int64,
 		return 0, err
 	}
 	defer o.close()
-	answer, err := o.call(ctx, http.MethodGet, []string{"state"}, nil)
+	answer, err := o.call(ctx, http.MethodGet, []string{"state"}, "", nil)
 	if err != nil {
 		return 0, err
 	}

@@ -50,8 +50,6 @@ type State interface {
 	Increment(ctx context.Context, key string, expires time.Time) (int64, error)
 	// GiveBack takes back a number that Increment gave; the next call is given it.
 	GiveBack(ctx context.Context, key string, n int64) error
-	// Get is the value of key, nil if there is none.
-	Get(ctx context.Context, key string) ([]byte, error)
 }
 
 // Request is one caller's wish to be recognised as an instance in a role.
@@ -108,6 +106,8 @@ type Attestor struct {
 	Policy    Policy
 	Instances Instances
 	State     State
+	// Denials tells who is denied. Without it nothing is granted.
+	Denials Denials
 	// Now is the clock. Optional, nil means time.Now.
 	Now func() time.Time
 }
@@ -194,7 +194,7 @@ func (a *Attestor) Roles(ctx context.Context, id InstanceID, e Evidence) ([]Role
 	if !proven {
 		return nil, in, refused
 	}
-	if err := checkDenial(ctx, a.State, in.ID); err != nil {
+	if err := a.checkDenial(ctx, in.ID); err != nil {
 		return nil, in, err
 	}
 	return names, in, checkStatus(in)
@@ -232,7 +232,7 @@ func (a *Attestor) Vouch(ctx context.Context, id InstanceID, project string) (Vo
 	if in.ProjectID != project {
 		return Vouched{}, in, denied(ProjectMismatch, "nova says that the project is %q", clip(project))
 	}
-	if err := checkDenial(ctx, a.State, in.ID); err != nil {
+	if err := a.checkDenial(ctx, in.ID); err != nil {
 		return Vouched{}, in, err
 	}
 	// One that changes will run.
@@ -311,7 +311,7 @@ type attempt struct {
 // admit judges an instance whose identity is proven. The attempts that it spent
 // stay spent if a rule of the role denies.
 func (a *Attestor) admit(ctx context.Context, role Role, in Instance, counters []counter) (spent []attempt, err error) {
-	if err := checkDenial(ctx, a.State, in.ID); err != nil {
+	if err := a.checkDenial(ctx, in.ID); err != nil {
 		return nil, err
 	}
 	if err := checkStatus(in); err != nil {

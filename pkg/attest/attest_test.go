@@ -302,14 +302,14 @@ func TestWhatSpendsTheAttempt(t *testing.T) {
 		{"the window is closed", func(s *scene) { s.now = created.Add(time.Hour) }, no(attest.WindowClosed), 0},
 		{"the clocks differ", func(s *scene) { s.now = created.Add(-time.Hour) }, broken(attest.CloudUnavailable), 0},
 		{"the window is closed, and an operator denied it", func(s *scene) {
-			s.attempts.(*attesttest.State).Values = denial(s.instance.ID, "{}")
+			s.denials.Values = denial(s.instance.ID, "{}")
 			s.now = created.Add(time.Hour)
 		}, no(attest.WindowClosed), 0},
 		{"an operator denied it", func(s *scene) {
-			s.attempts.(*attesttest.State).Values = denial(s.instance.ID, "{}")
+			s.denials.Values = denial(s.instance.ID, "{}")
 		}, no(attest.InstanceDenied), 0},
 		{"an operator denied it, and the status denies", func(s *scene) {
-			s.attempts.(*attesttest.State).Values = denial(s.instance.ID, "{}")
+			s.denials.Values = denial(s.instance.ID, "{}")
 			s.instance.Status = "SHUTOFF"
 		}, no(attest.InstanceDenied), 0},
 		{"the status denies", func(s *scene) { s.instance.Status = "SHUTOFF" }, no(attest.StatusDenied), 0},
@@ -334,7 +334,6 @@ func TestWhatSpendsTheAttempt(t *testing.T) {
 			if n := attempts.Writes(); n != tt.spent {
 				t.Errorf("%d attempts were spent, want %d", n, tt.spent)
 			}
-			attempts.Values = nil // an operator's word is none of the attempts
 			// The instance itself, with all in order, has what is left.
 			good := newScene(t)
 			good.attempts, good.window.Limit = attempts, 1
@@ -502,18 +501,35 @@ func (r *readOnly) Increment(context.Context, string, time.Time) (int64, error) 
 
 func TestAStoreThatFailsGrantsNothing(t *testing.T) {
 	cause := errors.New("disk full")
-	for name, attempts := range map[string]attest.State{
-		"it cannot be read":    &attesttest.State{Err: cause},
-		"it cannot be written": &readOnly{err: cause},
+	for name, fail := range map[string]func(*scene){
+		"it cannot be read":              func(s *scene) { s.attempts = &attesttest.State{Err: cause} },
+		"it cannot be written":           func(s *scene) { s.attempts = &readOnly{err: cause} },
+		"the denials cannot be read":     func(s *scene) { s.denials.Err = cause },
+		"the denials cannot be known of": func(s *scene) { s.denials.Err = fmt.Errorf("stale: %w", cause) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newScene(t)
-			s.attempts = attempts
+			fail(s)
 			id, _, err := s.attestor(t).Attest(t.Context(), s.request(t))
 			if !id.IsZero() || outcome(err) != broken(attest.StateUnavailable) || !errors.Is(err, cause) {
 				t.Errorf("Attest = %+v, %v, want no identity and a failure of the state", id, err)
 			}
 		})
+	}
+}
+
+// An attestor that was given no list of denials denies nobody, and so grants
+// nothing.
+func TestWithoutDenialsNothingIsGranted(t *testing.T) {
+	s := newScene(t)
+	a := s.attestor(t)
+	a.Denials = nil
+	id, _, err := a.Attest(t.Context(), s.request(t))
+	if !id.IsZero() || outcome(err) != broken(attest.StateUnavailable) {
+		t.Errorf("Attest = %+v, %v", id, err)
+	}
+	if v, _, err := a.Vouch(t.Context(), s.instance.ID, s.instance.ProjectID); !v.IsZero() || outcome(err) != broken(attest.StateUnavailable) {
+		t.Errorf("Vouch = %+v, %v", v, err)
 	}
 }
 

@@ -33,7 +33,7 @@ func Example() {
 		Addresses: []attest.Address{{Network: "private", Addr: netip.MustParseAddr("10.20.0.11")}},
 	}}
 
-	attestor := &attest.Attestor{Policy: attest.NewPolicy(web), Instances: cloud, State: &attesttest.State{}}
+	attestor := &attest.Attestor{Policy: attest.NewPolicy(web), Instances: cloud, State: &attesttest.State{}, Denials: &attesttest.Denials{}}
 	role, err := attest.ParseRoleName("web")
 	if err != nil {
 		fmt.Println(err)

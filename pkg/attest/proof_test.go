@@ -378,7 +378,7 @@ func TestVouch(t *testing.T) {
 		{"of one in ERROR", func(s *scene) { s.instance.Status = "ERROR" }, "own", no(attest.StatusDenied)},
 		{"of one that is shelved", func(s *scene) { s.instance.Status = "SHELVED_OFFLOADED" }, "own", no(attest.StatusDenied)},
 		{"of one that an operator denied", func(s *scene) {
-			s.attempts = &attesttest.State{Values: map[string][]byte{"denied/" + s.instance.ID.String(): []byte("{}")}}
+			s.denials.Values = denial(s.instance.ID, "{}")
 		}, "own", no(attest.InstanceDenied)},
 		{"of one that is built, without an address", func(s *scene) {
 			s.instance.Status, s.instance.TaskState, s.instance.Addresses, s.instance.Launched = "BUILD", "spawning", nil, time.Time{}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -13,11 +14,14 @@ import (
 
 const (
 	attemptsPrefix = "attempts/"
-	denialPrefix   = "denied/"
+	formerDenials  = "denied/" // of release 65ed6e0
 	documentPrefix = "documents/"
 
 	// maxListed bounds what Register.List holds at one time.
 	maxListed = 10_000
+	// unreadable is the reason of a denial that cannot be read.
+	unreadable = "the entry cannot be read"
+
 	// maxDenialReason bounds an operator's words, in bytes.
 	maxDenialReason = 500
 )
@@ -30,8 +34,6 @@ func documentKey(id InstanceID, document string) string {
 	return documentPrefix + id.String() + "/" + document
 }
 
-func denialKey(id InstanceID) string { return denialPrefix + id.String() }
-
 // Denial is an operator's word that an instance gets no token. Tokens that are
 // out live on until they expire.
 type Denial struct {
@@ -42,9 +44,32 @@ type Denial struct {
 	Until time.Time `json:"until,omitzero"`
 }
 
-// checkDenial fails if an operator denied the instance.
-func checkDenial(ctx context.Context, s State, id InstanceID) error {
-	value, err := s.Get(ctx, denialKey(id))
+// Denials tells which instances an operator denied.
+type Denials interface {
+	// Entry is what the list of denials has for an instance, nil for nothing. An
+	// error says that this cannot be known now: nothing is granted then.
+	Entry(ctx context.Context, instance string) ([]byte, error)
+}
+
+// DenialList is the list of denials, of which all servers on one state have the
+// newest version.
+type DenialList interface {
+	Denials
+	// Entries are all entries.
+	Entries(ctx context.Context) (map[string][]byte, error)
+	// Change replaces the entries by what change makes of them, with nothing coming
+	// between. It may call change more than once. Entries are JSON.
+	Change(ctx context.Context, change func(entries map[string][]byte) error) error
+}
+
+var errNoDenials = errors.New("there is no list of denials")
+
+// checkDenial fails if an operator denied the instance, or if that is not known.
+func (a *Attestor) checkDenial(ctx context.Context, id InstanceID) error {
+	if a.Denials == nil {
+		return &Failure{StateUnavailable, errNoDenials}
+	}
+	value, err := a.Denials.Entry(ctx, id.String())
 	if err != nil {
 		return &Failure{StateUnavailable, err}
 	}
@@ -52,17 +77,23 @@ func checkDenial(ctx context.Context, s State, id InstanceID) error {
 		return nil
 	}
 	d := decodeDenial(id, value)
-	if d.Until.IsZero() {
+	switch {
+	case d.over(a.now()):
+		return nil
+	case d.Until.IsZero():
 		return denied(InstanceDenied, "denied by an operator: %s", cmp.Or(d.Reason, "no reason was given"))
 	}
 	return denied(InstanceDenied, "denied by an operator until %s: %s", d.Until.Format(time.RFC3339), cmp.Or(d.Reason, "no reason was given"))
 }
 
+// over reports whether the time of a denial is over.
+func (d Denial) over(now time.Time) bool { return !d.Until.IsZero() && !now.Before(d.Until) }
+
 // decodeDenial makes the best of a value: whatever it says, it denies.
 func decodeDenial(id InstanceID, value []byte) Denial {
 	var d Denial
 	if err := json.Unmarshal(value, &d); err != nil {
-		d = Denial{Reason: "the entry cannot be read"}
+		d = Denial{Reason: unreadable}
 	}
 	d.Instance = id
 	return d
@@ -70,8 +101,6 @@ func decodeDenial(id InstanceID, value []byte) Denial {
 
 // RegisterStore is what a Register needs of state.Store.
 type RegisterStore interface {
-	// Put sets the value of key until expires; the zero time is for ever.
-	Put(ctx context.Context, key string, value []byte, expires time.Time) error
 	// Forget takes the count and the value of key away.
 	Forget(ctx context.Context, key string) error
 	// Scan calls visit with every count and every value whose key begins with
@@ -81,7 +110,8 @@ type RegisterStore interface {
 
 // Register is the operator's view of what is kept of instances.
 type Register struct {
-	Store RegisterStore
+	Store   RegisterStore
+	Denials DenialList
 	// Now is the clock. Optional, nil means time.Now.
 	Now func() time.Time
 }
@@ -113,7 +143,10 @@ type Kept struct {
 // whether there are more than it shows.
 func (r *Register) List(ctx context.Context) (kept []Kept, more bool, err error) {
 	all := map[InstanceID]*Kept{}
-	for _, prefix := range []string{denialPrefix, attemptsPrefix, documentPrefix} {
+	if more, err = r.denials(ctx, all); err != nil {
+		return nil, false, err
+	}
+	for _, prefix := range []string{attemptsPrefix, documentPrefix} {
 		partly, err := r.scan(ctx, prefix, all)
 		if err != nil {
 			return nil, false, err
@@ -130,15 +163,45 @@ func (r *Register) List(ctx context.Context) (kept []Kept, more bool, err error)
 // Show gives what is kept of one instance.
 func (r *Register) Show(ctx context.Context, id InstanceID) (Kept, error) {
 	all := map[InstanceID]*Kept{}
-	for _, prefix := range append(counterPrefixes(id), denialKey(id)) {
+	for _, prefix := range counterPrefixes(id) {
 		if _, err := r.scan(ctx, prefix, all); err != nil {
 			return Kept{}, err
 		}
 	}
-	if k := all[id]; k != nil {
-		return *k, nil
+	k := all[id]
+	if k == nil {
+		k = &Kept{Instance: id, Attempts: []Attempts{}}
 	}
-	return Kept{Instance: id, Attempts: []Attempts{}}, nil
+	value, err := r.Denials.Entry(ctx, id.String())
+	if err != nil {
+		return Kept{}, err
+	}
+	if d := decodeDenial(id, value); value != nil && !d.over(r.now()) {
+		k.Denial = &d
+	}
+	return *k, nil
+}
+
+// denials adds the denied instances, and reports whether there are more than are
+// shown.
+func (r *Register) denials(ctx context.Context, all map[InstanceID]*Kept) (more bool, err error) {
+	entries, err := r.Denials.Entries(ctx)
+	if err != nil {
+		return false, err
+	}
+	for text, value := range entries {
+		id, err := ParseInstanceID(text)
+		if err != nil {
+			continue
+		}
+		if len(all) >= maxListed {
+			return true, nil
+		}
+		if d := decodeDenial(id, value); !d.over(r.now()) {
+			all[id] = &Kept{Instance: id, Attempts: []Attempts{}, Denial: &d}
+		}
+	}
+	return false, nil
 }
 
 // scan adds what is kept under prefix, and reports whether it had to stop.
@@ -160,13 +223,6 @@ func (r *Register) scan(ctx context.Context, prefix string, all map[InstanceID]*
 		return k
 	}
 	err = r.Store.Scan(ctx, prefix, func(key string, count int64, value []byte, expires time.Time) bool {
-		if id, ok := strings.CutPrefix(key, denialPrefix); ok && value != nil {
-			if k := at(id); k != nil {
-				d := decodeDenial(k.Instance, value)
-				k.Denial = &d
-			}
-			return !more
-		}
 		if rest, ok := strings.CutPrefix(key, documentPrefix); ok && value == nil {
 			instance, document, _ := strings.Cut(rest, "/")
 			if k := at(instance); k != nil {
@@ -240,10 +296,7 @@ func (r *Register) Deny(ctx context.Context, id InstanceID, life time.Duration, 
 	if len(reason) > maxDenialReason {
 		return Denial{}, fmt.Errorf("the reason has %d bytes; %d are kept", len(reason), maxDenialReason)
 	}
-	now := time.Now()
-	if r.Now != nil {
-		now = r.Now()
-	}
+	now := r.now()
 	d := Denial{Instance: id, Reason: reason, Since: now.UTC().Truncate(time.Second)}
 	if life > 0 {
 		d.Until = now.Add(life).UTC().Truncate(time.Second).Add(time.Second)
@@ -252,10 +305,48 @@ func (r *Register) Deny(ctx context.Context, id InstanceID, life time.Duration, 
 	if err != nil {
 		return Denial{}, err
 	}
-	return d, r.Store.Put(ctx, denialKey(id), value, d.Until)
+	return d, r.change(ctx, func(entries map[string][]byte) { entries[id.String()] = value })
+}
+
+// change changes the denials, and takes away those that are over.
+func (r *Register) change(ctx context.Context, edit func(entries map[string][]byte)) error {
+	return r.Denials.Change(ctx, func(entries map[string][]byte) error {
+		for id, value := range entries {
+			if decodeDenial(InstanceID{}, value).over(r.now()) {
+				delete(entries, id)
+			}
+		}
+		edit(entries)
+		return nil
+	})
+}
+
+func (r *Register) now() time.Time {
+	if r.Now != nil {
+		return r.Now()
+	}
+	return time.Now()
 }
 
 // Allow ends what Deny began. It is no error if nothing did.
 func (r *Register) Allow(ctx context.Context, id InstanceID) error {
-	return r.Store.Forget(ctx, denialKey(id))
+	return r.change(ctx, func(entries map[string][]byte) { delete(entries, id.String()) })
+}
+
+// FormerDenials are the denials that release 65ed6e0 kept, an entry of the store
+// for each.
+func FormerDenials(ctx context.Context, s RegisterStore) (map[string][]byte, error) {
+	all := map[string][]byte{}
+	err := s.Scan(ctx, formerDenials, func(key string, _ int64, value []byte, expires time.Time) bool {
+		id, err := ParseInstanceID(strings.TrimPrefix(key, formerDenials))
+		if err != nil || value == nil {
+			return true
+		}
+		if !json.Valid(value) { // it denied, whatever it said
+			value, _ = json.Marshal(Denial{Instance: id, Reason: unreadable, Until: expires}) // cannot fail
+		}
+		all[id.String()] = value
+		return true
+	})
+	return all, err
 }

@@ -17,7 +17,7 @@ import (
 )
 
 func denial(id attest.InstanceID, value string) map[string][]byte {
-	return map[string][]byte{"denied/" + id.String(): []byte(value)}
+	return map[string][]byte{id.String(): []byte(value)}
 }
 
 // Whatever an entry says, that it is there denies.
@@ -25,7 +25,7 @@ func TestDenialThatCannotBeRead(t *testing.T) {
 	for _, value := range []string{"", "no JSON", `{"until":"soon"}`, `{"instance_id":"of another"}`, "null", "[]"} {
 		t.Run(value, func(t *testing.T) {
 			s := newScene(t)
-			s.attempts = &attesttest.State{Values: denial(s.instance.ID, value)}
+			s.denials.Values = denial(s.instance.ID, value)
 			if got := s.ask(t); got != no(attest.InstanceDenied) {
 				t.Errorf("%s, want a denial", got)
 			}
@@ -39,7 +39,7 @@ func TestDenialOfAnother(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.attempts = &attesttest.State{Values: denial(other, "{}")}
+	s.denials.Values = denial(other, "{}")
 	if got := s.ask(t); got != granted {
 		t.Errorf("%s, want it granted", got)
 	}
@@ -53,7 +53,7 @@ func registered(t *testing.T) (*scene, *attest.Register, *statetest.Clock) {
 	s := newScene(t)
 	s.attempts = store
 	s.instance.Created, s.now = clock.Now(), clock.Now()
-	return s, &attest.Register{Store: store, Now: clock.Now}, clock
+	return s, &attest.Register{Store: store, Denials: s.denials, Now: clock.Now}, clock
 }
 
 func TestDeny(t *testing.T) {
@@ -77,6 +77,7 @@ func TestDeny(t *testing.T) {
 		t.Errorf("a second before its end: %s", got)
 	}
 	clock.Advance(3 * time.Second)
+	s.now = clock.Now()
 	if got := s.ask(t); got != granted {
 		t.Errorf("after its end: %s", got)
 	}
@@ -160,9 +161,7 @@ func TestList(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := r.Deny(t.Context(), id, time.Hour, ""); err != nil {
-			t.Fatal(err)
-		}
+		s.denials.Values[id.String()] = []byte("{}")
 		if i == 0 {
 			kept, more, err := r.List(t.Context())
 			if len(kept) != 2 || more || err != nil || kept[0].Instance != id || kept[1].Denial == nil || len(kept[1].Attempts) != 1 {
@@ -195,6 +194,7 @@ func TestListOfForeignKeys(t *testing.T) {
 func TestRegisterOfAStoreThatFails(t *testing.T) {
 	s, r, _ := registered(t)
 	_ = s.attempts.(*state.Memory).Close()
+	s.denials.Err = errors.New("refused")
 	_, _, listErr := r.List(t.Context())
 	_, showErr := r.Show(t.Context(), s.instance.ID)
 	_, resetErr := r.Reset(t.Context(), s.instance.ID)
@@ -245,5 +245,47 @@ func TestRegisterOfDocuments(t *testing.T) {
 	}
 	if got := s.ask(t); got != granted {
 		t.Errorf("%s, want the attempt back", got)
+	}
+}
+
+// The denials of release 65ed6e0, an entry of the store for each, are taken over
+// whatever they say.
+func TestFormerDenials(t *testing.T) {
+	clock := statetest.NewClock()
+	store := state.NewMemory(10, clock.Now)
+	id := func(i int) attest.InstanceID {
+		id, err := attest.ParseInstanceID(fmt.Sprintf("00000000-0000-4000-8000-%012d", i))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return id
+	}
+	until := clock.Now().Add(time.Hour).UTC()
+	for key, value := range map[string]string{
+		"denied/" + id(1).String(): `{"instance_id":"` + id(1).String() + `","reason":"broken into","since":"2026-11-23T12:00:00Z"}`,
+		"denied/" + id(2).String(): "no JSON",
+		"denied/none":              "{}",
+		"other/" + id(3).String():  "{}",
+	} {
+		if err := store.Put(t.Context(), key, []byte(value), until); err != nil {
+			t.Fatal(err)
+		}
+	}
+	former, err := attest.FormerDenials(t.Context(), store)
+	if err != nil || len(former) != 2 {
+		t.Fatalf("FormerDenials = %q, %v", former, err)
+	}
+	r := &attest.Register{Store: store, Denials: &attesttest.Denials{Values: former}, Now: clock.Now}
+	for i, want := range map[int]attest.Denial{
+		1: {Instance: id(1), Reason: "broken into", Since: time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)},
+		2: {Instance: id(2), Reason: "the entry cannot be read", Until: until},
+	} {
+		kept, err := r.Show(t.Context(), id(i))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(&want, kept.Denial, cmp.Comparer(sameID)); diff != "" {
+			t.Errorf("denial %d (-want +got):\n%s", i, diff)
+		}
 	}
 }

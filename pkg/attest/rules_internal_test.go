@@ -39,8 +39,6 @@ type noAttempts struct{ t *testing.T }
 
 func (noAttempts) Count(context.Context, string) (int64, error) { return 0, nil }
 
-func (noAttempts) Get(context.Context, string) ([]byte, error) { return nil, nil }
-
 func (a noAttempts) Increment(_ context.Context, key string, _ time.Time) (int64, error) {
 	a.t.Errorf("an attempt was spent: %s", key)
 	return 1, nil

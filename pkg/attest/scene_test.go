@@ -27,6 +27,7 @@ type scene struct {
 	now      time.Time
 	cloud    attest.Instances // nil: knows the instance
 	attempts attest.State
+	denials  *attesttest.Denials
 }
 
 func newScene(t *testing.T) *scene {
@@ -41,6 +42,7 @@ func newScene(t *testing.T) *scene {
 		evidence: attest.FromAddress(attesttest.Addr),
 		now:      created.Add(time.Minute),
 		attempts: &attesttest.State{},
+		denials:  &attesttest.Denials{},
 	}
 }
 
@@ -63,6 +65,7 @@ func (s *scene) attestor(t *testing.T) *attest.Attestor {
 		Policy:    policy,
 		Instances: s.cloud,
 		State:     s.attempts,
+		Denials:   s.denials,
 		Now:       func() time.Time { return now },
 	}
 	if a.Instances == nil {

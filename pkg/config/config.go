@@ -298,6 +298,23 @@ func (c *Config) resolvePaths(dir string, d *decoder) (hidden []string) {
 	return hidden
 }
 
+// SeenFile is where the server notes what it has seen of the state: beside a state
+// file; with Redis in $STATE_DIRECTORY, else beside the configuration. It is "" for
+// a state that ends with the process.
+func (c *Config) SeenFile() string {
+	switch c.State.Type {
+	case state.TypeFile:
+		return c.State.File.Path + ".seen"
+	case state.TypeRedis:
+		dir := systemdDirectory("STATE_DIRECTORY")
+		if dir == "" {
+			dir = filepath.Dir(c.file)
+		}
+		return filepath.Join(dir, "state.seen")
+	}
+	return ""
+}
+
 // systemdDirectory is the first of the directories that systemd names in a
 // variable, with colons between them (systemd.exec(5)); "" for none.
 func systemdDirectory(variable string) string {
@@ -334,8 +351,8 @@ func (c *Config) validate() []error {
 		add("keys.encryptionKeyFile: ", keyring.ValidateEncryptionKeys(c.Keys.EncryptionKeyFile))
 	}
 	add("state.", c.State.Validate())
-	if c.State.Type == state.TypeRedis && len(c.Auth.SigningKeyFile) == 0 && len(c.Keys.EncryptionKeyFile) == 0 {
-		add("keys.encryptionKeyFile: ", errors.New("is required for state.type redis: whoever reads Redis must not have the keys (make one with: openssl rand -base64 32)"))
+	if c.State.Type == state.TypeRedis && len(c.Keys.EncryptionKeyFile) == 0 {
+		add("keys.encryptionKeyFile: ", errors.New("is required for state.type redis, with auth.signingKeyFile too: it seals the keys and the denied instances from those who can read or write Redis (make one with: openssl rand -base64 32)"))
 	}
 	add("openstack.", c.OpenStack.Validate())
 	add("throttle.perAddress.", c.Throttle.PerAddress.Validate())

@@ -551,6 +551,32 @@ func TestStateFile(t *testing.T) {
 	}
 }
 
+// What the server has seen of its state is kept outside of it.
+func TestSeenFile(t *testing.T) {
+	const redis = "keys: {encryptionKeyFile: encryption.key}\nstate: {type: redis}\n"
+	for _, tt := range []struct{ name, directory, state, want string }{
+		{"beside the state file", "", "state: {type: file}\n", "DIR/state.db.seen"},
+		{"beside the state file in systemd's", "/var/lib/ona", "state: {type: file}\n", "/var/lib/ona/state.db.seen"},
+		{"with Redis, beside the configuration", "", redis, "DIR/state.seen"},
+		{"with Redis, in systemd's", "/var/lib/ona:/var/lib/other", redis, "/var/lib/ona/state.seen"},
+		{"memory needs none", "/var/lib/ona", "state: {type: memory}\n", ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			dir := newDir(t)
+			file := filepath.Join(dir, "config.yml")
+			write(t, file, []byte(auth+roles+tt.state))
+			t.Setenv("STATE_DIRECTORY", tt.directory)
+			c, err := config.Load(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if want := strings.Replace(tt.want, "DIR", dir, 1); c.SeenFile() != want {
+				t.Errorf("the file is %q, want %q", c.SeenFile(), want)
+			}
+		})
+	}
+}
+
 // A file of the original tool, which knew no state, needs no place to keep one.
 func TestStateType(t *testing.T) {
 	managed := "auth: {tokenIssuer: https://id.example.com}\n"
@@ -560,7 +586,8 @@ func TestStateType(t *testing.T) {
 		{"a signing key, and a state without a type", auth + "state: {file: {path: other.db}}\n", state.TypeMemory},
 		{"a signing key, and a type", auth + "state: {type: file}\n", state.TypeFile},
 		{"managed keys in memory", managed + "state: {type: memory}\n", state.TypeMemory},
-		{"redis without managed keys", auth + "state: {type: redis}\n", state.TypeRedis},
+		{"redis", managed + "keys: {encryptionKeyFile: encryption.key}\nstate: {type: redis}\n", state.TypeRedis},
+		{"redis without managed keys", auth + "keys: {encryptionKeyFile: encryption.key}\nstate: {type: redis}\n", state.TypeRedis},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			if c := mustLoad(t, tt.text+roles); c.State.Type != tt.want {

@@ -42,6 +42,7 @@ func (s *scene) ask(t *testing.T, role string) (attest.Identity, attest.Reason) 
 		Policy:    s.policy,
 		Instances: attesttest.Cloud{s.instance.ID: s.instance},
 		State:     s.attempts,
+		Denials:   &attesttest.Denials{},
 		Now:       func() time.Time { return s.now },
 	}
 	id, _, err := a.Attest(t.Context(), attest.Request{Instance: s.instance.ID, Role: name, Evidence: attest.FromAddress(attesttest.Addr)})

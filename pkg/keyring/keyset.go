@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"time"
 )
@@ -22,6 +21,10 @@ const (
 	// StatePublished is that of a key which does not sign as long as the
 	// configuration has a signingKeyFile.
 	StatePublished KeyState = "published"
+	// StateUnpublished is that of a key in the state which is not published: the
+	// configuration has a signingKeyFile, none of whose keys was imported into the
+	// key set.
+	StateUnpublished KeyState = "unpublished"
 )
 
 // managedKey is a key of the state.
@@ -43,10 +46,14 @@ type managedKey struct {
 // keySet is the key set of the state. It is never changed once made. There
 // is always one current and one next key.
 type keySet struct {
-	issuer     string
-	generation uint64
-	keys       []managedKey // current, next, and the retired ones, youngest first
+	keys []managedKey // current, next, and the retired ones, youngest first
+	// revoked are the IDs of keys that were revoked, the last ones last. They
+	// must not come back with a set that does not know of their revocation.
+	revoked []string
 }
+
+// maxRevoked bounds what is remembered.
+const maxRevoked = 64
 
 func (s *keySet) current() managedKey { return s.keys[0] }
 func (s *keySet) next() managedKey    { return s.keys[1] }
@@ -61,7 +68,7 @@ func (s *keySet) find(kid string) (managedKey, bool) {
 
 // successor is the set with other keys.
 func (s *keySet) successor(keys ...managedKey) *keySet {
-	return &keySet{s.issuer, s.generation + 1, keys}
+	return &keySet{keys, s.revoked}
 }
 
 // promote makes next the current key.
@@ -79,21 +86,76 @@ func (s *keySet) replaceNext(key managedKey) *keySet {
 	return s.successor(append([]managedKey{s.current(), key}, rest...)...)
 }
 
-// revoke takes a key away at once. next is needed unless it was retired.
+// revoke takes a key away at once, for good. next is needed unless it was retired.
 func (s *keySet) revoke(kid string, next managedKey, now time.Time) *keySet {
+	revoked := &keySet{revoked: withRevoked(s.revoked, kid)}
 	switch kid {
 	case s.current().public.KeyID:
 		current := s.next()
 		current.state, current.since = StateCurrent, now
-		return s.successor(append([]managedKey{current, next}, s.keys[2:]...)...)
+		revoked.keys = append([]managedKey{current, next}, s.keys[2:]...)
 	case s.next().public.KeyID:
-		return s.replaceNext(next)
+		revoked.keys = s.replaceNext(next).keys
+	default:
+		revoked.keys = slices.DeleteFunc(slices.Clone(s.keys), func(k managedKey) bool { return k.public.KeyID == kid })
 	}
-	return s.successor(slices.DeleteFunc(slices.Clone(s.keys), func(k managedKey) bool { return k.public.KeyID == kid })...)
+	return revoked
+}
+
+// withRevoked adds an ID.
+func withRevoked(revoked []string, kid string) []string {
+	if slices.Contains(revoked, kid) {
+		return revoked
+	}
+	all := append(slices.Clone(revoked), kid)
+	return all[max(0, len(all)-maxRevoked):]
+}
+
+// outstanding is a key of the set that was revoked, as another replica says; "" for
+// none.
+func (s *keySet) outstanding() string {
+	for _, k := range s.keys {
+		if slices.Contains(s.revoked, k.public.KeyID) {
+			return k.public.KeyID
+		}
+	}
+	return ""
+}
+
+// mergeKeys is found with what held knows to be revoked.
+func mergeKeys(held, found *keySet) *keySet {
+	revoked := found.revoked
+	for _, kid := range held.revoked {
+		revoked = withRevoked(revoked, kid)
+	}
+	if len(revoked) == len(found.revoked) && slices.Equal(revoked, found.revoked) {
+		return found
+	}
+	// A set that has forgotten as many as it remembers is as it should be, unless it
+	// has one of the keys.
+	merged := &keySet{found.keys, revoked}
+	if len(found.revoked) == maxRevoked && merged.outstanding() == "" {
+		return found
+	}
+	return merged
+}
+
+func keyIDs(s *keySet) []string {
+	ids := make([]string, len(s.keys))
+	for i, k := range s.keys {
+		ids[i] = k.public.KeyID
+	}
+	return ids
 }
 
 // The form in the state. A change of it needs another version.
 type storedSet struct {
+	Keys    []storedKey `json:"keys"`
+	Revoked []string    `json:"revoked,omitempty"`
+}
+
+// formerSet is the form of release 65ed6e0.
+type formerSet struct {
 	Issuer     string      `json:"issuer"`
 	Generation uint64      `json:"generation"`
 	Keys       []storedKey `json:"keys"`
@@ -116,8 +178,8 @@ type storedKey struct {
 // seconds rounds up.
 func seconds(d time.Duration) int64 { return int64((d + time.Second - 1) / time.Second) }
 
-func (s *keySet) encode() ([]byte, error) {
-	stored := storedSet{Issuer: s.issuer, Generation: s.generation}
+func encodeKeys(s *keySet) ([]byte, error) {
+	stored := storedSet{Revoked: s.revoked}
 	for _, k := range s.keys {
 		der, err := x509.MarshalPKCS8PrivateKey(k.private)
 		if err != nil {
@@ -133,38 +195,51 @@ func (s *keySet) encode() ([]byte, error) {
 }
 
 func (s *keySet) equal(other *keySet) bool {
-	a, errA := s.encode()
-	b, errB := other.encode()
+	a, errA := encodeKeys(s)
+	b, errB := encodeKeys(other)
 	return errA == nil && errB == nil && bytes.Equal(a, b)
 }
 
-// decodeKeys takes nothing that encode would not have written.
-func decodeKeys(data []byte, issuer string) (*keySet, error) {
+// decodeKeys takes nothing that encodeKeys would not have written.
+func decodeKeys(data []byte) (*keySet, error) {
 	var stored storedSet
-	d := json.NewDecoder(bytes.NewReader(data))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&stored); err != nil {
-		return nil, fmt.Errorf("%w: %w", errNoKeys, err)
+	if err := decodeStrictly(data, &stored); err != nil {
+		return nil, fmt.Errorf("%w: %w", errInvalid, err)
 	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return nil, fmt.Errorf("%w: something follows it", errNoKeys)
+	if len(stored.Revoked) > maxRevoked {
+		return nil, fmt.Errorf("%w: it has %d revoked keys", errInvalid, len(stored.Revoked))
+	}
+	return stored.decode()
+}
+
+// decodeFormerKeys reads the key set of release 65ed6e0.
+func decodeFormerKeys(data []byte, issuer string) (*keySet, uint64, error) {
+	var stored formerSet
+	if err := decodeStrictly(data, &stored); err != nil {
+		return nil, 0, fmt.Errorf("%w: %w", errInvalid, err)
 	}
 	switch {
 	case stored.Issuer != issuer:
-		return nil, fmt.Errorf("is the key set of the issuer %q, not of %q", stored.Issuer, issuer)
+		return nil, 0, fmt.Errorf("is the key set of the issuer %q, not of %q", stored.Issuer, issuer)
 	case stored.Generation == 0:
-		return nil, fmt.Errorf("%w: it has no generation", errNoKeys)
-	case len(stored.Keys) < 2 || len(stored.Keys) > maxKeys:
-		return nil, fmt.Errorf("%w: it has %d keys", errNoKeys, len(stored.Keys))
+		return nil, 0, fmt.Errorf("%w: it has no generation", errInvalid)
 	}
-	s := &keySet{issuer: stored.Issuer, generation: stored.Generation}
+	keys, err := storedSet{Keys: stored.Keys}.decode()
+	return keys, stored.Generation, err
+}
+
+func (stored storedSet) decode() (*keySet, error) {
+	if len(stored.Keys) < 2 || len(stored.Keys) > maxKeys {
+		return nil, fmt.Errorf("%w: it has %d keys", errInvalid, len(stored.Keys))
+	}
+	s := &keySet{revoked: stored.Revoked}
 	for i, k := range stored.Keys {
 		key, err := k.decode([]KeyState{StateCurrent, StateNext, StateRetired}[min(i, 2)])
 		if err != nil {
-			return nil, fmt.Errorf("%w: key %d: %w", errNoKeys, i, err)
+			return nil, fmt.Errorf("%w: key %d: %w", errInvalid, i, err)
 		}
 		if _, twice := s.find(key.public.KeyID); twice {
-			return nil, fmt.Errorf("%w: key %d is there twice", errNoKeys, i)
+			return nil, fmt.Errorf("%w: key %d is there twice", errInvalid, i)
 		}
 		s.keys = append(s.keys, key)
 	}

@@ -48,7 +48,7 @@ type model struct {
 	// unsettled is until when the state may lack what replicas hold.
 	unsettled time.Time
 
-	newest  *keySet
+	newest  *version[keySet]
 	seen    map[string]time.Time // when a key was first published
 	served  map[string]served    // key sets that verifiers may still have
 	tokens  map[string]time.Time // when the last token of a key has expired everywhere
@@ -82,6 +82,9 @@ var errCut = errors.New("connection refused")
 func (r *modelReplica) Get(ctx context.Context, key string) ([]byte, error) {
 	if r.cut {
 		return nil, errCut
+	}
+	if key == keysKind {
+		r.read = r.w.now
 	}
 	return r.w.store.Get(ctx, key)
 }
@@ -180,9 +183,6 @@ func runModel(t *testing.T, seed uint64) {
 			if !w.now.Before(r.ticks) {
 				r.ring.tick(t.Context())
 				r.ticks = w.now.Add(modelConfig.refresh())
-				if fresh := r.ring.fresh.Load(); fresh != nil && r.started.Add(fresh.elapsed).Equal(w.now) {
-					r.read = w.now
-				}
 			}
 			w.look()
 		}
@@ -261,7 +261,7 @@ func (w *model) happen(calm bool) {
 			value = w.history[w.random.below(len(w.history))]
 		}
 		w.say("the value vanished, or was restored from an old copy: %d bytes", len(value))
-		if err := w.store.Put(ctx, storeKey, value, time.Time{}); err != nil {
+		if err := w.store.Put(ctx, keysKind, value, time.Time{}); err != nil {
 			w.t.Fatal(err)
 		}
 		w.unsettled = w.now.Add(3 * modelConfig.refresh())
@@ -280,7 +280,7 @@ func (w *model) connected() (all []*modelReplica) {
 // safeInStore reports whether a replica that can reach the state holds what is
 // newest: the state may lose that alone which somebody can bring back.
 func (w *model) safeInStore() bool {
-	return w.newest != nil && slices.ContainsFunc(w.connected(), func(r *modelReplica) bool { return r.ring.keys().equal(w.newest) })
+	return w.newest != nil && slices.ContainsFunc(w.connected(), func(r *modelReplica) bool { return r.ring.keys().equal(w.newest.content) })
 }
 
 func (w *model) revoke(r *modelReplica) {
@@ -289,20 +289,20 @@ func (w *model) revoke(r *modelReplica) {
 	kid := key.public.KeyID
 	err := r.ring.Revoke(w.t.Context(), kid)
 	w.look()
-	if _, ok := w.newest.find(kid); ok {
+	if _, ok := w.newest.content.find(kid); ok {
 		return
 	}
 	w.say("revoked by %s: %s, %v", r.name, key.state, err)
 	w.revoked[kid] = true
 	// Its successor signs at once.
-	if current := w.newest.current(); w.excused[current.public.KeyID].IsZero() {
+	if current := w.newest.content.current(); w.excused[current.public.KeyID].IsZero() {
 		w.excused[current.public.KeyID] = w.now.Add(modelConfig.lead(modelMaxAge) + skew)
 	}
 }
 
 // look sees what has become of the key set.
 func (w *model) look() {
-	value, err := w.store.Get(w.t.Context(), storeKey)
+	value, err := w.store.Get(w.t.Context(), keysKind)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -310,14 +310,14 @@ func (w *model) look() {
 		return
 	}
 	w.history, w.changed = append(w.history, value), w.now
-	newest, _, err := sealer{}.open(value, testIssuer)
+	newest, _, err := w.replicas[0].ring.set.open(value)
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	if w.newest != nil && newest.generation < w.newest.generation {
+	if w.newest != nil && newest.Generation < w.newest.Generation {
 		return
 	}
-	for _, k := range newest.keys {
+	for _, k := range newest.content.keys {
 		if w.seen[k.public.KeyID].IsZero() {
 			w.seen[k.public.KeyID] = w.now
 		}
@@ -329,7 +329,7 @@ func (w *model) look() {
 // lacks of the keys that sign or will was published no longer than a refresh
 // ago.
 func (w *model) bounded(r *modelReplica) bool {
-	for _, k := range []managedKey{w.newest.current(), w.newest.next()} {
+	for _, k := range []managedKey{w.newest.content.current(), w.newest.content.next()} {
 		if _, ok := r.ring.keys().find(k.public.KeyID); !ok && w.now.Sub(w.seen[k.public.KeyID]) > modelConfig.refresh() {
 			return !r.cut && r.read.After(r.healed)
 		}
@@ -388,7 +388,7 @@ func (w *model) check() {
 		return
 	}
 	for _, r := range w.connected() {
-		if w.now.Sub(r.healed) > refresh && !bytes.Equal(r.ring.value, w.history[len(w.history)-1]) {
+		if w.now.Sub(r.healed) > refresh && !bytes.Equal(r.ring.set.current.Load().raw, w.history[len(w.history)-1]) {
 			w.t.Errorf("%s: %s does not hold the newest key set", w.now.Format("15:04:05"), r.name)
 		}
 	}

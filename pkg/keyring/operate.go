@@ -4,33 +4,128 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
 
-// Init makes a key set if the state has none. If this process holds one it is
-// written back, also over what cannot be opened.
+// Accepted is what an operator accepted as it is in the state.
+type Accepted struct {
+	// Value says which it is: the key set or the list of denied instances.
+	Value string `json:"value"`
+	// Generation and Confirmed are those that it had, zero if it was made now.
+	Generation uint64    `json:"generation"`
+	Confirmed  time.Time `json:"confirmed,omitzero"`
+	// Seen is the highest generation that this server had seen, 0 for none.
+	Seen uint64 `json:"seen"`
+	// Missing are keys or denied instances that this server has seen last and that
+	// are not there.
+	Missing []string `json:"missing,omitempty"`
+	// Returned are keys or denied instances that are there and were not there
+	// when this server saw the value last: a key that was revoked or retired, an
+	// instance that was allowed.
+	Returned []string `json:"returned,omitempty"`
+}
+
+// Init makes what the state lacks: a list of denials, and a key set unless key files
+// sign. If this process holds them they are written back, also over what cannot be
+// opened.
 func (m *Ring) Init(ctx context.Context) error {
-	m.changing.Lock()
-	defer m.changing.Unlock()
-	made, err := m.make(2)
+	_, err := m.init(ctx, (*value[keySet]).repaired, (*value[entries]).repaired)
+	return err
+}
+
+// Accept is Init for an operator who says that what is in the state is to be taken
+// though it may be old: it was not confirmed, or this server has seen a newer one.
+// What this process holds already is not replaced.
+func (m *Ring) Accept(ctx context.Context) ([]Accepted, error) {
+	return m.init(ctx, (*value[keySet]).accepted, (*value[entries]).accepted)
+}
+
+func (m *Ring) init(ctx context.Context, set func(*value[keySet], []byte) (*version[keySet], rewrite, error), list func(*value[entries], []byte) (*version[entries], rewrite, error)) ([]Accepted, error) {
+	denials, err := m.ledger.init(ctx, list)
 	if err != nil {
-		return failed("init", err)
+		return nil, m.ledger.failed(err)
 	}
-	return failed("init", m.update(ctx, m.repaired, func(keys *keySet) (*keySet, error) {
-		if keys == nil {
+	m.set.changing.Lock()
+	defer m.set.changing.Unlock()
+	var made []managedKey
+	if len(m.files) == 0 {
+		if made, err = m.make(2); err != nil {
+			return nil, failed("init", err)
+		}
+	}
+	keys, err := m.set.accept(ctx, set, func(keys *keySet) (*keySet, error) {
+		if keys == nil && len(made) > 0 {
 			keys = m.first(made[0], made[1])
 		}
 		return keys, nil
-	}))
+	})
+	if errors.Is(err, ErrNoKeySet) && len(m.files) > 0 {
+		return []Accepted{denials}, nil // the files sign
+	}
+	if err != nil {
+		return nil, failed("init", err)
+	}
+	m.reports.report(m.log, nil)
+	return []Accepted{keys, denials}, nil
+}
+
+// init makes the list if there is none.
+func (l *Ledger) init(ctx context.Context, start func(*value[entries], []byte) (*version[entries], rewrite, error)) (Accepted, error) {
+	l.list.changing.Lock()
+	defer l.list.changing.Unlock()
+	values := map[string][]byte{}
+	raw, err := l.list.store.Get(ctx, denialsKind)
+	if err != nil {
+		return Accepted{}, err
+	}
+	if raw == nil && l.list.current.Load() == nil {
+		if values, err = l.former(ctx); err != nil {
+			return Accepted{}, err
+		}
+	}
+	a, err := l.list.accept(ctx, start, l.begin(values))
+	if err == nil {
+		l.reports.report(l.list.log, nil)
+	}
+	return a, err
+}
+
+// accept takes what an operator allows, from where start says.
+func (v *value[T]) accept(ctx context.Context, start func(*value[T], []byte) (*version[T], rewrite, error), change func(*T) (*T, error)) (Accepted, error) {
+	var a Accepted
+	before, names := v.held(), v.seen.names(v.kind)
+	a.Value = v.what
+	a.Seen, _ = v.seen.generation(v.kind)
+	if before != nil {
+		names = v.names(before.content)
+	}
+	err := v.update(ctx, func(raw []byte) (*version[T], rewrite, error) {
+		from, how, err := start(v, raw)
+		if found, _, openErr := v.open(raw); raw != nil && openErr == nil {
+			a.Generation, a.Confirmed = found.Generation, found.Confirmed
+		}
+		return from, how, err
+	}, change)
+	if err != nil {
+		return Accepted{}, err
+	}
+	now := v.current.Load()
+	v.count(now)
+	a.Missing = lacking(v.names(now.content), names)
+	if a.Seen > 0 {
+		a.Returned = lacking(names, v.names(now.content))
+	}
+	return a, nil
 }
 
 // Rotate makes the next key current if verifiers can know it, going by the
 // wall clock alone: a process that has just started has no other. If another
 // replica did so first, that is fine.
 func (m *Ring) Rotate(ctx context.Context) (KeyInfo, error) {
-	m.changing.Lock()
-	defer m.changing.Unlock()
+	m.set.changing.Lock()
+	defer m.set.changing.Unlock()
 	info, err := m.rotate(ctx)
 	return info, failed("rotate", err)
 }
@@ -47,7 +142,7 @@ func (m *Ring) rotate(ctx context.Context) (KeyInfo, error) {
 	if err != nil {
 		return KeyInfo{}, err
 	}
-	err = m.update(ctx, m.newest, func(keys *keySet) (*keySet, error) {
+	err = m.set.update(ctx, m.set.newest, func(keys *keySet) (*keySet, error) {
 		if keys == nil {
 			return nil, ErrNoKeySet
 		}
@@ -74,8 +169,8 @@ func (m *Ring) rotate(ctx context.Context) (KeyInfo, error) {
 // Revoke takes a key out of the key set at once. A current key is succeeded by
 // the next one, even if verifiers may not know that yet.
 func (m *Ring) Revoke(ctx context.Context, kid string) error {
-	m.changing.Lock()
-	defer m.changing.Unlock()
+	m.set.changing.Lock()
+	defer m.set.changing.Unlock()
 	return failed("revoke", m.revoke(ctx, kid))
 }
 
@@ -92,7 +187,7 @@ func (m *Ring) revoke(ctx context.Context, kid string) error {
 	}
 	var revoked managedKey
 	var wait time.Duration
-	err = m.update(ctx, m.newest, func(keys *keySet) (*keySet, error) {
+	err = m.set.update(ctx, m.set.newest, func(keys *keySet) (*keySet, error) {
 		if keys == nil {
 			return nil, ErrNoKeySet
 		}
@@ -126,17 +221,20 @@ func (m *Ring) Import(ctx context.Context, pem []byte) (KeyInfo, error) {
 	if err != nil {
 		return KeyInfo{}, fmt.Errorf("key set: import: the file %w", err)
 	}
-	m.changing.Lock()
-	defer m.changing.Unlock()
+	m.set.changing.Lock()
+	defer m.set.changing.Unlock()
 	imported := m.nextKey(key)
 	imported.imported = true
 	made, err := m.make(1)
 	if err != nil {
 		return KeyInfo{}, failed("import", err)
 	}
-	err = m.update(ctx, m.newest, func(keys *keySet) (*keySet, error) {
+	err = m.set.update(ctx, m.set.newest, func(keys *keySet) (*keySet, error) {
 		if keys == nil {
 			return m.first(imported, made[0]), nil
+		}
+		if slices.Contains(keys.revoked, key.public.KeyID) {
+			return nil, fmt.Errorf("the key %s was revoked", key.public.KeyID)
 		}
 		old, ok := keys.find(key.public.KeyID)
 		switch {
@@ -167,20 +265,13 @@ type KeyInfo struct {
 	RemovedAfter time.Time `json:"removed_after,omitzero"`
 }
 
-// List reads the key set from the state and tells of each published key, those
-// of signingKeyFile first.
+// List reads the key set from the state and tells of each key, those of
+// signingKeyFile first.
 func (m *Ring) List(ctx context.Context) ([]KeyInfo, error) {
-	value, err := m.store.Get(ctx, storeKey)
-	if err != nil {
-		return nil, failed("list", err)
-	}
-	if value == nil {
-		if len(m.files) == 0 {
-			return nil, failed("list", ErrNoKeySet)
-		}
+	keys, err := m.read(ctx)
+	if errors.Is(err, ErrNoKeySet) && len(m.files) > 0 {
 		return m.infos(nil), nil
 	}
-	keys, _, err := m.newest(value)
 	if err != nil {
 		return nil, failed("list", err)
 	}
@@ -203,12 +294,16 @@ func (m *Ring) infos(keys *keySet) []KeyInfo {
 	if keys == nil {
 		return all
 	}
+	imported := m.imported(keys)
 	for _, k := range keys.keys {
 		if published(m.files, k.public.KeyID) {
 			continue
 		}
 		info := keyInfo(k)
-		if len(m.files) > 0 {
+		switch {
+		case !imported:
+			info.State = StateUnpublished
+		case len(m.files) > 0:
 			info.State = StatePublished
 		}
 		all = append(all, info)

@@ -1,6 +1,7 @@
 package keyring
 
 import (
+	"context"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -9,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -19,9 +21,15 @@ var (
 	// ErrNoKeySet says that the state holds no key set, and that this process
 	// must not make one by itself.
 	ErrNoKeySet = errors.New("the state holds none; if it is new, `keys init` makes one, and if it lost one, a running server writes it back within seconds")
-	// ErrKeysStale says that the key set was read too long ago to sign with it:
+	// ErrKeysStale says that the key set was confirmed too long ago to sign with it:
 	// the key may have been retired or revoked.
-	ErrKeysStale = errors.New("the key set could not be read from the state for longer than keys.maxAge")
+	ErrKeysStale = errors.New("the key set could not be read from the state, or was not confirmed there, for longer than keys.maxAge")
+)
+
+// The values of the state.
+const (
+	keysKind    = "keys"
+	denialsKind = "denials"
 )
 
 // Options is what a ring is made with.
@@ -34,56 +42,70 @@ type Options struct {
 	Log *slog.Logger
 	// Now is the clock. Optional, nil means time.Now.
 	Now func() time.Time
-	// Initialize makes a key set where there is none, and lets Init seal one
-	// that is not. It is for a state that no other machine writes to.
+	// Initialize makes a key set and a list of denials where there are none, and
+	// lets Init seal what is not. It is for a state that no other machine writes to;
+	// any other needs keys.encryptionKeyFile.
 	Initialize bool
+	// Seen is what this server has seen of the state. Nil for a state that ends
+	// with the process.
+	Seen *Seen
+	// Entries gives the first entries of the list of denials, where there is none.
+	// Optional.
+	Entries func(ctx context.Context) (map[string][]byte, error)
 	// LongestLife is the longest life of the tokens of any role, of which
 	// [Ring.WillIssue] may tell later.
 	LongestLife time.Duration
 }
 
-// Ring holds the keys that are in the state: it reads them, changes them
-// when that is due, and agrees with all others on the same state. With a
-// signingKeyFile it publishes what it finds there, and lets the files sign.
+// Ring holds the keys that are in the state: it reads them, changes them when
+// that is due, and agrees with all others on the same state. With a
+// signingKeyFile the files sign, and the keys of the state are published if one of
+// the files' keys was imported among them.
 //
-// All methods may be called concurrently. Init, Import, List, Rotate and Revoke
-// need no Load.
+// All methods may be called concurrently. Init, Accept, Import, List, Rotate and
+// Revoke need no Load.
 type Ring struct {
-	config     Config
-	name       string // of the issuer
-	files      []Key
-	store      Store
-	sealer     sealer
-	log        *slog.Logger
-	now        func() time.Time
-	initialize bool
-	life       atomic.Int64 // the longest, in nanoseconds
+	*shared
+	config Config
+	files  []Key
+	set    *value[keySet]
+	ledger *Ledger
+	life   atomic.Int64 // the longest, in nanoseconds
 
-	elapsed  func() time.Duration // monotonic
 	generate func(algorithm string) (Key, error)
 
-	changing sync.Mutex // held while the state is asked or changed
-	value    []byte     // that in the state, of the key set that is held
-	observed map[observation]time.Duration
+	observed  map[observation]time.Duration // by set.changing
+	published atomic.Pointer[Published]
 
-	held  atomic.Pointer[held]
-	fresh atomic.Pointer[moment] // when the last good reading began
-
-	reporting sync.Mutex
-	problem   error // of the last reading
+	reports reports
 }
 
-// held is what the process signs with and publishes.
-type held struct {
-	published *Published
-	managed   *keySet // nil if there are none
+// reports keeps what was wrong at the last reading of a value.
+type reports struct {
+	what string
+
+	mu      sync.Mutex
+	problem error
 }
 
-// moment is a time by both clocks. That of the wall steps, the monotonic one
-// stands still while the machine sleeps.
-type moment struct {
-	elapsed time.Duration
-	wall    time.Time
+// report logs a problem once, not with every turn.
+func (r *reports) report(log *slog.Logger, err error) {
+	r.mu.Lock()
+	was := r.problem
+	r.problem = err
+	r.mu.Unlock()
+	switch {
+	case err != nil && (was == nil || was.Error() != err.Error()):
+		log.Error(r.what+" could not be brought up to date", "error", err)
+	case err == nil && was != nil:
+		log.Info(r.what + " is up to date again")
+	}
+}
+
+func (r *reports) last() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.problem
 }
 
 // New makes a ring; nothing is read from the store yet. The files that the
@@ -99,12 +121,16 @@ func New(m Config, store Store, o Options) (*Ring, error) {
 	if err != nil {
 		return nil, fmt.Errorf("key set: encryptionKeyFile: %w", err)
 	}
+	if !o.Initialize && len(sealer.aeads) == 0 {
+		return nil, errors.New("key set: a state that other machines write to needs keys.encryptionKeyFile: what is in it unsealed is not trusted")
+	}
 	started := time.Now()
 	k := &Ring{
-		config: m, name: o.Issuer, store: store, sealer: sealer,
-		log: o.Log, now: o.Now, initialize: o.Initialize,
-		elapsed: func() time.Duration { return time.Since(started) }, generate: generateKey,
-		observed: map[observation]time.Duration{},
+		shared: &shared{
+			issuer: o.Issuer, store: store, sealer: sealer, private: o.Initialize, seen: o.Seen, maxAge: m.MaxAge, log: o.Log, now: o.Now,
+			elapsed: func() time.Duration { return time.Since(started) },
+		},
+		config: m, generate: generateKey, observed: map[observation]time.Duration{}, reports: reports{what: "key set"},
 	}
 	k.life.Store(int64(o.LongestLife))
 	if k.log == nil {
@@ -113,7 +139,11 @@ func New(m Config, store Store, o Options) (*Ring, error) {
 	if k.now == nil {
 		k.now = time.Now
 	}
-	k.held.Store(&held{published: &Published{}}) // until there is a key set, nothing is published and nothing signed
+	k.set = &value[keySet]{shared: k.shared, codec: codec[keySet]{
+		kind: keysKind, what: "key set", absent: ErrNoKeySet,
+		encode: encodeKeys, decode: decodeKeys, legacy: decodeFormerKeys, names: keyIDs, merge: mergeKeys, changed: k.changed,
+	}}
+	k.ledger = newLedger(k.shared, o.Entries)
 	if len(o.SigningKeyFile) > 0 {
 		files, err := LoadKeys(o.SigningKeyFile)
 		if err != nil {
@@ -121,8 +151,13 @@ func New(m Config, store Store, o Options) (*Ring, error) {
 		}
 		k.files = files.published.keys
 	}
+	k.published.Store(&Published{k.files}) // until there is a key set
 	return k, nil
 }
+
+// Denials is the list of denied instances, which is sealed and confirmed as the key
+// set is. Load, Run, Init and Accept are for it, too.
+func (m *Ring) Denials() *Ledger { return m.ledger }
 
 func generateKey(algorithm string) (Key, error) {
 	for {
@@ -165,15 +200,49 @@ func (m *Ring) nextKey(key Key) managedKey {
 // first is the first key set.
 func (m *Ring) first(current, next managedKey) *keySet {
 	current.state, current.since = StateCurrent, current.published
-	return &keySet{issuer: m.name, generation: 1, keys: []managedKey{current, next}}
+	return &keySet{keys: []managedKey{current, next}}
+}
+
+// changed publishes a key set that is held from now on.
+func (m *Ring) changed(was, is *version[keySet]) {
+	all := slices.Clone(m.files)
+	imported := m.imported(is.content)
+	if imported {
+		for _, k := range is.content.keys {
+			if !published(all, k.public.KeyID) && !slices.Contains(is.content.revoked, k.public.KeyID) {
+				all = append(all, k.Key)
+			}
+		}
+	}
+	m.observe(is.content)
+	if now := m.published.Load(); !slices.EqualFunc(now.keys, all, func(a, b Key) bool { return a.ID() == b.ID() }) {
+		m.published.Store(&Published{all})
+	}
+	switch {
+	case was == nil || is.Generation > was.Generation:
+		m.log.Info("key set", "generation", is.Generation, "current", is.content.current().public.KeyID, "next", is.content.next().public.KeyID, "keys", len(is.content.keys))
+		if !imported {
+			m.log.Warn("key set of the state is not published: auth.signingKeyFile signs, and none of its keys was imported (`keys import`)", "generation", is.Generation)
+		}
+		if len(all) > maxKeys {
+			m.log.Warn("more keys are published than some verifiers take", "keys", len(all), "limit", maxKeys)
+		}
+	case is.content != was.content && !is.content.equal(was.content):
+		m.log.Error("key set in the state differs from the one held and has the same generation: the state went back in time; that of the state is taken", "generation", is.Generation)
+	}
+}
+
+// imported reports whether a key set of the state is published: there are no key
+// files, or one of their keys was imported into it, which is how an operator goes
+// from one to the other.
+func (m *Ring) imported(keys *keySet) bool {
+	return len(m.files) == 0 || slices.ContainsFunc(keys.keys, func(k managedKey) bool { return k.imported && published(m.files, k.public.KeyID) })
 }
 
 // Err is what was wrong when the key set was last read, nil if nothing was. It
 // is an ErrKeysStale if no token is signed for that.
 func (m *Ring) Err() error {
-	m.reporting.Lock()
-	problem := m.problem
-	m.reporting.Unlock()
+	problem := m.reports.last()
 	if err := m.Usable(); err != nil {
 		if problem == nil {
 			return err
@@ -183,28 +252,7 @@ func (m *Ring) Err() error {
 	return failed("refresh", problem)
 }
 
-// report logs a problem once, not with every turn.
-func (m *Ring) report(err error) {
-	m.reporting.Lock()
-	was := m.problem
-	m.problem = err
-	m.reporting.Unlock()
-	switch {
-	case err != nil && (was == nil || was.Error() != err.Error()):
-		m.log.Error("key set could not be brought up to date", "error", err)
-	case err == nil && was != nil:
-		m.log.Info("key set is up to date again")
-	}
-}
-
-func (m *Ring) keys() *keySet {
-	return m.held.Load().managed
-}
-
-// wall is without the monotonic clock, which would take part in differences.
-func (m *Ring) wall() time.Time { return m.now().UTC().Round(0) }
-
-func (m *Ring) moment() moment { return moment{m.elapsed(), m.wall()} }
+func (m *Ring) keys() *keySet { return m.set.content() }
 
 func formatTime(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
@@ -217,14 +265,14 @@ func failed(what string, err error) error {
 
 // Check fails unless the ring is that of an issuer.
 func (m *Ring) Check(issuer string) error {
-	if issuer != m.name {
-		return fmt.Errorf("the key set is that of %s", m.name)
+	if issuer != m.issuer {
+		return fmt.Errorf("the key set is that of %s", m.issuer)
 	}
 	return nil
 }
 
 // Published gives the keys that this process publishes now.
-func (m *Ring) Published() *Published { return m.held.Load().published }
+func (m *Ring) Published() *Published { return m.published.Load() }
 
 // MaxAge is how long a verifier may keep the key set.
 func (m *Ring) MaxAge() time.Duration { return m.config.MaxAge }
@@ -241,12 +289,8 @@ func (m *Ring) WillIssue(life time.Duration) {
 
 // Usable is nil if what is published may sign, else an ErrKeysStale.
 func (m *Ring) Usable() error {
-	if len(m.files) > 0 {
+	if len(m.files) > 0 || m.set.usable() {
 		return nil
 	}
-	read, now := m.fresh.Load(), m.moment()
-	if read == nil || now.elapsed-read.elapsed > m.config.MaxAge || now.wall.Sub(read.wall) > m.config.MaxAge {
-		return fmt.Errorf("key set: %w", ErrKeysStale)
-	}
-	return nil
+	return fmt.Errorf("key set: %w", ErrKeysStale)
 }

@@ -67,6 +67,13 @@ func encryptionKey(t *testing.T) string {
 	return writeFile(t, append(base64.StdEncoding.AppendEncode(nil, key), '\n'))
 }
 
+// sharedKey is the encryption key of all replicas on a shared state that do not
+// name one.
+func sharedKey(t *testing.T) string {
+	t.Helper()
+	return writeFile(t, []byte(base64.StdEncoding.EncodeToString([]byte("0123456789abcdefghijklmnopqrstuv"))))
+}
+
 // replica is a manager with clocks of its own, and a state that can be cut off.
 type replica struct {
 	*Ring
@@ -122,6 +129,9 @@ func tryReplica(t *testing.T, store *state.Memory, s setup) (*replica, error) {
 	if s.issuer == "" {
 		s.issuer = testIssuer
 	}
+	if s.shared && s.config.EncryptionKeyFile == nil {
+		s.config.EncryptionKeyFile = []string{sharedKey(t)}
+	}
 	if s.life == 0 {
 		s.life = 10 * time.Minute
 	}
@@ -173,7 +183,7 @@ func (r *replica) sign() error {
 
 func (r *replica) value() []byte {
 	r.t.Helper()
-	v, err := r.store.Get(r.t.Context(), storeKey)
+	v, err := r.store.Get(r.t.Context(), keysKind)
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -182,7 +192,7 @@ func (r *replica) value() []byte {
 
 func put(t *testing.T, store *state.Memory, value []byte) {
 	t.Helper()
-	if err := store.Put(t.Context(), storeKey, value, time.Time{}); err != nil {
+	if err := store.Put(t.Context(), keysKind, value, time.Time{}); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -529,6 +539,12 @@ func TestFromFilesToManagedAndBack(t *testing.T) {
 		}
 	}
 	start("a", keyFile)
+	if err := replicas["a"].Init(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if v := replicas["a"].value(); v != nil {
+		t.Errorf("`keys init` made a key set beside the key files: %d bytes", len(v))
+	}
 	start("b", keyFile)
 	known := replicas["a"].signs()
 	pass(time.Minute)
@@ -621,12 +637,17 @@ func TestWhatVanishedIsWrittenBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := r.value()
-	if err := r.store.Forget(t.Context(), storeKey); err != nil {
+	if err := r.store.Forget(t.Context(), keysKind); err != nil {
 		t.Fatal(err)
 	}
 	r.turn()
-	if got := r.value(); string(got) != string(want) {
-		t.Errorf("the state has %d bytes, want the %d of before", len(got), len(want))
+	before, _, err := r.set.open(want)
+	if err != nil {
+		t.Fatal(err)
+	}
+	after, _, err := r.set.open(r.value())
+	if err != nil || !after.content.equal(before.content) || after.Generation != before.Generation || after.Confirmation <= before.Confirmation {
+		t.Errorf("the state has %+v, %v, want %+v, confirmed anew", after, err, before)
 	}
 }
 
@@ -634,7 +655,7 @@ func TestWhatVanishedIsWrittenBack(t *testing.T) {
 func TestWritingBackDoesNotFreshenAnOldKeySet(t *testing.T) {
 	r := newReplica(t, newStore(), setup{})
 	r.pass(testConfig.MaxAge + 1)
-	if err := r.store.Forget(t.Context(), storeKey); err != nil {
+	if err := r.store.Forget(t.Context(), keysKind); err != nil {
 		t.Fatal(err)
 	}
 	r.turn()
@@ -706,7 +727,7 @@ func TestGarbageIsLeftAndServedPast(t *testing.T) {
 		})
 	}
 	r := newReplica(t, newStore(), setup{})
-	put(t, r.store, []byte(format+"2 sealed something"))
+	put(t, r.store, []byte(format+"keys/3 sealed something"))
 	wantError(t, r.Init(t.Context()), "newer release")
 }
 
@@ -725,6 +746,10 @@ func TestAStaleReplicaSignsNoMore(t *testing.T) {
 		pass(r, 1)
 		wantError(t, r.Usable(), "maxAge")
 		r.fail = nil
+		r.turn() // confirms the key set anew
+		if r.Usable() == nil {
+			t.Errorf("%s: its own confirmation counts before it was found in the state", name)
+		}
 		r.turn()
 		if err := r.Usable(); err != nil {
 			t.Errorf("%s: after the state is back: %v", name, err)
@@ -880,12 +905,33 @@ func TestList(t *testing.T) {
 	if got, err = static.List(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	states := map[KeyState]int{}
-	for _, k := range got {
-		states[k.State]++
+	states := func(infos []KeyInfo) map[KeyState]int {
+		n := map[KeyState]int{}
+		for _, k := range infos {
+			n[k.State]++
+		}
+		return n
 	}
-	if !maps.Equal(states, map[KeyState]int{StateCurrent: 1, StatePublished: 2}) || got[0].KeyID != static.signs() {
-		t.Errorf("List with files = %+v", got)
+	if !maps.Equal(states(got), map[KeyState]int{StateCurrent: 1, StateUnpublished: 2}) || got[0].KeyID != static.signs() || len(static.Published().Keys()) != 1 {
+		t.Errorf("List with files = %+v; published %v", got, static.Published().Keys())
+	}
+	if !strings.Contains(static.log.String(), "key set of the state is not published") {
+		t.Errorf("log %s", static.log.String())
+	}
+	// What the operator imported of the files is the documented way from one to the
+	// other.
+	pem, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := static.Import(t.Context(), pem); err != nil {
+		t.Fatal(err)
+	}
+	if got, err = static.List(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if !maps.Equal(states(got), map[KeyState]int{StateCurrent: 1, StatePublished: 1}) || len(static.Published().Keys()) != 2 {
+		t.Errorf("List with an imported file = %+v; published %v", got, static.Published().Keys())
 	}
 	r.fail = errors.New("connection refused")
 	_, err = r.List(t.Context())

@@ -5,22 +5,27 @@ import (
 	"crypto/aes"
 	"crypto/cipher"
 	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/secret"
 )
 
-// The value in the state: the format, whether it is sealed, and the key set in
-// JSON, which when sealed is AES-256-GCM in base64 with the nonce in front.
-// What stands before the key set, and the issuer, are the additional data.
+// A value in the state: the format, which says the kind of value, whether it is
+// sealed, and its text, which when sealed is AES-256-GCM in base64 with the nonce in
+// front. What stands before the text, and the issuer, are the additional data: no
+// kind of value passes for another.
 const (
-	format       = "nova-authenticator-keys/"
-	version      = "1"
-	sealedPrefix = format + version + " sealed "
-	plainPrefix  = format + version + " plain "
+	format        = "nova-authenticator-"
+	formatVersion = "2"
+	formerVersion = "1" // of release 65ed6e0, which had a key set alone
 )
+
+func sealedPrefix(kind, version string) string { return format + kind + "/" + version + " sealed " }
+func plainPrefix(kind, version string) string  { return format + kind + "/" + version + " plain " }
 
 const (
 	encryptionKeySize = 32
@@ -29,7 +34,7 @@ const (
 )
 
 var (
-	errNoKeys    = errors.New("is no key set")
+	errInvalid   = errors.New("is not what this program writes there")
 	errNewer     = errors.New("was written by a newer release, which this one does not understand: update this one")
 	errNotSealed = errors.New("is not sealed though keys.encryptionKeyFile is set: whoever can write to the state may have put it there")
 	errNoKeyFile = errors.New("is sealed, and keys.encryptionKeyFile names nothing to open it with")
@@ -86,57 +91,70 @@ func loadEncryptionKey(file string) ([]byte, error) {
 	return key, nil
 }
 
-// seal makes the value of a key set.
-func (s sealer) seal(keys *keySet) ([]byte, error) {
-	text, err := keys.encode()
-	if err != nil {
-		return nil, err
-	}
+// seal makes the value of a text.
+func (s sealer) seal(kind, issuer string, text []byte) []byte {
 	if len(s.aeads) == 0 {
-		return append([]byte(plainPrefix), text...), nil
+		return append([]byte(plainPrefix(kind, formatVersion)), text...)
 	}
-	sealed := s.aeads[0].Seal(nil, nil, text, []byte(sealedPrefix+keys.issuer)) //nolint:gosec // NewGCMWithRandomNonce makes the nonce
-	return base64.StdEncoding.AppendEncode([]byte(sealedPrefix), sealed), nil
+	prefix := sealedPrefix(kind, formatVersion)
+	sealed := s.aeads[0].Seal(nil, nil, text, []byte(prefix+issuer)) //nolint:gosec // NewGCMWithRandomNonce makes the nonce
+	return base64.StdEncoding.AppendEncode([]byte(prefix), sealed)
 }
 
-// open gives the key set of a value, and whether seal would now use another
-// key.
-func (s sealer) open(value []byte, issuer string) (keys *keySet, reseal bool, err error) {
+// open gives the text of a value, the version of its format, and whether seal would
+// now use another key.
+func (s sealer) open(kind, issuer string, value []byte) (text []byte, version string, reseal bool, err error) {
 	if len(value) > maxStored {
-		return nil, false, errNoKeys
+		return nil, "", false, errInvalid
 	}
-	if text, ok := bytes.CutPrefix(value, []byte(plainPrefix)); ok {
-		if len(s.aeads) > 0 {
-			return nil, false, errNotSealed
+	for _, version := range []string{formatVersion, formerVersion} {
+		if text, ok := bytes.CutPrefix(value, []byte(plainPrefix(kind, version))); ok {
+			if len(s.aeads) > 0 {
+				return nil, "", false, errNotSealed
+			}
+			return text, version, false, nil
 		}
-		keys, err = decodeKeys(text, issuer)
-		return keys, false, err
-	}
-	encoded, ok := bytes.CutPrefix(value, []byte(sealedPrefix))
-	switch {
-	case !ok && newer(value):
-		return nil, false, errNewer
-	case !ok:
-		return nil, false, errNoKeys
-	case len(s.aeads) == 0:
-		return nil, false, errNoKeyFile
-	}
-	sealed, err := base64.StdEncoding.Strict().DecodeString(string(encoded))
-	if err != nil {
-		return nil, false, errForeign
-	}
-	for i, aead := range s.aeads {
-		if text, err := aead.Open(nil, nil, sealed, []byte(sealedPrefix+issuer)); err == nil {
-			keys, err = decodeKeys(text, issuer)
-			return keys, i > 0, err
+		prefix := sealedPrefix(kind, version)
+		encoded, ok := bytes.CutPrefix(value, []byte(prefix))
+		if !ok {
+			continue
 		}
+		if len(s.aeads) == 0 {
+			return nil, "", false, errNoKeyFile
+		}
+		sealed, err := base64.StdEncoding.Strict().DecodeString(string(encoded))
+		if err != nil {
+			return nil, "", false, errForeign
+		}
+		for i, aead := range s.aeads {
+			if text, err := aead.Open(nil, nil, sealed, []byte(prefix+issuer)); err == nil {
+				return text, version, i > 0, nil
+			}
+		}
+		return nil, "", false, errForeign
 	}
-	return nil, false, errForeign
+	if newer(kind, value) {
+		return nil, "", false, errNewer
+	}
+	return nil, "", false, errInvalid
 }
 
 // newer reports whether a value has the format of another version.
-func newer(value []byte) bool {
-	rest, ok := bytes.CutPrefix(value, []byte(format))
+func newer(kind string, value []byte) bool {
+	rest, ok := bytes.CutPrefix(value, []byte(format+kind+"/"))
 	v, _, end := bytes.Cut(rest, []byte(" "))
-	return ok && end && string(v) != version
+	return ok && end && string(v) != formatVersion && string(v) != formerVersion
+}
+
+// decodeStrictly reads one JSON value that has no member that v does not know.
+func decodeStrictly(data []byte, v any) error {
+	d := json.NewDecoder(bytes.NewReader(data))
+	d.DisallowUnknownFields()
+	if err := d.Decode(v); err != nil {
+		return err
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return errors.New("something follows it")
+	}
+	return nil
 }

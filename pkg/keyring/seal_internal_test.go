@@ -9,6 +9,11 @@ import (
 	"time"
 )
 
+var (
+	sealedKeys = sealedPrefix(keysKind, formatVersion)
+	plainKeys  = plainPrefix(keysKind, formatVersion)
+)
+
 func TestEncryptionKeyFiles(t *testing.T) {
 	good := encryptionKey(t)
 	random := func(n int) []byte { return bytes.Repeat([]byte("0123456789abcdef"), 4)[:n] }
@@ -52,11 +57,11 @@ func TestWhatIsNotSealedByUsIsNotOpened(t *testing.T) {
 	}
 	other := sealed
 	other.issuer = testIssuer + "/b"
-	raw, err := base64.StdEncoding.DecodeString(strings.TrimPrefix(string(good), sealedPrefix))
+	raw, err := base64.StdEncoding.DecodeString(strings.TrimPrefix(string(good), sealedKeys))
 	if err != nil {
 		t.Fatal(err)
 	}
-	again := func(raw []byte) []byte { return base64.StdEncoding.AppendEncode([]byte(sealedPrefix), raw) }
+	again := func(raw []byte) []byte { return base64.StdEncoding.AppendEncode([]byte(sealedKeys), raw) }
 	flipped := func(i int) []byte {
 		b := bytes.Clone(raw)
 		b[i] ^= 1
@@ -73,20 +78,20 @@ func TestWhatIsNotSealedByUsIsNotOpened(t *testing.T) {
 		{"a byte short", again(raw[:len(raw)-1]), errForeign},
 		{"a byte long", again(append(bytes.Clone(raw), 0)), errForeign},
 		{"the nonce alone", again(raw[:12]), errForeign},
-		{"nothing sealed", []byte(sealedPrefix), errForeign},
-		{"no base64", []byte(sealedPrefix + "!"), errForeign},
+		{"nothing sealed", []byte(sealedKeys), errForeign},
+		{"no base64", []byte(sealedKeys + "!"), errForeign},
 		{"sealed for another issuer", newReplica(t, newStore(), other).value(), errForeign},
 		{"sealed with another key", newReplica(t, newStore(), setup{config: Config{EncryptionKeyFile: []string{encryptionKey(t)}}}).value(), errForeign},
 		{"not sealed", newReplica(t, newStore(), setup{}).value(), errNotSealed},
-		{"called plain", []byte(plainPrefix + strings.TrimPrefix(string(good), sealedPrefix)), errNotSealed},
-		{"of a newer release", append([]byte(format+"2 sealed "), good[len(sealedPrefix):]...), errNewer},
-		{"without its beginning", good[1:], errNoKeys},
-		{"empty", []byte{}, errNoKeys},
-		{"too long", bytes.Repeat(good, 1+maxStored/len(good)), errNoKeys},
+		{"called plain", []byte(plainKeys + strings.TrimPrefix(string(good), sealedKeys)), errNotSealed},
+		{"of a newer release", append([]byte(format+"keys/3 sealed "), good[len(sealedKeys):]...), errNewer},
+		{"without its beginning", good[1:], errInvalid},
+		{"empty", []byte{}, errInvalid},
+		{"too long", bytes.Repeat(good, 1+maxStored/len(good)), errInvalid},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			if keys, _, err := r.sealer.open(tt.value, testIssuer); !errors.Is(err, tt.want) || keys != nil {
+			if keys, _, err := r.set.open(tt.value); !errors.Is(err, tt.want) || keys != nil {
 				t.Errorf("opened as %v, %v; want %v", keys, err, tt.want)
 			}
 			before := r.kids()
@@ -123,7 +128,7 @@ func TestSealingIsTakenUpByInitAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	after := newReplica(t, store, setup{config: files})
-	if strings.Join(after.kids(), " ") != strings.Join(before, " ") || !bytes.HasPrefix(after.value(), []byte(sealedPrefix)) {
+	if strings.Join(after.kids(), " ") != strings.Join(before, " ") || !bytes.HasPrefix(after.value(), []byte(sealedKeys)) {
 		t.Errorf("keys %v, want %v, sealed", after.kids(), before)
 	}
 }
@@ -149,14 +154,21 @@ func TestDecodeTakesNothingElse(t *testing.T) {
 	r := newReplica(t, newStore(), setup{})
 	r.pass(testConfig.RotationPeriod)
 	r.turn()
-	good := strings.TrimPrefix(string(r.value()), plainPrefix)
+	good := strings.TrimPrefix(string(r.value()), plainKeys)
 	kids := r.kids()
-	if _, err := decodeKeys([]byte(good), testIssuer); err != nil {
+	open := func(text string) error {
+		_, _, err := r.set.open([]byte(plainKeys + text))
+		return err
+	}
+	if err := open(good); err != nil {
 		t.Fatal(err)
 	}
 	tests := []struct{ name, old, by string }{
 		{"no generation", `"generation":2`, `"generation":0`},
+		{"no confirmation", `"confirmation":3`, `"confirmation":0`},
+		{"never confirmed", `"confirmed":"2026-11-24T12:00:00Z"`, `"confirmed":"0001-01-01T00:00:00Z"`},
 		{"an unknown member", `"generation":2`, `"generation":2,"x":1`},
+		{"an unknown member of the content", `{"keys":`, `{"x":1,"keys":`},
 		{"another key's ID", kids[0], kids[1]},
 		{"another algorithm", `"alg":"ES256"`, `"alg":"RS256"`},
 		{"two current keys", `"state":"next"`, `"state":"current"`},
@@ -170,11 +182,11 @@ func TestDecodeTakesNothingElse(t *testing.T) {
 		if bad == good {
 			t.Fatalf("%s: nothing was changed", tt.name)
 		}
-		if _, err := decodeKeys([]byte(bad), testIssuer); !errors.Is(err, errNoKeys) {
+		if err := open(bad); !errors.Is(err, errInvalid) {
 			t.Errorf("%s: %v", tt.name, err)
 		}
 	}
-	if _, err := decodeKeys([]byte(good+"{}"), testIssuer); err == nil {
+	if open(good+"{}") == nil {
 		t.Error("what follows was passed over")
 	}
 }
@@ -189,36 +201,44 @@ func FuzzOpen(f *testing.F) {
 		f.Fatal(err)
 	}
 	at := time.Date(2026, 11, 23, 12, 0, 0, 5, time.UTC)
-	good, err := sealer{}.seal(&keySet{testIssuer, 1, []managedKey{
+	r, err := New(testConfig, newStore(), Options{Issuer: testIssuer, Initialize: true})
+	if err != nil {
+		f.Fatal(err)
+	}
+	good, err := r.set.seal(&version[keySet]{stamp: stamp{1, 1, at}, content: &keySet{keys: []managedKey{
 		{Key: generated, state: StateCurrent, created: at, published: at, since: at},
 		{Key: second, state: StateNext, created: at, published: at, imported: true, maxAge: time.Minute, life: time.Hour},
-	}})
+	}, revoked: []string{"a"}}})
 	if err != nil {
 		f.Fatal(err)
 	}
 	f.Add(good)
 	f.Add(good[:len(good)-2])
 	f.Add(bytes.ReplaceAll(good, []byte("12:00:00.000000005Z"), []byte("12:00:00+01:30")))
-	f.Add([]byte(sealedPrefix + "AAAA"))
-	f.Add([]byte(plainPrefix + "{}"))
-	f.Add([]byte(format + "9 "))
+	f.Add([]byte(sealedKeys + "AAAA"))
+	f.Add([]byte(plainKeys + "{}"))
+	f.Add([]byte(format + "keys/9 "))
+	f.Add([]byte(plainPrefix(keysKind, formerVersion) + "{}"))
 	f.Fuzz(func(t *testing.T, value []byte) {
-		keys, _, err := sealer{}.open(value, testIssuer)
+		keys, _, err := r.set.open(value)
 		if err != nil {
 			if keys != nil {
 				t.Fatal("keys with an error")
 			}
 			return
 		}
-		again, err := sealer{}.seal(keys)
+		again, err := r.set.seal(keys)
 		if err != nil {
 			t.Fatal(err)
 		}
-		opened, _, err := sealer{}.open(again, testIssuer)
-		if err != nil || !opened.equal(keys) {
+		opened, _, err := r.set.open(again)
+		if keys.legacy {
+			return // it is not written again as it is
+		}
+		if err != nil || !opened.content.equal(keys.content) || opened.stamp.before(keys.stamp) || keys.stamp.before(opened.stamp) {
 			t.Fatalf("what was opened cannot be stored: %v", err)
 		}
-		if keys.current().state != StateCurrent || keys.next().state != StateNext {
+		if keys.content.current().state != StateCurrent || keys.content.next().state != StateNext {
 			t.Fatal("no current or no next key")
 		}
 	})

@@ -1,7 +1,6 @@
 package keyring
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -9,53 +8,53 @@ import (
 	"time"
 )
 
-// errUnchanged ends an Update that has nothing to write.
-var errUnchanged = errors.New("the key set stays as it is")
-
-// Load reads the key set for the first time. With a signingKeyFile it fails
-// for nothing that is in the state: the files sign.
+// Load reads the key set and the list of denials for the first time. With a
+// signingKeyFile it fails for nothing that is in the state, unless that is a state
+// of this server alone which is older than it has seen: the files sign.
 func (m *Ring) Load(ctx context.Context) error {
-	m.changing.Lock()
-	defer m.changing.Unlock()
+	// The list first: no token is to be signed without it, so it must not wait for
+	// a key set.
+	denials := m.ledger.load(ctx)
+	m.set.changing.Lock()
+	defer m.set.changing.Unlock()
 	if len(m.files) > 0 {
-		if err := m.hold(nil, nil); err != nil {
-			return failed("load", err)
+		m.reports.report(m.log, m.observeSet(ctx))
+		if errors.Is(denials, ErrOlder) && m.private {
+			return denials // a copy that was restored
 		}
-		m.report(m.refresh(ctx))
 		return nil
 	}
 	err := m.load(ctx)
-	m.report(err)
-	return failed("load", err)
+	m.reports.report(m.log, err)
+	return errors.Join(failed("load", err), denials)
 }
 
 func (m *Ring) load(ctx context.Context) error {
-	began := m.moment()
-	value, err := m.store.Get(ctx, storeKey)
+	raw, err := m.store.Get(ctx, keysKind)
 	if err != nil {
 		return err
 	}
 	var made []managedKey
-	if value == nil {
-		if !m.initialize {
-			return ErrNoKeySet
+	if raw == nil {
+		if err := m.mayMake(m.set.kind); err != nil {
+			return err
 		}
 		if made, err = m.make(2); err != nil {
 			return err
 		}
 	} else {
-		keys, _, err := m.sealer.open(value, m.name)
+		found, _, err := m.set.open(raw)
 		if err != nil {
-			return m.unopened(err)
+			return m.set.unopened(err)
 		}
-		if m.wrongAlgorithm(keys.next()) {
-			m.log.Info("next key is replaced: keys.algorithm was changed", "kid", keys.next().public.KeyID)
+		if m.wrongAlgorithm(found.content.next()) {
+			m.log.Info("next key is replaced: keys.algorithm was changed", "kid", found.content.next().public.KeyID)
 			if made, err = m.make(1); err != nil {
 				return err
 			}
 		}
 	}
-	err = m.update(ctx, m.newest, func(keys *keySet) (*keySet, error) {
+	err = m.set.update(ctx, m.set.newest, func(keys *keySet) (*keySet, error) {
 		switch {
 		case keys == nil && len(made) == 2:
 			return m.first(made[0], made[1]), nil
@@ -67,14 +66,28 @@ func (m *Ring) load(ctx context.Context) error {
 		}
 		return m.lengthen(keys), nil
 	})
-	if err == nil {
-		m.fresh.Store(&began)
+	if err != nil {
+		return err
 	}
-	return err
+	m.set.count(m.set.current.Load())
+	return nil
 }
 
-// Run reads the key set again and again, and changes it when that is due, until
-// ctx ends.
+// mayMake fails if there should be a value already: this process may make none, or
+// the server has seen one.
+func (m *Ring) mayMake(kind string) error {
+	generation, seen := m.seen.generation(kind)
+	switch {
+	case m.private && seen:
+		return fmt.Errorf("the state holds none, and this server has seen one (generation %d): it %w; %s", generation, ErrOlder, m.set.remedy())
+	case m.private:
+		return nil
+	}
+	return ErrNoKeySet
+}
+
+// Run reads the key set and the list of denials again and again, and changes them
+// when that is due, until ctx ends.
 func (m *Ring) Run(ctx context.Context) error {
 	ticker := time.NewTicker(m.config.refresh())
 	defer ticker.Stop()
@@ -92,71 +105,55 @@ func (m *Ring) Run(ctx context.Context) error {
 func (m *Ring) tick(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, m.config.refresh())
 	defer cancel()
-	m.changing.Lock()
-	defer m.changing.Unlock()
-	err := m.refresh(ctx)
-	if err == nil && len(m.files) == 0 {
-		err = m.advance(ctx)
-	}
-	m.report(err)
+	m.ledger.refresh(ctx)
+	m.set.changing.Lock()
+	defer m.set.changing.Unlock()
+	m.reports.report(m.log, m.turn(ctx))
 }
 
-// refresh reads the key set. What is missing or old in the state is replaced by
-// what is held here; what cannot be opened is left, since it may be another's.
-func (m *Ring) refresh(ctx context.Context) error {
+func (m *Ring) turn(ctx context.Context) error {
+	if len(m.files) > 0 {
+		return m.observeSet(ctx)
+	}
+	if m.keys() == nil {
+		return m.load(ctx)
+	}
+	if err := m.set.read(ctx); err != nil {
+		return err
+	}
+	for {
+		kid := m.keys().outstanding()
+		if kid == "" {
+			return m.advance(ctx)
+		}
+		// Another replica changed the set before it knew of the revocation.
+		if err := m.revoke(ctx, kid); err != nil {
+			return err
+		}
+	}
+}
+
+// observeSet takes note of the key set for a server whose key files sign: it changes
+// nothing, and what it cannot use is not published.
+func (m *Ring) observeSet(ctx context.Context) error {
 	began := m.moment()
-	value, err := m.store.Get(ctx, storeKey)
+	raw, err := m.store.Get(ctx, keysKind)
+	if err != nil || raw == nil {
+		return err
+	}
+	found, _, err := m.set.open(raw)
 	if err != nil {
-		return err
+		return m.set.unopened(err)
 	}
-	mine := m.keys()
-	if value == nil {
-		switch {
-		case len(m.files) > 0:
-			return nil
-		case mine == nil:
-			return ErrNoKeySet
+	held := m.set.current.Load()
+	if held == nil {
+		if err := m.set.admit(found); err != nil {
+			return m.set.refused(err)
 		}
-		m.log.Error("key set is gone from the state: it is written back", "generation", mine.generation)
-		// The reading counts with the next one: should this set be an old one,
-		// others replace it until then.
-		return m.update(ctx, m.newest, unchanged)
+	} else if found.legacy || found.before(held.stamp) {
+		return fmt.Errorf("the key set in the state (generation %d, last confirmed %s) %w", found.Generation, confirmedAt(found.stamp), ErrOlder)
 	}
-	if mine != nil && bytes.Equal(value, m.value) {
-		m.fresh.Store(&began)
-		return nil
-	}
-	keys, _, err := m.sealer.open(value, m.name)
-	if err != nil {
-		return m.unopened(err)
-	}
-	if mine != nil && keys.generation < mine.generation {
-		m.log.Error("key set in the state is older than the one held: it is refused", "generation", keys.generation, "held", mine.generation)
-		if len(m.files) > 0 {
-			return nil
-		}
-		return m.update(ctx, m.newest, unchanged)
-	}
-	if err := m.hold(keys, value); err != nil {
-		return err
-	}
-	m.fresh.Store(&began)
-	return nil
-}
-
-func unchanged(keys *keySet) (*keySet, error) { return keys, nil }
-
-func (m *Ring) unopened(err error) error {
-	err = fmt.Errorf("the value %q in the state %w", storeKey, err)
-	switch {
-	case errors.Is(err, errNewer):
-		return err
-	case m.keys() != nil:
-		return fmt.Errorf("%w; `keys init` writes the key set of this server over it", err)
-	case errors.Is(err, errNotSealed) && m.initialize:
-		return fmt.Errorf("%w; if it was made without encryptionKeyFile, `keys init` seals it", err)
-	}
-	return fmt.Errorf("%w; `keys init` at a server that still runs writes its key set over it; if there is none and nobody needs the value, delete it", err)
+	return m.set.hold(found, raw, began.elapsed)
 }
 
 // advance does what is due. The key that a promotion needs takes long to make,
@@ -178,7 +175,7 @@ func (m *Ring) advance(ctx context.Context) error {
 	} else if m.withoutExpired(keys) == keys && m.lengthen(keys) == keys {
 		return nil
 	}
-	return m.update(ctx, m.newest, func(keys *keySet) (*keySet, error) {
+	return m.set.update(ctx, m.set.newest, func(keys *keySet) (*keySet, error) {
 		if keys == nil {
 			return nil, ErrNoKeySet
 		}
@@ -190,102 +187,28 @@ func (m *Ring) advance(ctx context.Context) error {
 	})
 }
 
-// update changes the newest key set and holds the outcome. base gives it, nil
-// for none, and whether it has to be written even if nothing changes.
-func (m *Ring) update(ctx context.Context, base func(value []byte) (keys *keySet, rewrite bool, err error), change func(*keySet) (*keySet, error)) error {
-	var keys *keySet
-	var written []byte
-	err := m.store.Update(ctx, storeKey, func(old []byte) ([]byte, error) {
-		from, rewrite, err := base(old)
-		if err != nil {
-			return nil, err
-		}
-		if keys, err = change(from); err != nil {
-			return nil, err
-		}
-		if keys == from && !rewrite {
-			written = old
-			return nil, errUnchanged
-		}
-		written, err = m.sealer.seal(keys)
-		return written, err
-	})
-	if err != nil && !errors.Is(err, errUnchanged) {
-		return err
-	}
-	return m.hold(keys, bytes.Clone(written))
-}
-
-// newest is the newer one of the key set in the state and the one held.
-func (m *Ring) newest(value []byte) (keys *keySet, rewrite bool, err error) {
-	mine := m.keys()
-	if value == nil {
-		return mine, true, nil
-	}
-	keys, reseal, err := m.sealer.open(value, m.name)
-	if err != nil {
-		return nil, false, m.unopened(err)
-	}
-	if mine != nil && keys.generation < mine.generation {
-		return mine, true, nil
-	}
-	return keys, reseal, nil
-}
-
-// repaired is newest for an operator who says that what cannot be opened may go.
-func (m *Ring) repaired(value []byte) (keys *keySet, rewrite bool, err error) {
-	keys, rewrite, err = m.newest(value)
-	mine := m.keys()
-	switch {
-	case err == nil || errors.Is(err, errNewer):
-		return keys, rewrite, err
-	case mine != nil:
-		return mine, true, nil
-	case errors.Is(err, errNotSealed) && m.initialize:
-		keys, _, err := sealer{}.open(value, m.name)
-		return keys, true, err
-	}
-	return nil, false, err
-}
-
-// hold makes a key set, or none, the one that signs and is published.
-func (m *Ring) hold(keys *keySet, value []byte) error {
-	was := m.keys()
-	h := &held{managed: keys}
-	all := slices.Clone(m.files)
-	if keys != nil {
-		for _, k := range keys.keys {
-			if !published(all, k.public.KeyID) {
-				all = append(all, k.Key)
-			}
-		}
-	}
-	h.published = &Published{all}
-	m.observe(keys)
-	m.held.Store(h)
-	m.value = value
-	switch {
-	case keys == nil:
-	case was == nil || keys.generation > was.generation:
-		m.log.Info("key set", "generation", keys.generation, "current", keys.current().public.KeyID, "next", keys.next().public.KeyID, "keys", len(keys.keys))
-		if len(all) > maxKeys {
-			m.log.Warn("more keys are published than some verifiers take", "keys", len(all), "limit", maxKeys)
-		}
-	case keys != was && !keys.equal(was):
-		m.log.Error("key set in the state differs from the one held and has the same generation: the state went back in time; that of the state is taken", "generation", keys.generation)
-	}
-	return nil
-}
-
 // read is the key set of the state, or the one held if that is newer.
 func (m *Ring) read(ctx context.Context) (*keySet, error) {
-	value, err := m.store.Get(ctx, storeKey)
+	raw, err := m.store.Get(ctx, keysKind)
 	if err != nil {
 		return nil, err
 	}
-	keys, _, err := m.newest(value)
-	if err == nil && keys == nil {
-		err = ErrNoKeySet
+	found, _, err := m.set.newest(raw)
+	if err != nil {
+		return nil, err
 	}
-	return keys, err
+	if found == nil {
+		return nil, ErrNoKeySet
+	}
+	return found.content, nil
+}
+
+// lacking is what a list lacks of another.
+func lacking(list, than []string) (all []string) {
+	for _, name := range than {
+		if !slices.Contains(list, name) {
+			all = append(all, name)
+		}
+	}
+	return all
 }

@@ -166,10 +166,6 @@ func New(cfg Config, opts Options) (*Client, error) {
 // as `verify: false` in clouds.yaml has it.
 func (c *Client) Unverified() bool { return c.creds.tls.InsecureSkipVerify }
 
-// Exposed says which of the files with credentials other users can read or change, in
-// words.
-func (c *Client) Exposed() []string { return c.creds.exposed }
-
 // Close ends the calls that are in flight and waits for them.
 func (c *Client) Close() {
 	c.end()

@@ -20,8 +20,7 @@ type credentials struct {
 	auth     gophercloud.AuthOptions
 	endpoint gophercloud.EndpointOpts
 	tls      *tls.Config
-	source   string   // for messages
-	exposed  []string // which files other users can read or change
+	source   string // for messages
 }
 
 // envCloud is the name under which the OS_* variables are handed to the parser
@@ -38,12 +37,7 @@ func (c Config) credentials() (credentials, error) {
 	}
 	var options []clouds.ParseOption
 	source := "the OS_* variables"
-	var files []string
 	if name != "" {
-		files = c.files()
-		if err := checkOwner(files); err != nil {
-			return credentials{}, err
-		}
 		source = fmt.Sprintf("cloud %s of clouds.yaml", secret.Quote(name))
 		// What the named cloud says wins over the variables of a shell.
 		options = append(options, clouds.WithCloudName(name), clouds.WithRegion(c.Region), clouds.WithEndpointType(c.Interface))
@@ -90,10 +84,7 @@ func (c Config) credentials() (credentials, error) {
 		return credentials{}, fmt.Errorf("%s: %w", source, hideValues(err))
 	}
 	tlsConfig.MinVersion = tls.VersionTLS12
-	if key := os.Getenv("OS_KEY"); key != "" {
-		files = append(files, key)
-	}
-	return credentials{auth, endpoint, tlsConfig, source, exposed(files)}, nil
+	return credentials{auth, endpoint, tlsConfig, source}, nil
 }
 
 // parseCloud turns the parser's panic over a cloud without `auth` into an error.

@@ -88,8 +88,7 @@ func CheckSocket(path string) error {
 
 // checkFolders reports whether no other user than those given can put something
 // into the folder of a file, or another folder into its place. The folders above it
-// may be writable for all if they are sticky, as /tmp is, and so may the folder of a
-// link that one of the users made: Kubernetes mounts a secret so.
+// may be writable for all if they are sticky, as /tmp is.
 func checkFolders(path string, inner, outer []uint32) error {
 	users := inner
 	for i, folder := range folders(path) {
@@ -100,22 +99,12 @@ func checkFolders(path string, inner, outer []uint32) error {
 		if err := owned(folder, info, users); err != nil {
 			return err
 		}
-		if open := info.Mode().Perm()&0o002 != 0; open && (info.Mode()&fs.ModeSticky == 0 || i == 0 && !linked(path, users)) {
+		if open := info.Mode().Perm()&0o002 != 0; open && (i == 0 || info.Mode()&fs.ModeSticky == 0) {
 			return fmt.Errorf("%s lies below %s, which every user of this host can write to (mode %04o), so root does not act on it; use a folder that only root can write to", path, folder, info.Mode().Perm())
 		}
 		users = outer
 	}
 	return nil
-}
-
-// linked reports whether a path is a link that belongs to one of the users.
-func linked(path string, users []uint32) bool {
-	info, err := os.Lstat(path)
-	if err != nil || info.Mode().Type() != fs.ModeSymlink {
-		return false
-	}
-	uid, ok := ownerOf(info)
-	return ok && slices.Contains(users, uid)
 }
 
 func owned(path string, info fs.FileInfo, users []uint32) error {

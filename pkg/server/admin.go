@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/pprof"
+	"strings"
 	"time"
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
@@ -38,7 +39,7 @@ type AdminOptions struct {
 	Keys     *keyring.Ring
 	// Save writes a copy of the state. Optional: without it the state is none
 	// of one file.
-	Save func(io.Writer) error
+	Save func(context.Context, io.Writer) error
 	// InitState accepts a store that is new, or that lost what it held.
 	InitState func(context.Context) error
 	Audit     *AuditLog
@@ -60,7 +61,8 @@ type admin struct {
 //	POST /instances/ID/deny       refuse it; body {"for": "1h", "reason": "..."}
 //	POST /instances/ID/allow      end that
 //	GET  /keys                    the key set, without what is private
-//	POST /keys/init               accept a new store, or write the key set back
+//	POST /keys/init               accept a new store, or write back what this server holds;
+//	                              ?accept=true: take what is there, though it may be old
 //	POST /keys/rotate             let the next key sign
 //	POST /keys/import             body: a private key, PEM
 //	POST /keys/KID/revoke         take a key out of the key set at once
@@ -102,14 +104,7 @@ func AdminHandler(o AdminOptions) http.Handler {
 		keys, err := o.Keys.List(r.Context())
 		return map[string][]keyring.KeyInfo{"keys": keys}, err
 	})
-	a.change("POST /keys/init", "keys init", func(r *http.Request, _ func(slog.Attr)) (any, error) {
-		if o.InitState != nil {
-			if err := o.InitState(r.Context()); err != nil {
-				return nil, err
-			}
-		}
-		return struct{}{}, o.Keys.Init(r.Context())
-	})
+	a.change("POST /keys/init", "keys init", a.initKeys)
 	a.change("POST /keys/rotate", "keys rotate", func(r *http.Request, note func(slog.Attr)) (any, error) {
 		key, err := o.Keys.Rotate(r.Context())
 		note(slog.String("kid", key.KeyID))
@@ -212,6 +207,31 @@ func (a *admin) list(r *http.Request) (any, error) {
 	return instances{kept, more}, err
 }
 
+// initialized is the answer to POST /keys/init.
+type initialized struct {
+	Accepted []keyring.Accepted `json:"accepted"` // with ?accept=true
+}
+
+func (a *admin) initKeys(r *http.Request, note func(slog.Attr)) (any, error) {
+	accept := r.URL.Query().Get("accept") == "true"
+	note(slog.Bool("accept", accept))
+	if a.InitState != nil {
+		if err := a.InitState(r.Context()); err != nil {
+			return nil, err
+		}
+	}
+	done := initialized{[]keyring.Accepted{}}
+	if !accept {
+		return done, a.Keys.Init(r.Context())
+	}
+	var err error
+	done.Accepted, err = a.Keys.Accept(r.Context())
+	for _, v := range done.Accepted {
+		note(slog.Group(strings.ReplaceAll(v.Value, " ", "_"), "generation", v.Generation, "confirmed", v.Confirmed, "seen", v.Seen, "missing", v.Missing, "returned", v.Returned))
+	}
+	return done, err
+}
+
 func (a *admin) deny(r *http.Request, note func(slog.Attr)) (any, error) {
 	id, err := pathInstance(r)
 	if err != nil {
@@ -240,7 +260,7 @@ func (a *admin) deny(r *http.Request, note func(slog.Attr)) (any, error) {
 	return a.Register.Deny(r.Context(), id, life, body.Reason)
 }
 
-func (a *admin) save(w http.ResponseWriter, _ *http.Request) {
+func (a *admin) save(w http.ResponseWriter, r *http.Request) {
 	if a.Save == nil {
 		answerAdmin(w, nil, badAdmin{errors.New("the state is not in a file of this server; Redis has its own means, and memory has no copy")})
 		return
@@ -248,7 +268,7 @@ func (a *admin) save(w http.ResponseWriter, _ *http.Request) {
 	// A failure after the first byte must not look like the end of the copy.
 	sent := &counter{w: w}
 	w.Header().Set("Content-Type", "application/octet-stream")
-	if err := a.Save(sent); err != nil {
+	if err := a.Save(r.Context(), sent); err != nil {
 		a.Log.Error("state save", "error", err)
 		if sent.n == 0 {
 			answerAdmin(w, nil, err)

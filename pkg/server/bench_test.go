@@ -16,6 +16,7 @@ import (
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest/attesttest"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/keyring"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/server"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/state"
 )
@@ -82,8 +83,18 @@ func benchServer(b testing.TB, remembered int) http.Handler {
 	if err != nil {
 		b.Fatal(err)
 	}
+	ring, err := keyring.New(keyring.Config{Algorithm: keyring.ES256, RotationPeriod: 720 * time.Hour, MaxAge: time.Hour}, store,
+		keyring.Options{Issuer: s.issuer, LongestLife: 10 * time.Minute, Initialize: true})
+	if err != nil {
+		b.Fatal(err)
+	}
+	if err := ring.Load(b.Context()); err != nil {
+		b.Fatal(err)
+	}
 	h := server.New(server.Options{
-		Attestor: &attest.Attestor{Policy: attest.NewPolicy(role), Instances: attesttest.Cloud{s.instance.ID: s.instance}, State: store},
+		Attestor: &attest.Attestor{
+			Policy: attest.NewPolicy(role), Instances: attesttest.Cloud{s.instance.ID: s.instance}, State: store, Denials: ring.Denials(),
+		},
 		Issuer:   newIssuer(b, s.issuer),
 		Proxy:    noProxy,
 		Throttle: server.ThrottleConfig{PerAddress: s.throttle},

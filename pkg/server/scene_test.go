@@ -118,6 +118,19 @@ type door struct {
 	attempts *attesttest.State // unless the scene has its own
 }
 
+// noDenials has none, and fails with the state beside it.
+type noDenials struct{ attest.State }
+
+func (d noDenials) Entry(context.Context, string) ([]byte, error) {
+	switch s := d.State.(type) {
+	case *attesttest.State:
+		return nil, s.Err
+	case brokenState:
+		return s.Get(context.Background(), "")
+	}
+	return nil, nil
+}
+
 // open makes the server of a scene.
 func (s *scene) open(t testing.TB) *door {
 	t.Helper()
@@ -148,7 +161,7 @@ func (s *scene) open(t testing.TB) *door {
 	metrics := server.NewMetrics("1.2.3", "abc", func() int { return 0 })
 	d.operator = server.OperatorHandler(metrics, &server.Health{})
 	d.Server = server.New(server.Options{
-		Attestor:   &attest.Attestor{Policy: policy, Instances: counted{cloud, d.asked}, State: attempts},
+		Attestor:   &attest.Attestor{Policy: policy, Instances: counted{cloud, d.asked}, State: attempts, Denials: noDenials{attempts}},
 		Issuer:     newIssuerWith(t, s.issuer, s.unusable),
 		Proxy:      s.proxy,
 		Throttle:   server.ThrottleConfig{PerAddress: s.throttle, PerInstance: s.instances},

@@ -105,7 +105,8 @@ func recognise() (attest.Identity, error) {
 			ID: id, Status: "ACTIVE", Created: time.Now(),
 			Addresses: []attest.Address{{Network: "private", Addr: attesttest.Addr}},
 		}},
-		State: &attesttest.State{},
+		State:   &attesttest.State{},
+		Denials: &attesttest.Denials{},
 	}
 	identity, _, err := attestor.Attest(context.Background(), attest.Request{
 		Instance: id, Role: name, Evidence: attest.FromAddress(netip.MustParseAddr("10.20.0.11")),

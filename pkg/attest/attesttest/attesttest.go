@@ -3,6 +3,7 @@ package attesttest
 
 import (
 	"context"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -69,7 +70,7 @@ func IdentityFor(t *testing.T, in attest.Instance, role string, grant attest.Gra
 			t.Fatal(err)
 		}
 	}
-	a := attest.Attestor{Policy: policy, Instances: Cloud{in.ID: in}, State: &State{}}
+	a := attest.Attestor{Policy: policy, Instances: Cloud{in.ID: in}, State: &State{}, Denials: &Denials{}}
 	id, _, err := a.Attest(t.Context(), request)
 	if err != nil {
 		t.Fatal(err)
@@ -80,7 +81,7 @@ func IdentityFor(t *testing.T, in attest.Instance, role string, grant attest.Gra
 // Vouched is an instance that Nova spoke for.
 func Vouched(t *testing.T, in attest.Instance) attest.Vouched {
 	t.Helper()
-	a := attest.Attestor{Instances: Cloud{in.ID: in}, State: &State{}}
+	a := attest.Attestor{Instances: Cloud{in.ID: in}, State: &State{}, Denials: &Denials{}}
 	v, _, err := a.Vouch(t.Context(), in.ID, in.ProjectID)
 	if err != nil {
 		t.Fatal(err)
@@ -103,8 +104,6 @@ func (c Cloud) Instance(_ context.Context, id attest.InstanceID, _ netip.Addr) (
 // State counts for ever. With Err set it fails.
 type State struct {
 	Err error
-	// Values are what Get gives, by key.
-	Values map[string][]byte
 
 	mu     sync.Mutex
 	counts map[string]int64
@@ -154,14 +153,45 @@ func (a *State) GiveBack(_ context.Context, key string, n int64) error {
 	return nil
 }
 
-// Get implements [attest.State].
-func (a *State) Get(_ context.Context, key string) ([]byte, error) {
-	return a.Values[key], a.Err
-}
-
 // Writes is how often a count was written.
 func (a *State) Writes() int {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.writes
+}
+
+// Denials is a list of denials without a bound. With Err set it fails.
+type Denials struct {
+	Err error
+	// Values are the entries, by instance.
+	Values map[string][]byte
+
+	mu sync.Mutex
+}
+
+// Entry implements [attest.Denials].
+func (d *Denials) Entry(_ context.Context, instance string) ([]byte, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.Values[instance], d.Err
+}
+
+// Entries implements [attest.DenialList].
+func (d *Denials) Entries(context.Context) (map[string][]byte, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return maps.Clone(d.Values), d.Err
+}
+
+// Change implements [attest.DenialList].
+func (d *Denials) Change(_ context.Context, change func(map[string][]byte) error) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.Err != nil {
+		return d.Err
+	}
+	if d.Values == nil {
+		d.Values = map[string][]byte{}
+	}
+	return change(d.Values)
 }
