@@ -48,7 +48,7 @@ func serveDoor(stop context.Context, c *config.Config, log *slog.Logger, rest fu
 	var failure error
 	go func() {
 		defer close(d.ended)
-		failure = listen.Serve(ctx, log, listen.Endpoint{Name: "metadata agents", Listener: l, Handler: agents})
+		failure = listen.Serve(ctx, log, listen.Endpoint{Name: "metadata agents", Listener: l, Handler: agents, TooLong: server.TooLongForAgents})
 		give()
 	}()
 	for err = rest(stop, d); c.MetadataService.Nova != "" && errors.As(err, new(missing)); err = rest(stop, d) {

@@ -130,19 +130,19 @@ func newService(c *config.Config, stdout, stderr io.Writer) (_ *service, err err
 		Callers:    s.cloud,
 	})
 
-	l, err := c.Proxy.Listen(c.Listen, c.TLS, s.log)
+	l, err := s.public.Listen(c.Listen, c.TLS)
 	if err != nil {
 		return nil, fmt.Errorf("listen: %w", err)
 	}
-	s.endpoints = append(s.endpoints, listen.Endpoint{Name: "instances", Listener: l, Handler: s.public})
+	s.endpoints = append(s.endpoints, listen.Endpoint{Name: "instances", Listener: l, Handler: s.public, TooLong: server.TooLong})
 	if len(c.Vendordata.Users) > 0 && c.Vendordata.Listen != "" {
-		if l, err = listen.Open(c.Vendordata.Listen, listen.Options{TLS: c.TLS, Log: s.log}); err != nil {
+		if l, err = s.public.ListenVendordata(c.TLS); err != nil {
 			return nil, fmt.Errorf("vendordata.listen: %w", err)
 		}
-		s.endpoints = append(s.endpoints, listen.Endpoint{Name: "nova", Listener: l, Handler: s.public.Vendordata()})
+		s.endpoints = append(s.endpoints, listen.Endpoint{Name: "nova", Listener: l, Handler: s.public.Vendordata(), TooLong: server.TooLong})
 	}
 	if c.Metrics.Listen != "" {
-		if l, err = listen.Open(c.Metrics.Listen, listen.Options{Log: s.log}); err != nil {
+		if l, err = metrics.ListenOperator(c.Metrics.Listen); err != nil {
 			return nil, fmt.Errorf("metrics.listen: %w", err)
 		}
 		s.endpoints = append(s.endpoints, listen.Endpoint{Name: "metrics", Listener: l, Handler: server.OperatorHandler(metrics, s.health)})

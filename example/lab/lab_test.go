@@ -308,7 +308,8 @@ func (a *authenticator) curl(t *testing.T, prefix []string, to, instance, role s
 	}
 	head, body, _ := strings.Cut(strings.ReplaceAll(string(out), "\r", ""), "\n\n")
 	var got answer
-	if _, err := fmt.Sscanf(head, "HTTP/2 %d", &got.Status); err != nil {
+	var version string
+	if _, err := fmt.Sscanf(head, "HTTP/%s %d", &version, &got.Status); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
 	var id string

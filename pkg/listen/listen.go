@@ -10,6 +10,8 @@
 package listen
 
 import (
+	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -17,6 +19,9 @@ import (
 	"net/netip"
 	"path/filepath"
 	"strconv"
+	"sync"
+	"syscall"
+	"time"
 
 	"github.com/pires/go-proxyproto"
 )
@@ -32,99 +37,202 @@ type Options struct {
 	// Admit returns nil for a peer that may connect; all others are closed before a
 	// byte is read. Optional: without it all may.
 	Admit func(netip.Addr) error
+	// Connections is how many may be open. Optional, 0 means MaxConnections.
+	Connections int
 	// Trusted reports whether a peer is a load balancer, or another peer that has
-	// many clients behind it: it may have all connections. Optional.
+	// many clients behind it: its connections are not bounded as those of one
+	// client. It is preferred, too. Optional.
 	Trusted func(netip.Addr) bool
+	// Preferred reports whether a peer is one of those for which the larger part of
+	// the connections is kept, so that others cannot take them. Optional.
+	Preferred func(netip.Addr) bool
 	// Proxies reports whether a peer has to begin each connection with a header of
 	// the PROXY protocol; all other peers must not. Optional.
 	Proxies func(netip.Addr) bool
 	// ProxyVersion2 rejects version 1 of the PROXY protocol.
 	ProxyVersion2 bool
 	// Refused is told of a peer that was closed, and why: by Admit, or for its
-	// certificate. It must not block. Optional.
+	// certificate. It is called by one goroutine; while it blocks, nothing else waits
+	// for it and refusals are not reported. Optional.
 	Refused func(peer string, why error)
+	// Closed is told why a connection was closed before its end: one of the Closed
+	// constants. It must not block. Optional.
+	Closed func(why string)
 	// Log gets what happens to certificate files.
 	Log *slog.Logger
-}
-
-func (o Options) refused(peer string, why error) {
-	if o.Refused != nil {
-		o.Refused(peer, why)
-	}
 }
 
 // Open opens a listener at an IP address and port. A port in use, or a
 // certificate that cannot be read, is an error here, before anything serves.
 func Open(address string, o Options) (net.Listener, error) {
-	l, err := net.Listen("tcp", address)
+	l := newListener(o)
+	if o.TLS.CertFile != "" {
+		var err error
+		if l.tls, err = tlsConfig(o.TLS, o.Log); err != nil {
+			return nil, err
+		}
+		if o.ClientCAFile != "" {
+			if l.tls, err = l.askForCertificates(l.tls); err != nil {
+				return nil, err
+			}
+		}
+	}
+	var err error
+	l.Listener, err = (&net.ListenConfig{Control: smallBuffers}).Listen(context.Background(), "tcp", address)
 	if err != nil {
 		return nil, err
 	}
-	if o.Admit != nil {
-		l = &admitting{l, o}
-	}
-	trusted := o.Trusted
-	if trusted == nil {
-		trusted = func(netip.Addr) bool { return false }
-	}
-	l = bound(l, maxConns, maxConnsOfOne, trusted)
-	if o.Proxies != nil {
-		l = proxied(l, o)
-	}
-	if o.TLS.CertFile == "" {
-		return l, nil
-	}
-	tls, err := newTLSListener(l, o)
-	if err != nil {
-		_ = l.Close()
-		return nil, err
-	}
-	return tls, nil
+	l.reporting.Go(l.report)
+	return l, nil
 }
 
-// proxied has the peers that are load balancers, and no others, speak the PROXY
-// protocol.
-func proxied(l net.Listener, o Options) net.Listener {
-	p := &proxyproto.Listener{
-		Listener:          l,
-		ReadHeaderTimeout: ReadHeaderTimeout,
-		ConnPolicy: func(c proxyproto.ConnPolicyOptions) (proxyproto.Policy, error) {
-			if o.Proxies(AddrOf(c.Upstream)) {
-				return proxyproto.REQUIRE, nil
-			}
-			return proxyproto.SKIP, nil
-		},
+// listener accepts connections within bounds.
+type listener struct {
+	net.Listener
+	options Options
+	crowd   *crowd
+	tls     *tls.Config // nil for none
+
+	refusals  chan refusal
+	closed    chan struct{}
+	close     func()
+	reporting sync.WaitGroup
+}
+
+type refusal struct {
+	peer string
+	why  error
+}
+
+// refusalQueue is how many refusals may wait to be reported. What comes beyond is
+// counted and not reported: Accept waits for nothing.
+const refusalQueue = 64
+
+func newListener(o Options) *listener {
+	nobody := func(netip.Addr) bool { return false }
+	if o.Trusted == nil {
+		o.Trusted = nobody
 	}
-	if o.ProxyVersion2 {
-		p.ValidateHeader = func(h *proxyproto.Header) error {
+	if o.Preferred == nil {
+		o.Preferred = nobody
+	}
+	if o.Closed == nil {
+		o.Closed = func(string) {}
+	}
+	if o.Connections == 0 {
+		o.Connections = MaxConnections
+	}
+	closed := make(chan struct{})
+	return &listener{
+		options: o,
+		crowd: newCrowd(o.Connections, max(1, o.Connections/partOfOne), o.Trusted,
+			func(a netip.Addr) bool { return o.Trusted(a) || o.Preferred(a) }, o.Closed),
+		refusals: make(chan refusal, refusalQueue),
+		closed:   closed, close: sync.OnceFunc(func() { close(closed) }),
+	}
+}
+
+// Accept implements [net.Listener]. A failure that is not the listener's own, such
+// as a lack of file descriptors, is waited for: it must not end the service.
+func (l *listener) Accept() (net.Conn, error) {
+	var pause time.Duration
+	for {
+		c, err := l.Listener.Accept()
+		if err != nil {
+			if errors.Is(err, net.ErrClosed) || errors.Is(err, syscall.EBADF) || errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.ENOTSOCK) {
+				return nil, err
+			}
+			if l.options.Log != nil && pause == 0 {
+				l.options.Log.Warn("cannot accept a connection", "address", l.Addr().String(), "error", err)
+			}
+			l.crowd.makeRoom()
+			pause = min(max(2*pause, 5*time.Millisecond), time.Second)
+			select {
+			case <-time.After(pause):
+			case <-l.closed:
+			}
+			continue
+		}
+		pause = 0
+		if f := l.take(c); f != nil {
+			return f, nil
+		}
+	}
+}
+
+// take returns nil if the connection was closed.
+func (l *listener) take(accepted net.Conn) net.Conn {
+	peer := AddrOf(accepted.RemoteAddr())
+	if l.options.Admit != nil {
+		if why := l.options.Admit(peer); why != nil {
+			_ = accepted.Close()
+			l.options.Closed(ClosedUnknown)
+			l.refused(accepted.RemoteAddr().String(), why)
+			return nil
+		}
+	}
+	member := l.crowd.join(peer, func() {
+		if tcp, ok := accepted.(*net.TCPConn); ok {
+			_ = tcp.SetLinger(0) // what the client did not read is not kept
+		}
+		_ = accepted.Close()
+	})
+	if member == nil {
+		_ = accepted.Close()
+		return nil
+	}
+	raw := &conn{Conn: accepted, member: member}
+	f := front{Conn: raw, raw: raw, tooLong: tooLong}
+	if l.options.Proxies != nil && l.options.Proxies(peer) {
+		f.Conn = &named{Conn: proxyproto.NewConn(raw, l.proxyOptions()...), raw: raw}
+	}
+	if l.tls == nil {
+		return &f
+	}
+	secure := tls.Server(f.Conn, l.tls)
+	f.Conn = secure
+	raw.bounded = true
+	return &secureFront{f, secure}
+}
+
+func (l *listener) proxyOptions() []func(*proxyproto.Conn) {
+	options := []func(*proxyproto.Conn){proxyproto.WithPolicy(proxyproto.REQUIRE), proxyproto.SetReadHeaderTimeout(ReadHeaderTimeout)}
+	if l.options.ProxyVersion2 {
+		options = append(options, proxyproto.ValidateHeader(func(h *proxyproto.Header) error {
 			if h.Version != 2 {
 				return errors.New("the PROXY protocol is wanted in version 2")
 			}
 			return nil
-		}
+		}))
 	}
-	return p
+	return options
 }
 
-// admitting closes what comes from a peer that may not connect.
-type admitting struct {
-	net.Listener
-	options Options
+// refused has a refusal reported, if there is room.
+func (l *listener) refused(peer string, why error) {
+	select {
+	case l.refusals <- refusal{peer, why}:
+	default:
+	}
 }
 
-func (a *admitting) Accept() (net.Conn, error) {
+func (l *listener) report() {
 	for {
-		c, err := a.Listener.Accept()
-		if err != nil {
-			return nil, err
+		select {
+		case r := <-l.refusals:
+			if l.options.Refused != nil {
+				l.options.Refused(r.peer, r.why)
+			}
+		case <-l.closed:
+			return
 		}
-		why := a.options.Admit(AddrOf(c.RemoteAddr()))
-		if why == nil {
-			return c, nil
-		}
-		_ = c.Close()
-		a.options.refused(c.RemoteAddr().String(), why)
 	}
+}
+
+// Close implements [net.Listener].
+func (l *listener) Close() error {
+	l.close()
+	return l.Listener.Close()
 }
 
 // AddrOf returns the IP address of the other end of a connection, unmapped and

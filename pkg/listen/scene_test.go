@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"log/slog"
@@ -121,4 +122,8 @@ func body(t *testing.T, conn net.Conn) string {
 		t.Fatal(err)
 	}
 	return string(text)
+}
+
+func clientTLS(conn net.Conn) net.Conn {
+	return tls.Client(conn, &tls.Config{InsecureSkipVerify: true})
 }

@@ -21,8 +21,8 @@ const (
 	DrainTimeout      = 15 * time.Second
 )
 
-// MaxHeaders is how long the headers of a request may be. Beyond four times that
-// net/http cuts the connection with an answer in its own words.
+// MaxHeaders is how long the headers of a request may be; handlers refuse what is
+// longer. What is much longer does not get as far; see [Endpoint].
 const MaxHeaders = 16 << 10
 
 // Endpoint is a listener with what it serves.
@@ -30,6 +30,10 @@ type Endpoint struct {
 	Name     string // for the log
 	Listener net.Listener
 	Handler  http.Handler
+	// TooLong returns the answer, as it goes over the wire, to a request whose
+	// headers have more than [MaxHeaderLines] lines, or are much longer than
+	// [MaxHeaders]. Optional: without it a short text.
+	TooLong func() []byte
 }
 
 // Serve serves until ctx ends, then lets requests in flight finish. The error is
@@ -37,14 +41,26 @@ type Endpoint struct {
 func Serve(ctx context.Context, log *slog.Logger, endpoints ...Endpoint) error {
 	failed := make(chan error, len(endpoints))
 	var running sync.WaitGroup
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
 	servers := make([]*http.Server, len(endpoints))
 	for i, e := range endpoints {
 		s := &http.Server{
 			Handler:           e.Handler,
 			ReadHeaderTimeout: ReadHeaderTimeout, ReadTimeout: ReadTimeout, WriteTimeout: WriteTimeout, IdleTimeout: IdleTimeout,
-			MaxHeaderBytes: 4 * MaxHeaders,
-			HTTP2:          &http.HTTP2Config{MaxConcurrentStreams: maxStreams},
-			ConnContext:    withPeerUser,
+			MaxHeaderBytes: MaxHeaders + headerSlack,
+			Protocols:      protocols,
+			ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+				if f := frontOf(c); f != nil && e.TooLong != nil {
+					f.tooLong = e.TooLong
+				}
+				return withPeerUser(ctx, c)
+			},
+			ConnState: func(c net.Conn, state http.ConnState) {
+				if f := frontOf(c); f != nil && state == http.StateIdle {
+					f.next()
+				}
+			},
 			// Handlers alone answer, also "OPTIONS *".
 			DisableGeneralOptionsHandler: true,
 
@@ -76,4 +92,15 @@ func Serve(ctx context.Context, log *slog.Logger, endpoints ...Endpoint) error {
 	}
 	running.Wait()
 	return failure
+}
+
+// frontOf returns nil for a connection that is not one of this package's.
+func frontOf(c net.Conn) *front {
+	switch c := c.(type) {
+	case *front:
+		return c
+	case *secureFront:
+		return &c.front
+	}
+	return nil
 }

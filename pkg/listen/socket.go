@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"syscall"
 	"time"
@@ -35,14 +36,26 @@ func Socket(path string) (net.Listener, error) {
 	// Between bind and chmod anyone could connect.
 	old := syscall.Umask(0o177)
 	defer syscall.Umask(old)
-	return net.Listen("unix", path)
+	l := newListener(Options{Connections: socketConnections, Trusted: func(netip.Addr) bool { return true }})
+	var err error
+	if l.Listener, err = net.Listen("unix", path); err != nil {
+		return nil, err
+	}
+	return l, nil
 }
+
+// socketConnections is how many connections a Unix socket has.
+const socketConnections = 32
 
 type peerKey struct{}
 
 // withPeerUser notes who is at the other end of a Unix socket.
 func withPeerUser(ctx context.Context, c net.Conn) context.Context {
-	if u, ok := c.(*net.UnixConn); ok {
+	f, ok := c.(*front)
+	if !ok {
+		return ctx
+	}
+	if u, ok := f.raw.Conn.(*net.UnixConn); ok {
 		if uid, ok := unixPeer(u); ok {
 			return context.WithValue(ctx, peerKey{}, uid)
 		}

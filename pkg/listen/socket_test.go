@@ -30,8 +30,8 @@ func TestSocket(t *testing.T) {
 	})
 	t.Run("one that a dead process left is replaced", func(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "s")
-		l := listenSocket(t, path).(*net.UnixListener)
-		l.SetUnlinkOnClose(false)
+		l := listenSocket(t, path)
+		listen.UnlinkOnClose(l, false)
 		_ = l.Close()
 		if mode(t, path)&os.ModeSocket == 0 {
 			t.Fatal("nothing was left")

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"os"
 	"slices"
 	"sync"
@@ -56,31 +55,23 @@ func LoadCA(file string) (*x509.CertPool, error) {
 	return pool, nil
 }
 
-func newTLSListener(l net.Listener, o Options) (net.Listener, error) {
-	config, err := tlsConfig(o.TLS, o.Log)
-	if err == nil && o.ClientCAFile != "" {
-		config, err = askForCertificates(config, o)
-	}
-	if err != nil {
-		return nil, err
-	}
-	return tls.NewListener(l, config), nil
-}
-
 func tlsConfig(files TLSConfig, log *slog.Logger) (*tls.Config, error) {
 	c, err := watch(log, func() (*tls.Certificate, error) { return LoadCertificate(files) }, files.CertFile, files.KeyFile)
 	if err != nil {
 		return nil, err
 	}
+	// Not HTTP/2: each of its streams can hold headers and a body, so that a client
+	// could hold many times what a connection of HTTP/1.1 can.
 	return &tls.Config{
-		MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"},
+		MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"},
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return c.get(), nil },
 	}, nil
 }
 
 // askForCertificates has all clients show a certificate of one of the CAs.
-func askForCertificates(base *tls.Config, o Options) (*tls.Config, error) {
-	roots, err := watch(o.Log, func() (*x509.CertPool, error) { return LoadCA(o.ClientCAFile) }, o.ClientCAFile)
+func (l *listener) askForCertificates(base *tls.Config) (*tls.Config, error) {
+	file := l.options.ClientCAFile
+	roots, err := watch(l.options.Log, func() (*x509.CertPool, error) { return LoadCA(file) }, file)
 	if err != nil {
 		return nil, err
 	}
@@ -94,9 +85,16 @@ func askForCertificates(base *tls.Config, o Options) (*tls.Config, error) {
 		one.VerifyConnection = func(cs tls.ConnectionState) error {
 			err := verifyClient(cs.PeerCertificates, one.ClientCAs)
 			if err != nil {
-				o.refused(hello.Conn.RemoteAddr().String(), err)
+				l.refused(hello.Conn.RemoteAddr().String(), err)
+				return err
 			}
-			return err
+			switch c := hello.Conn.(type) {
+			case *conn:
+				c.member.prefer()
+			case *named:
+				c.raw.member.prefer()
+			}
+			return nil
 		}
 		return one, nil
 	}

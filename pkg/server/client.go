@@ -1,29 +1,17 @@
 package server
 
 import (
-	"log/slog"
-	"net"
 	"net/http"
 	"net/netip"
 	"slices"
 	"strings"
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
-	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/listen"
 )
 
 const headerForwardedFor = "X-Forwarded-For"
 
 func (c ProxyConfig) trusts(addr netip.Addr) bool { return within(c.Trusted, addr) }
-
-// Listen opens the listener for instances and verifiers.
-func (c ProxyConfig) Listen(address string, t listen.TLSConfig, log *slog.Logger) (net.Listener, error) {
-	o := listen.Options{TLS: t, Trusted: c.trusts, Log: log}
-	if c.Via == ViaProtocol && len(c.Trusted) > 0 {
-		o.Proxies = c.trusts
-	}
-	return listen.Open(address, o)
-}
 
 func within(list []netip.Prefix, addr netip.Addr) bool {
 	return slices.ContainsFunc(list, func(p netip.Prefix) bool { return p.Contains(addr) })

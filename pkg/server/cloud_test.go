@@ -99,7 +99,7 @@ func newRegion(t *testing.T, changes ...func(*scene)) *region {
 	store := state.NewMemory(state.MemorySize, nil)
 	t.Cleanup(func() { _ = store.Close() })
 	s.cloud, s.attempts, s.callers = client, store, client
-	l, err := noProxy.Listen("127.0.0.1:0", s.tls, nil)
+	l, err := listen.Open("127.0.0.1:0", listen.Options{TLS: s.tls})
 	if err != nil {
 		t.Fatal(err)
 	}

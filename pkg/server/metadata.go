@@ -162,8 +162,15 @@ func (a *Agents) Listen() (net.Listener, error) {
 	c := a.config
 	o := listen.Options{
 		TLS: c.TLS.TLSConfig, ClientCAFile: c.TLS.ClientCAFile,
-		Trusted: func(addr netip.Addr) bool { return within(c.Agents, addr) || within(c.Proxies, addr) },
-		Refused: a.turnAway, Log: a.log,
+		Trusted:     func(addr netip.Addr) bool { return within(c.Agents, addr) || within(c.Proxies, addr) },
+		Connections: AgentConnections,
+		Refused:     a.turnAway,
+		Closed: func(why string) {
+			if s := a.server.Load(); s != nil {
+				s.metrics.closed(listenerAgents)(why)
+			}
+		},
+		Log: a.log,
 	}
 	if len(c.Agents) > 0 {
 		o.Admit = func(addr netip.Addr) error {

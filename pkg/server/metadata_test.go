@@ -408,7 +408,7 @@ func (h *house) serveAgents(t testing.TB) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	run(t, h.logger, listen.Endpoint{Name: "agents", Listener: l, Handler: h.handler})
+	run(t, h.logger, listen.Endpoint{Name: "agents", Listener: l, Handler: h.handler, TooLong: server.TooLongForAgents})
 	return l.Addr().String()
 }
 

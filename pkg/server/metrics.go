@@ -20,6 +20,7 @@ type Metrics struct {
 	throttled *prometheus.CounterVec
 	auditLost prometheus.Counter
 	strangers prometheus.Counter
+	cut       *prometheus.CounterVec
 }
 
 // NewMetrics makes the metrics. inFlight is how many lookups are under way.
@@ -53,12 +54,16 @@ func NewMetrics(version, commit string, inFlight func() int) *Metrics {
 		Namespace: namespace, Name: "unknown_agents_total",
 		Help: "Requests to the metadata service's listener from who is no metadata agent.",
 	})
+	m.cut = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Namespace: namespace, Name: "connections_closed_total",
+		Help: "Connections that were closed before their end, by listener and why: address (its address has as many as it may), full (its network has the most), unknown (no such peer may connect), no_files (no file descriptor was left).",
+	}, []string{"listener", "why"})
 	build := prometheus.NewGauge(prometheus.GaugeOpts{
 		Namespace: namespace, Name: "build_info", Help: "1, with the version and commit as labels.",
 		ConstLabels: prometheus.Labels{"version": version, "commit": commit},
 	})
 	build.Set(1)
-	m.registry.MustRegister(m.decisions, m.seconds, m.upstream, m.throttled, m.auditLost, m.strangers, build,
+	m.registry.MustRegister(m.decisions, m.seconds, m.upstream, m.throttled, m.auditLost, m.strangers, m.cut, build,
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Namespace: namespace, Name: "lookups_in_flight", Help: "Lookups that ask, or wait to ask, the cloud.",
 		}, func() float64 { return float64(inFlight()) }),
@@ -69,6 +74,11 @@ func NewMetrics(version, commit string, inFlight func() int) *Metrics {
 // ObserveUpstream counts a call to the cloud.
 func (m *Metrics) ObserveUpstream(service, outcome string, took time.Duration) {
 	m.upstream.WithLabelValues(service, outcome).Observe(took.Seconds())
+}
+
+// closed counts the connections that a listener closes.
+func (m *Metrics) closed(listener string) func(why string) {
+	return func(why string) { m.cut.WithLabelValues(listener, why).Inc() }
 }
 
 // observe counts a decision. known tells whether its role is a configured one:

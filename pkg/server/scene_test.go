@@ -229,11 +229,11 @@ func newIssuerWith(t testing.TB, name string, unusable *atomic.Bool) *token.Issu
 // serve serves on a free port of the loopback until the test ends.
 func (d *door) serve(t testing.TB) (address string) {
 	t.Helper()
-	l, err := d.scene.proxy.Listen("127.0.0.1:0", d.scene.tls, d.logger)
+	l, err := d.Server.Listen("127.0.0.1:0", d.scene.tls)
 	if err != nil {
 		t.Fatal(err)
 	}
-	run(t, d.logger, listen.Endpoint{Name: "instances", Listener: l, Handler: d})
+	run(t, d.logger, listen.Endpoint{Name: "instances", Listener: l, Handler: d, TooLong: server.TooLong})
 	return l.Addr().String()
 }
 

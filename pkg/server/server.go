@@ -303,7 +303,7 @@ func (s *Server) refuse(err error, c echo.Context) {
 	case errors.As(err, &he) && he.Code == http.StatusMethodNotAllowed:
 		status, body.Description = he.Code, "this path takes "+c.Response().Header().Get(echo.HeaderAllow)
 	case errors.As(err, &he) && he.Code == http.StatusRequestHeaderFieldsTooLarge:
-		status, body.Description = he.Code, fmt.Sprintf("the headers are longer than %d bytes", maxHeaders)
+		status, body.Description = he.Code, longHeaders
 	case errors.As(err, &he) && he.Code < 500:
 		status = he.Code
 	default:

@@ -1,0 +1,372 @@
+package listen_test
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/listen"
+)
+
+// open opens a listener and serves a handler with it until the test ends. Addresses
+// of the loopback network stand for clients.
+func open(t testing.TB, o listen.Options, h http.Handler) (address string, closed *counts) {
+	t.Helper()
+	closed = &counts{n: map[string]int{}}
+	if o.Closed == nil {
+		o.Closed = closed.add
+	}
+	if o.Log == nil {
+		o.Log, _ = newLog()
+	}
+	l, err := listen.Open("127.0.0.1:0", o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	run(t, listen.Endpoint{Name: "test", Listener: l, Handler: h})
+	return l.Addr().String(), closed
+}
+
+type counts struct {
+	mu sync.Mutex
+	n  map[string]int
+}
+
+func (c *counts) add(why string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.n[why]++
+}
+
+func (c *counts) String() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return fmt.Sprint(c.n)
+}
+
+// ask sends a request over a connection and returns the status line, or why there
+// is none.
+func ask(conn net.Conn) string {
+	if _, err := io.WriteString(conn, "GET / HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
+		return "cut"
+	}
+	answer := make([]byte, 15)
+	if _, err := io.ReadFull(conn, answer); err != nil {
+		if errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) {
+			return "cut"
+		}
+		return err.Error()
+	}
+	return string(answer)
+}
+
+const served = "HTTP/1.1 200 OK"
+
+// A client that says nothing does not keep others out, however many addresses of a
+// network it has: with all connections in the attacker's hands, and more of them
+// coming, everybody else is served.
+func TestNobodyHoldsAllConnections(t *testing.T) {
+	for name, attacker := range map[string]func(i int) string{
+		"one address":    func(int) string { return "127.9.0.9" },
+		"one network":    func(i int) string { return fmt.Sprintf("127.9.0.%d", 1+i%250) },
+		"fifty networks": func(i int) string { return fmt.Sprintf("127.9.%d.1", i%50) },
+	} {
+		for _, says := range []string{"", "GET / HTTP/1.1\r\nX: ", "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n", "GET / HTTP/1.1\r\nHost: x\r\n\r\n"} {
+			t.Run(fmt.Sprintf("%s, saying %.4q", name, says), func(t *testing.T) {
+				h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					_, _ = io.Copy(io.Discard, r.Body)
+					fmt.Fprint(w, "hello")
+				})
+				address, _ := open(t, listen.Options{Connections: 128}, h)
+				for i := range 200 {
+					write(t, dialFrom(t, attacker(i), address), says)
+				}
+				for i := range 20 {
+					if got := ask(dialFrom(t, "127.1.1.1", address)); got != served {
+						t.Fatalf("client %d gets %s", i, got)
+					}
+					conn := dialFrom(t, attacker(i), address)
+					_, _ = io.WriteString(conn, says) // it may be cut at once
+				}
+			})
+		}
+	}
+}
+
+// A connection whose request is being handled stays when the listener is full of
+// others that wait for their clients.
+func TestRequestsInProgressAreNotCut(t *testing.T) {
+	entered, release := make(chan struct{}, 100), make(chan struct{})
+	h := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		entered <- struct{}{}
+		<-release
+		fmt.Fprint(w, "hello")
+	})
+	address, _ := open(t, listen.Options{Connections: 128}, h)
+	// More than any other network has.
+	var busy []net.Conn
+	for i := range 60 {
+		conn := dialFrom(t, fmt.Sprintf("127.1.1.%d", 1+i), address)
+		write(t, conn, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+		busy = append(busy, conn)
+		<-entered
+	}
+	for i := range 300 {
+		dialFrom(t, fmt.Sprintf("127.9.%d.1", i%50), address)
+	}
+	close(release)
+	for i, conn := range busy {
+		answer := make([]byte, len(served))
+		if _, err := io.ReadFull(conn, answer); err != nil || string(answer) != served {
+			t.Fatalf("request %d was cut: %q, %v", i, answer, err)
+		}
+	}
+}
+
+// An address has so many connections and no more; the oldest that waits for its
+// client makes room for the next, unless all are busy.
+func TestConnectionsOfAnAddress(t *testing.T) {
+	entered, release := make(chan struct{}, 100), make(chan struct{})
+	h := http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		entered <- struct{}{}
+		<-release
+	})
+	balancer := netip.MustParseAddr("127.0.0.9")
+	address, closed := open(t, listen.Options{
+		Connections: 64, // of which an address has 8
+		Trusted:     func(a netip.Addr) bool { return a == balancer },
+	}, h)
+	silent := dialFrom(t, "127.0.0.2", address)
+	for range 8 {
+		write(t, dialFrom(t, "127.0.0.2", address), "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+		<-entered
+	}
+	if _, err := silent.Read(make([]byte, 1)); err == nil {
+		t.Error("the silent one is kept")
+	}
+	if got := ask(dialFrom(t, "127.0.0.2", address)); got != "cut" {
+		t.Errorf("one more of the address gets %s", got)
+	}
+	for range 20 {
+		write(t, dialFrom(t, balancer.String(), address), "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+		<-entered
+	}
+	if got := closed.String(); got != "map[address:2]" {
+		t.Errorf("closed are %s", got)
+	}
+	close(release)
+}
+
+// Most of the connections are kept for peers that are preferred, and some for all
+// others.
+func TestPreferredPeers(t *testing.T) {
+	nova := netip.MustParsePrefix("127.5.0.0/16")
+	o := listen.Options{Connections: 64, Preferred: nova.Contains}
+	t.Run("others cannot take theirs", func(t *testing.T) {
+		address, _ := open(t, o, hello)
+		var ours []net.Conn
+		for i := range 40 {
+			ours = append(ours, dialFrom(t, fmt.Sprintf("127.5.0.%d", 1+i), address))
+		}
+		for i := range 200 {
+			dialFrom(t, fmt.Sprintf("127.9.%d.1", i), address)
+		}
+		for i, conn := range ours {
+			if got := ask(conn); got != served {
+				t.Fatalf("connection %d gets %s", i, got)
+			}
+		}
+	})
+	t.Run("they cannot take all", func(t *testing.T) {
+		address, _ := open(t, o, hello)
+		for i := range 200 {
+			dialFrom(t, fmt.Sprintf("127.5.%d.1", i), address)
+		}
+		if got := ask(dialFrom(t, "127.1.1.1", address)); got != served {
+			t.Errorf("somebody else gets %s", got)
+		}
+	})
+}
+
+// The client that a load balancer names is the client that is counted.
+func TestClientsOfAProxyAreCounted(t *testing.T) {
+	balancer := netip.MustParseAddr("127.0.0.9")
+	is := func(a netip.Addr) bool { return a == balancer }
+	address, _ := open(t, listen.Options{Connections: 64, Trusted: is, Proxies: is}, hello)
+	through := func(client string) net.Conn {
+		conn := dialFrom(t, balancer.String(), address)
+		write(t, conn, "PROXY TCP4 "+client+" 192.0.2.1 1 2\r\n")
+		return conn
+	}
+	for range 100 {
+		conn := through("203.0.113.66")
+		write(t, conn, "GET / HTTP/1.1\r\nX: ") // and no more
+	}
+	for range 20 {
+		if got := ask(through("203.0.113.77")); got != served {
+			t.Fatalf("another client of the balancer gets %s", got)
+		}
+	}
+	last := through("203.0.113.66") // the attacker has its share, and no more
+	if got := ask(last); got != served && got != "cut" {
+		t.Errorf("the attacker gets %s", got)
+	}
+}
+
+// Of short lines as well as of long ones a header has only so many: each costs more
+// memory than it has bytes.
+func TestHeadersAreBounded(t *testing.T) {
+	files, _ := newCertificate(t, "id.example.com")
+	for name, tls := range map[string]listen.TLSConfig{"plain": {}, "TLS": files} {
+		t.Run(name, func(t *testing.T) {
+			address, _ := open(t, listen.Options{TLS: tls}, hello)
+			dial := func() net.Conn {
+				conn := dialFrom(t, "127.0.0.1", address)
+				if tls.CertFile != "" {
+					return clientTLS(conn)
+				}
+				return conn
+			}
+			for _, row := range []struct{ name, says, want string }{
+				{"as many lines as may be", "GET / HTTP/1.1\r\nHost: x\r\n" + strings.Repeat("a:b\r\n", listen.MaxHeaderLines-1) + "\r\n", "HTTP/1.1 200 "},
+				{"one more", "GET / HTTP/1.1\r\nHost: x\r\n" + strings.Repeat("a:b\r\n", listen.MaxHeaderLines) + "\r\n", "HTTP/1.1 431 "},
+				{"many more, without an end", "GET / HTTP/1.1\nHost: x\n" + strings.Repeat("a:\n", 1000), "HTTP/1.1 431 "},
+				{"one that is too long, without an end", "GET / HTTP/1.1\r\nHost: x\r\nX: " + strings.Repeat("a", 30<<10), "HTTP/1.1 431 "},
+				{"a long target, without an end", "GET /" + strings.Repeat("a", 30<<10), "HTTP/1.1 431 "},
+				{"lines before the request", strings.Repeat("\r\n", 40<<10), "HTTP/1.1 4"},
+				{"a body of many lines", "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4000\r\n\r\n" + strings.Repeat("\n", 4000), "HTTP/1.1 200 "},
+			} {
+				conn := dial()
+				_, _ = io.WriteString(conn, row.says) // the server may close before the end
+				answer := make([]byte, len(row.want))
+				_, err := io.ReadFull(conn, answer)
+				if string(answer) != row.want {
+					t.Errorf("%s: %q, %v, want %q", row.name, answer, err, row.want)
+				}
+				conn.Close()
+			}
+		})
+	}
+}
+
+// What comes right behind a request is counted, too.
+func TestHeadersOfTheNextRequestAreBounded(t *testing.T) {
+	address, _ := open(t, listen.Options{}, hello)
+	conn := dialFrom(t, "127.0.0.1", address)
+	write(t, conn, "GET / HTTP/1.1\r\nHost: x\r\n\r\nGET / HTTP/1.1\r\n"+strings.Repeat("a:\n", 1000))
+	began := time.Now()
+	all, _ := io.ReadAll(conn)
+	if n := strings.Count(string(all), "HTTP/1.1 "); n != 1 {
+		t.Errorf("%d answers:\n%s", n, all)
+	}
+	if took := time.Since(began); took >= listen.ReadHeaderTimeout {
+		t.Errorf("the connection ended after %v", took)
+	}
+	for _, requests := range []int{2, 5} { // a few are a client's that does not wait
+		conn := dialFrom(t, "127.0.0.1", address)
+		write(t, conn, strings.Repeat("GET / HTTP/1.1\r\nHost: x\r\n\r\n", requests-1)+"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+		all, err := io.ReadAll(conn)
+		if n := strings.Count(string(all), served); n != requests || err != nil {
+			t.Errorf("%d of %d requests are answered (%v)", n, requests, err)
+		}
+	}
+}
+
+// Messages of TLS of which nothing comes are bounded before the handshake is done,
+// and after it.
+func TestHandshakesAreBounded(t *testing.T) {
+	files, _ := newCertificate(t, "id.example.com")
+	address, _ := open(t, listen.Options{TLS: files}, hello)
+	conn := dialFrom(t, "127.0.0.1", address)
+	// A ClientHello that says that it has 65,532 bytes, in records of 16 KiB
+	// (RFC 8446, sections 4 and 5.1).
+	record := func(first bool) string {
+		payload := make([]byte, 16<<10)
+		if first {
+			copy(payload, "\x01\x00\xff\xfc")
+		}
+		return "\x16\x03\x01\x40\x00" + string(payload)
+	}
+	sent := 0
+	for i := range 3 {
+		n, err := io.WriteString(conn, record(i == 0))
+		sent += n
+		if err != nil {
+			break
+		}
+	}
+	began := time.Now()
+	_, err := io.ReadAll(conn)
+	if took := time.Since(began); took >= listen.ReadHeaderTimeout {
+		t.Errorf("the connection ended after %v (%v), with %d bytes sent", took, err, sent)
+	}
+}
+
+// A lack of file descriptors does not end the service.
+func TestAcceptGoesOn(t *testing.T) {
+	failing := listen.Failing(t.Context(), syscall.EMFILE, syscall.ENOBUFS, syscall.ECONNABORTED, syscall.EPROTO)
+	run(t, listen.Endpoint{Name: "test", Listener: failing, Handler: hello})
+	if got := ask(dialFrom(t, "127.0.0.1", failing.Addr().String())); got != served {
+		t.Errorf("after the errors a client gets %s", got)
+	}
+}
+
+// A peer that is refused does not hold up those behind it, whatever is done to
+// record it.
+func TestRefusalsDoNotBlockAccept(t *testing.T) {
+	stuck := make(chan struct{})
+	t.Cleanup(func() { close(stuck) })
+	address, closed := open(t, listen.Options{
+		Admit: func(a netip.Addr) error {
+			if a == netip.MustParseAddr("127.0.0.66") {
+				return errors.New("not listed")
+			}
+			return nil
+		},
+		Refused: func(string, error) { <-stuck },
+	}, hello)
+	for range 500 {
+		dialFrom(t, "127.0.0.66", address)
+	}
+	if got := ask(dialFrom(t, "127.0.0.1", address)); got != served {
+		t.Errorf("behind them a client gets %s", got)
+	}
+	if got := closed.String(); got != "map[unknown:500]" {
+		t.Errorf("closed are %s", got)
+	}
+}
+
+// HTTP/2 is not spoken: a client could hold many times as much with it.
+func TestHTTP2IsOff(t *testing.T) {
+	files, _ := newCertificate(t, "id.example.com")
+	address, _ := open(t, listen.Options{TLS: files}, hello)
+	conn := tls.Client(dialFrom(t, "127.0.0.1", address), &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2", "http/1.1"}})
+	if err := conn.Handshake(); err != nil || conn.ConnectionState().NegotiatedProtocol != "http/1.1" {
+		t.Errorf("%q is negotiated, %v", conn.ConnectionState().NegotiatedProtocol, err)
+	}
+	only := tls.Client(dialFrom(t, "127.0.0.1", address), &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}})
+	if err := only.Handshake(); err == nil {
+		t.Error("a client that speaks nothing else is not refused")
+	}
+	plain, _ := open(t, listen.Options{}, hello)
+	for name, says := range map[string]string{
+		"prior knowledge": "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00",
+		"an upgrade":      "GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings, close\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n",
+	} {
+		conn := dialFrom(t, "127.0.0.1", plain)
+		write(t, conn, says)
+		answer, _ := io.ReadAll(conn)
+		if !strings.HasPrefix(string(answer), "HTTP/1.1 ") || strings.HasPrefix(string(answer), "HTTP/1.1 101") {
+			t.Errorf("%s: %q", name, answer)
+		}
+	}
+}

@@ -1,0 +1,56 @@
+package server
+
+import (
+	"net"
+	"net/netip"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/listen"
+)
+
+// How many connections the listeners have at most. Those of Nova and of its metadata
+// agents are for hosts of the cloud, which are fewer than instances.
+const (
+	Connections           = 4096 // of instances and verifiers
+	VendordataConnections = 1024
+	AgentConnections      = 1024
+	OperatorConnections   = 64 // of the metrics' listener
+)
+
+// The listeners, as labels of metrics.
+const (
+	listenerInstances  = "instances"
+	listenerVendordata = "vendordata"
+	listenerAgents     = "agents"
+	listenerOperator   = "metrics"
+)
+
+// Listen opens the listener for instances and verifiers. Load balancers, and the
+// hosts of Nova if they come here, do not share their connections with others.
+func (s *Server) Listen(address string, t listen.TLSConfig) (net.Listener, error) {
+	o := listen.Options{
+		TLS: t, Connections: Connections, Trusted: s.proxy.trusts,
+		Closed: s.metrics.closed(listenerInstances), Log: s.log,
+	}
+	if s.proxy.Via == ViaProtocol && len(s.proxy.Trusted) > 0 {
+		o.Proxies = s.proxy.trusts
+	}
+	if len(s.nova.Users) > 0 && s.nova.Listen == "" {
+		o.Preferred = s.fromNova
+	}
+	return listen.Open(address, o)
+}
+
+// ListenVendordata opens the listener for Nova alone.
+func (s *Server) ListenVendordata(t listen.TLSConfig) (net.Listener, error) {
+	return listen.Open(s.nova.Listen, listen.Options{
+		TLS: t, Connections: VendordataConnections, Preferred: s.fromNova,
+		Closed: s.metrics.closed(listenerVendordata), Log: s.log,
+	})
+}
+
+func (s *Server) fromNova(addr netip.Addr) bool { return within(s.nova.From, addr) }
+
+// ListenOperator opens the listener for [OperatorHandler].
+func (m *Metrics) ListenOperator(address string) (net.Listener, error) {
+	return listen.Open(address, listen.Options{Connections: OperatorConnections, Closed: m.closed(listenerOperator)})
+}
