@@ -1,5 +1,10 @@
-// Package ratelimit keeps a token bucket for each of many keys, in a map that
-// does not grow beyond its bound.
+// Package ratelimit bounds clients: how often they come ([Limiter], [Addresses]), how
+// much they hold at a time ([Counts]), and how what there is, is divided between them
+// ([Fair], [Gate]).
+//
+// A client is an address. An IPv6 client is its /64 as well, which may have
+// [SubnetShare] times as much: it can speak from any address of it. Where clients
+// compete, networks do first: IPv4 /24, IPv6 /48.
 package ratelimit
 
 import (
@@ -88,10 +93,6 @@ func (l *Limiter[K]) Len() int {
 	return l.recent.Len()
 }
 
-// subnetShare is how many times a single address's rate all of its IPv6 /64 may
-// have. In OpenStack a /64 is a whole subnet (RFC 4291, section 2.5.1).
-const subnetShare = 64
-
 // Addresses limits by client address: IPv4 and IPv6 by the address, and IPv6
 // also by /64, out of which a single guest can speak from any address.
 type Addresses struct {
@@ -101,7 +102,7 @@ type Addresses struct {
 
 // NewAddresses makes a limiter of at most size addresses and as many subnets.
 func NewAddresses(r Rate, size int) *Addresses {
-	wide := Rate{Rate: subnetShare * r.Rate, Burst: subnetShare * r.Burst}
+	wide := Rate{Rate: SubnetShare * r.Rate, Burst: SubnetShare * r.Burst}
 	return &Addresses{New[netip.Addr](r, size), New[netip.Prefix](wide, size)}
 }
 
@@ -111,10 +112,8 @@ func (a *Addresses) Allow(addr netip.Addr, now time.Time) (time.Duration, bool) 
 	if wait, ok := a.single.Allow(addr, now); !ok {
 		return wait, false
 	}
-	if !addr.Is6() {
-		return 0, true
+	if subnet, ok := Subnet(addr); ok {
+		return a.subnet.Allow(subnet, now)
 	}
-	// 64 bits of a valid IPv6 address are always a prefix.
-	subnet, _ := addr.Prefix(64)
-	return a.subnet.Allow(subnet, now)
+	return 0, true
 }
