@@ -331,7 +331,7 @@ func (f *File) look() error {
 	if pages := uint64(info.Size()) / uint64(f.meta.pageSize); pages < f.meta.pages { //nolint:gosec // neither is negative
 		return damaged("it is cut off at %d of its %d pages", pages, f.meta.pages)
 	}
-	m, err := readMeta(f.file)
+	m, err := readMeta(f.pages.file)
 	if err == nil && m != f.meta {
 		err = damaged("it was changed by another program")
 	}
@@ -450,7 +450,7 @@ func (f *File) update(batch []*fileWrite) error {
 		return nil
 	}
 	// A transaction whose last fsync failed may be there all the same.
-	m, learnErr := readMeta(f.file)
+	m, learnErr := readMeta(f.pages.file)
 	switch {
 	case learnErr != nil:
 		return learnErr
@@ -684,14 +684,14 @@ func decodeCount(key, b []byte) (c fileCount, err error) {
 	case at >= 20 && at%8 == 4 && binary.BigEndian.Uint32(b[at-4:]) == entrySum(key, b[:at-4]):
 		at -= 4
 	default:
-		return c, damaged("the count of %q cannot be read", key)
+		return c, damaged("the count of %.100q cannot be read", key)
 	}
 	c.n, c.expires = int64(binary.BigEndian.Uint64(b)), decodeTime(b[8:]) //nolint:gosec // as it was written
 	for i := 16; i < at; i += 8 {
 		c.back = append(c.back, int64(binary.BigEndian.Uint64(b[i:]))) //nolint:gosec // as it was written
 	}
 	if c.n < 1 {
-		return c, damaged("the count of %q is %d", key, c.n)
+		return c, damaged("the count of %.100q is %d", key, c.n)
 	}
 	return c, nil
 }
@@ -737,12 +737,12 @@ func decodeValue(key, b []byte) (v fileValue, err error) {
 		return v, nil
 	}
 	if len(b) < 8 {
-		return v, damaged("the value of %q cannot be read", key)
+		return v, damaged("the value of %.100q cannot be read", key)
 	}
 	expires, data := binary.BigEndian.Uint64(b), b[8:]
 	if expires&valueHasSum != 0 {
 		if len(data) < 4 || binary.BigEndian.Uint32(data) != crc32.Update(entrySum(key, b[:8]), castagnoli, data[4:]) {
-			return v, damaged("the value of %q cannot be read", key)
+			return v, damaged("the value of %.100q cannot be read", key)
 		}
 		expires, data = expires&^valueHasSum, data[4:]
 	}
