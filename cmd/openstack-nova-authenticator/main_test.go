@@ -205,15 +205,19 @@ func cmdHTTP(ts *testscript.TestScript, neg bool, args []string) {
 	fmt.Fprintf(ts.Stdout(), "%d\n%s\n", resp.StatusCode, answer)
 }
 
-// ready URL: waits until it answers 200.
-func cmdReady(ts *testscript.TestScript, _ bool, args []string) {
-	poll(ts, "no answer from "+args[0], func() bool {
+// ready URL: waits until it answers 200; with ! until it does not.
+func cmdReady(ts *testscript.TestScript, neg bool, args []string) {
+	failure := "no answer from " + args[0]
+	if neg {
+		failure = args[0] + " still answers 200"
+	}
+	poll(ts, failure, func() bool {
 		resp, err := http.Get(args[0])
 		if err != nil {
 			return false
 		}
 		_ = resp.Body.Close()
-		return resp.StatusCode == http.StatusOK
+		return (resp.StatusCode == http.StatusOK) != neg
 	})
 }
 
