@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"reflect"
 	"regexp"
@@ -212,6 +213,20 @@ func TestNoCredentialIsPrinted(t *testing.T) {
 		t.Setenv(name, good)
 	}
 	t.Logf("served %d times", served)
+}
+
+// The password of a proxy is not seen when the proxy cannot be reached.
+func TestNoPasswordOfAProxyIsPrinted(t *testing.T) {
+	s := newSpilled(t)
+	s.write(t, s.base)
+	for _, proxy := range []string{"http://me:tr0Ub4dor@127.0.0.1:1", "me:tr0Ub4dor@127.0.0.1:1", "https://tr0Ub4dor@127.0.0.1:1", "socks5://me:tr0Ub4dor@127.0.0.1:1"} {
+		cmd := exec.CommandContext(t.Context(), program, "-c", s.file, "check", "--online")
+		cmd.Env = append(os.Environ(), "HTTP_PROXY="+proxy, "http_proxy=", "NO_PROXY=", "no_proxy=", "OS_AUTH_URL=http://id.example.com/v3")
+		out, err := cmd.CombinedOutput()
+		if err == nil || !strings.Contains(string(out), "error: openstack: ") || strings.Contains(string(out), "tr0Ub4dor") {
+			t.Errorf("with the proxy %s: %v:\n%s", proxy, err, out)
+		}
+	}
 }
 
 // A secret in the place of any value of clouds.yaml and secure.yaml is not seen.

@@ -22,7 +22,7 @@ var (
 	// 3.2.1). A password that is not escaped may have any character.
 	userInfo = regexp.MustCompile(`([A-Za-z][A-Za-z0-9+.-]*:/{1,2})([^\s"'<>/@]*(?:[^\s"'<>@]*)@)+`)
 	// token is a Fernet token of Keystone, or a JWT.
-	token = regexp.MustCompile(`gAAAA[A-Za-z0-9_=-]{16,}|eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]*)?`)
+	token = regexp.MustCompile(`gAAAA[A-Za-z0-9_=-]{16,}|eyJ[A-Za-z0-9_-]{16,}(?:\.[A-Za-z0-9_-]*)*`)
 	// quoted is a Go string, as %q writes it.
 	quoted = regexp.MustCompile(`"(?:[^"\\]|\\.)*"`)
 )

@@ -46,6 +46,8 @@ func TestText(t *testing.T) {
 		"redis://:MARK@192.0.2.1:6379":                                     "redis://(not shown)@192.0.2.1:6379",
 		"open /etc/ona/https:/me:MARK@h: no such file":                     "open /etc/ona/https:/(not shown)@h: no such file",
 		"http://me:MA@RK/MARK@proxy:3128 and more":                         "http://(not shown)@proxy:3128 and more",
+		`unknown field "eyJhbGciOiJIUzI1NiIsInR5cCI6"`:                     `unknown field "(not shown)"`,
+		"Could not find token: gAAAAABmMARKk3yWq0uJr8Vn=.":                 "Could not find token: (not shown).",
 		"alice@example.com logs in":                                        "alice@example.com logs in",
 		"a -----BEGIN PRIVATE KEY-----\nMARK\n-----END PRIVATE KEY----- b": "a (not shown) b",
 		`a -----BEGIN EC PRIVATE KEY-----\nMARK`:                           "a (not shown)",
