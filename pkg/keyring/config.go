@@ -65,7 +65,8 @@ type Config struct {
 	MaxAge time.Duration `yaml:"maxAge"`
 	// EncryptionKeyFile names files with 32 random bytes in base64, made with
 	// `openssl rand -base64 32`: the first seals the keys in the state, all
-	// open them. To change it, add the new one as second on every replica, put
+	// open them. A file that all users can read, change or replace is refused. To
+	// change it, add the new one as second on every replica, put
 	// it first on every replica, take the old one away. Required for a state of
 	// type redis; optional otherwise.
 	EncryptionKeyFile []string `yaml:"encryptionKeyFile"`

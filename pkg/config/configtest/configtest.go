@@ -3,6 +3,7 @@
 package configtest
 
 import (
+	"crypto/sha512"
 	"encoding/base64"
 	"fmt"
 	"maps"
@@ -129,10 +130,8 @@ func (s Secret) Seen(text string) string {
 // Secrets are of all shapes that secrets have. None is real.
 func Secrets() []Secret {
 	word := "tr0Ub4dor.MARK&3x/K9"
-	random := make([]byte, 48)
-	for i := range random {
-		random[i] = byte(i*i*7 + i*31 + 5)
-	}
+	sum := sha512.Sum512([]byte(word))
+	random := sum[:48]
 	hex := fmt.Sprintf("%x", random[:32])
 	std, url := base64.StdEncoding.EncodeToString(random[:32]), base64.RawURLEncoding.EncodeToString(random)
 	body := base64.StdEncoding.EncodeToString(random) + "\n" + base64.StdEncoding.EncodeToString(random[5:])
