@@ -113,7 +113,7 @@ func printAccepted(w io.Writer, all []keyring.Accepted) {
 	for _, a := range all {
 		switch {
 		case a.Generation == 0:
-			fmt.Fprintf(w, "The %s was made.\n", a.Value)
+			fmt.Fprintf(w, "The %s was not in the state.\n", a.Value)
 		case a.Confirmed.IsZero():
 			fmt.Fprintf(w, "The %s: generation %d, of release 65ed6e0.\n", a.Value, a.Generation)
 		default:

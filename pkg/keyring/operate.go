@@ -30,9 +30,9 @@ type Accepted struct {
 // Init makes what the state lacks: a list of denials, and a key set unless key files
 // sign. If this process holds them they are written back, also over what cannot be
 // opened.
-func (m *Ring) Init(ctx context.Context) error {
-	_, err := m.init(ctx, (*value[keySet]).repaired, (*value[entries]).repaired)
-	return err
+// It says what it found: what this server has seen and is not there any more.
+func (m *Ring) Init(ctx context.Context) ([]Accepted, error) {
+	return m.init(ctx, (*value[keySet]).repaired, (*value[entries]).repaired)
 }
 
 // Accept is Init for an operator who says that what is in the state is to be taken

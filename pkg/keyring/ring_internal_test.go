@@ -108,6 +108,8 @@ type setup struct {
 	shared   bool // nobody may make a key set by itself
 	at       time.Time
 	unloaded bool
+	seen     string // a file
+	entries  func(context.Context) (map[string][]byte, error)
 }
 
 func newReplica(t *testing.T, store *state.Memory, s setup) *replica {
@@ -139,8 +141,15 @@ func tryReplica(t *testing.T, store *state.Memory, s setup) (*replica, error) {
 		s.at = testStart
 	}
 	r := &replica{t: t, store: store, wall: s.at}
+	var seen *Seen
+	if s.seen != "" {
+		var err error
+		if seen, err = OpenSeen(s.seen, s.issuer); err != nil {
+			return nil, err
+		}
+	}
 	m, err := New(s.config, r, Options{
-		Issuer: s.issuer, SigningKeyFile: s.files, LongestLife: s.life,
+		Issuer: s.issuer, SigningKeyFile: s.files, LongestLife: s.life, Seen: seen, Entries: s.entries,
 		Now: func() time.Time { return r.wall }, Initialize: !s.shared, Log: slog.New(slog.NewTextHandler(&r.log, nil)),
 	})
 	if err != nil {
@@ -152,6 +161,12 @@ func tryReplica(t *testing.T, store *state.Memory, s setup) (*replica, error) {
 		return r, nil
 	}
 	return r, m.Load(t.Context())
+}
+
+func initError(t *testing.T, r *replica) error {
+	t.Helper()
+	_, err := r.Init(t.Context())
+	return err
 }
 
 func newStore() *state.Memory { return state.NewMemory(10, nil) }
@@ -539,7 +554,7 @@ func TestFromFilesToManagedAndBack(t *testing.T) {
 		}
 	}
 	start("a", keyFile)
-	if err := replicas["a"].Init(t.Context()); err != nil {
+	if _, err := replicas["a"].Init(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if v := replicas["a"].value(); v != nil {
@@ -630,7 +645,7 @@ func TestWhatVanishedIsWrittenBack(t *testing.T) {
 	if _, err := r.List(t.Context()); !errors.Is(err, ErrNoKeySet) {
 		t.Errorf("List = %v", err)
 	}
-	if err := r.Init(t.Context()); err != nil {
+	if _, err := r.Init(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if err := r.Load(t.Context()); err != nil {
@@ -679,7 +694,7 @@ func TestGarbageIsLeftAndServedPast(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newReplica(t, newStore(), setup{shared: true, unloaded: true, config: Config{EncryptionKeyFile: keys}})
-			if err := r.Init(t.Context()); err != nil {
+			if _, err := r.Init(t.Context()); err != nil {
 				t.Fatal(err)
 			}
 			if err := r.Load(t.Context()); err != nil {
@@ -713,11 +728,11 @@ func TestGarbageIsLeftAndServedPast(t *testing.T) {
 			}
 			// Who starts now, and holds nothing, overwrites nothing.
 			late := newReplica(t, r.store, setup{shared: true, unloaded: true, config: Config{EncryptionKeyFile: keys}})
-			wantError(t, late.Init(t.Context()), "key set: init: ", "delete it")
+			wantError(t, initError(t, late), "key set: init: ", "delete it")
 			if err := late.Load(t.Context()); err == nil {
 				t.Error("it was loaded")
 			}
-			if err := r.Init(t.Context()); err != nil {
+			if _, err := r.Init(t.Context()); err != nil {
 				t.Fatal(err)
 			}
 			r.turn()
@@ -728,7 +743,7 @@ func TestGarbageIsLeftAndServedPast(t *testing.T) {
 	}
 	r := newReplica(t, newStore(), setup{})
 	put(t, r.store, []byte(format+"keys/3 sealed something"))
-	wantError(t, r.Init(t.Context()), "newer release")
+	wantError(t, initError(t, r), "newer release")
 }
 
 func TestAStaleReplicaSignsNoMore(t *testing.T) {

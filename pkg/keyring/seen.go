@@ -81,7 +81,7 @@ func (s *Seen) read() (seenFile, error) {
 	switch {
 	case err == nil && read.Version > seenVersion:
 		return file, fmt.Errorf("%s was written by a newer release: update this one", s.path)
-	case err == nil && (read.Version != seenVersion || read.Issuers == nil):
+	case err == nil && (read.Version != seenVersion || read.Issuers == nil || len(data) > maxSeenFile):
 		err = errInvalid
 	}
 	if err != nil {
@@ -193,7 +193,7 @@ func (s *Seen) change(edit func(*seenRecord)) error {
 		return err
 	}
 	if err := replaceFile(s.path, append(data, '\n')); err != nil {
-		return fmt.Errorf("what this server has seen of the state cannot be written: %w", err)
+		return fmt.Errorf("what this server has seen of the state cannot be written to %s: %w", s.path, err)
 	}
 	s.record = next
 	return nil

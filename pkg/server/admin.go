@@ -209,7 +209,7 @@ func (a *admin) list(r *http.Request) (any, error) {
 
 // initialized is the answer to POST /keys/init.
 type initialized struct {
-	Accepted []keyring.Accepted `json:"accepted"` // with ?accept=true
+	Accepted []keyring.Accepted `json:"accepted"`
 }
 
 func (a *admin) initKeys(r *http.Request, note func(slog.Attr)) (any, error) {
@@ -220,12 +220,12 @@ func (a *admin) initKeys(r *http.Request, note func(slog.Attr)) (any, error) {
 			return nil, err
 		}
 	}
-	done := initialized{[]keyring.Accepted{}}
-	if !accept {
-		return done, a.Keys.Init(r.Context())
+	do := a.Keys.Init
+	if accept {
+		do = a.Keys.Accept
 	}
-	var err error
-	done.Accepted, err = a.Keys.Accept(r.Context())
+	accepted, err := do(r.Context())
+	done := initialized{append([]keyring.Accepted{}, accepted...)}
 	for _, v := range done.Accepted {
 		note(slog.Group(strings.ReplaceAll(v.Value, " ", "_"), "generation", v.Generation, "confirmed", v.Confirmed, "seen", v.Seen, "missing", v.Missing, "returned", v.Returned))
 	}

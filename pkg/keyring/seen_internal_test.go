@@ -1,0 +1,280 @@
+package keyring
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/state"
+)
+
+func TestSeenFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state.seen")
+	open := func(issuer string) *Seen {
+		t.Helper()
+		s, err := OpenSeen(path, issuer)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	want := func(s *Seen, kind string, generation uint64, names ...string) {
+		t.Helper()
+		if got, ok := s.generation(kind); got != generation || ok != (generation > 0) || !slices.Equal(s.names(kind), names) {
+			t.Errorf("%s: generation %d (%v) of %q, want %d of %q", kind, got, ok, s.names(kind), generation, names)
+		}
+	}
+	note := func(s *Seen, kind string, generation uint64, names ...string) {
+		t.Helper()
+		if err := s.note(kind, generation, names); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := open(testIssuer)
+	want(s, keysKind, 0)
+	note(s, keysKind, 3, "a", "b")
+	note(s, denialsKind, 1, "x")
+	note(s, keysKind, 2, "c") // an older one
+	other := open("https://other.example.com")
+	want(other, keysKind, 0)
+	note(other, keysKind, 7)
+
+	// Another process of the same server, as a command is.
+	again := open(testIssuer)
+	want(again, keysKind, 3, "a", "b")
+	note(again, keysKind, 9, "d")
+	note(s, denialsKind, 2, "x", "y")
+	last := open(testIssuer)
+	want(last, keysKind, 9, "d")
+	want(last, denialsKind, 2, "x", "y")
+	want(open("https://other.example.com"), keysKind, 7)
+	info, err := os.Stat(path)
+	if err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("%v, %v", info.Mode(), err)
+	}
+	if left, _ := filepath.Glob(filepath.Join(filepath.Dir(path), ".seen-*")); len(left) > 0 {
+		t.Errorf("left behind: %q", left)
+	}
+}
+
+// A file that is damaged is not one that is absent.
+func TestADamagedSeenFileIsAnError(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state.seen")
+	s, err := OpenSeen(path, testIssuer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.note(keysKind, 3, []string{"a"}); err != nil {
+		t.Fatal(err)
+	}
+	good, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, data := range map[string][]byte{
+		"empty":             {},
+		"cut off":           good[:len(good)/2],
+		"null":              []byte("null"),
+		"of another kind":   []byte("[]"),
+		"no version":        []byte(strings.Replace(string(good), `"version":1`, `"version":0`, 1)),
+		"an unknown member": []byte(strings.Replace(string(good), `"version":1`, `"version":1,"x":1`, 1)),
+		"something behind":  append(slices.Clone(good), "{}"...),
+		"a newer version":   []byte(strings.Replace(string(good), `"version":1`, `"version":2`, 1)),
+		"zeros":             make([]byte, len(good)),
+		"too long":          append(slices.Clone(good), strings.Repeat(" ", maxSeenFile)+"{}"...),
+	} {
+		if err := os.WriteFile(path, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		_, err := OpenSeen(path, testIssuer)
+		if name == "a newer version" {
+			wantError(t, err, path, "newer release")
+			continue
+		}
+		if err == nil {
+			t.Errorf("%s: it is taken for absent", name)
+			continue
+		}
+		wantError(t, err, path, "damaged", "remove it", "keys init --accept")
+		if err := s.note(keysKind, 4, nil); err == nil {
+			t.Errorf("%s: it is written over", name)
+		}
+	}
+	if err := os.WriteFile(path, good, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.note(keysKind, 4, nil); err != nil {
+		t.Error(err)
+	}
+}
+
+// epochs is a state file; crash is a kill -9 when the file has advanced and what was
+// seen is not written yet.
+func TestARestoredCopyIsRefused(t *testing.T) {
+	dir := t.TempDir()
+	path, seenPath := filepath.Join(dir, "state.db"), filepath.Join(dir, "state.db.seen")
+	start := func(accept bool) (*state.File, *Seen, error) {
+		t.Helper()
+		f, err := state.OpenFile(path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		seen, err := OpenSeen(seenPath, testIssuer)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return f, seen, seen.Admit(t.Context(), f, accept)
+	}
+	stop := func(f *state.File) {
+		t.Helper()
+		if err := f.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	good := func() *state.File {
+		t.Helper()
+		f, _, err := start(false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return f
+	}
+	stop(good())
+	stop(good())
+	offline, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, seen, err := start(false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	saved := filepath.Join(dir, "copy.db")
+	w, err := os.Create(saved)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(f.Save(w), w.Close(), seen.Advance(t.Context(), f)); err != nil {
+		t.Fatal(err)
+	}
+	stop(f)
+	online, err := os.ReadFile(saved)
+	if err != nil {
+		t.Fatal(err)
+	}
+	current, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, data := range map[string][]byte{"copied while no server ran": offline, "saved while it ran": online, "a new file": nil} {
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+		if data != nil {
+			if err := os.WriteFile(path, data, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for range 3 { // a refusal changes nothing
+			f, _, err := start(false)
+			if !errors.Is(err, ErrOlder) {
+				t.Errorf("%s: %v", name, err)
+			} else {
+				wantError(t, err, "state accept")
+			}
+			stop(f)
+		}
+	}
+	if err := os.WriteFile(path, current, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	stop(good())
+
+	// kill -9 between the file and what was seen, at any start, refuses nothing.
+	for range 5 {
+		f, err := state.OpenFile(path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.Advance(t.Context(), 0); err != nil {
+			t.Fatal(err)
+		}
+		stop(f)
+	}
+	stop(good())
+
+	if err := os.WriteFile(path, offline, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, _, err = start(true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop(f)
+	stop(good())
+}
+
+// What an operator accepts is named: what was revoked and denied since.
+func TestAcceptSaysWhatACopyLacks(t *testing.T) {
+	store := newStore()
+	s := setup{unloaded: true, seen: filepath.Join(t.TempDir(), "state.db.seen")}
+	r := begin(t, store, s)
+	r.deny(t, "before")
+	keys, denials := r.value(), get(t, store, denialsKind)
+	stolen := r.signs()
+	if err := r.Revoke(t.Context(), stolen); err != nil {
+		t.Fatal(err)
+	}
+	r.deny(t, "since")
+	set(t, store, keysKind, keys)
+	set(t, store, denialsKind, denials)
+
+	again, err := restarted(t, store, s, r.wall.Add(time.Hour))
+	if !errors.Is(err, ErrOlder) {
+		t.Fatalf("a restored copy: %v", err)
+	}
+	wantError(t, err, "state accept")
+	if _, err := again.denies(t, "since"); !errors.Is(err, ErrOlder) {
+		t.Errorf("the list of denials: %v", err)
+	}
+	accepted, err := again.Accept(t.Context())
+	if err != nil || len(accepted) != 2 {
+		t.Fatalf("Accept = %+v, %v", accepted, err)
+	}
+	if a := accepted[0]; a.Value != "key set" || a.Generation != 1 || a.Seen != 2 || !slices.Contains(a.Returned, stolen) || slices.Contains(a.Missing, stolen) {
+		t.Errorf("the key set: %+v", a)
+	}
+	if a := accepted[1]; a.Generation != 2 || a.Seen != 3 || !slices.Equal(a.Missing, []string{"since"}) || len(a.Returned) != 0 {
+		t.Errorf("the list of denials: %+v", a)
+	}
+	// It is the newest from now on, for all that have seen the other.
+	if _, err := restarted(t, store, s, r.wall.Add(2*time.Hour)); err != nil {
+		t.Error(err)
+	}
+	// Where the key was revoked it stays so, and so it goes from the state again.
+	r.turn()
+	again.turn()
+	if slices.Contains(r.kids(), stolen) || !slices.Equal(r.kids(), again.kids()) {
+		t.Errorf("%v and %v are published", r.kids(), again.kids())
+	}
+}
+
+// A state that lost a value which this server has seen is not begun anew.
+func TestALostValueIsNotMadeAnew(t *testing.T) {
+	for _, kind := range []string{keysKind, denialsKind} {
+		store := newStore()
+		s := setup{seen: filepath.Join(t.TempDir(), "state.db.seen")}
+		r := newReplica(t, store, s)
+		set(t, store, kind, nil)
+		if _, err := restarted(t, store, s, r.wall); !errors.Is(err, ErrOlder) {
+			t.Errorf("%s: %v", kind, err)
+		}
+		if get(t, store, kind) != nil {
+			t.Errorf("%s: it was made anew", kind)
+		}
+	}
+}
