@@ -41,6 +41,7 @@ const (
 	ThrottledInstance  Reason = "throttled_instance"
 	ThrottledLookups   Reason = "throttled_lookups"
 	ThrottledCallers   Reason = "throttled_callers"
+	ThrottledBodies    Reason = "throttled_bodies"
 	CloudUnavailable   Reason = "cloud_unavailable"
 	StateUnavailable   Reason = "state_unavailable"
 	SigningUnavailable Reason = "signing_unavailable"

@@ -516,8 +516,12 @@ func (c *Config) Warnings() []Problem {
 	switch v := c.Vendordata; {
 	case len(v.Users) == 0 && c.needsProof(attest.ProofDocument, attest.ProofAddressAndDocument):
 		warn("vendordata.users", "is empty, so there are no documents, and a role takes no other proof: nobody can have it")
-	case len(v.Users) > 0 && len(v.From) == 0 && v.Listen == "":
-		warn("vendordata.from", "is empty, so that instances, too, can have Keystone asked about tokens; name the hosts of Nova, or give the door a listener of its own")
+	case len(v.Users) > 0 && len(v.From) == 0:
+		text := "is empty, so that a request with more than 8 KiB is refused: instances with longer user data get no vendordata"
+		if v.Listen == "" {
+			text += ", and instances, too, can have Keystone asked about tokens"
+		}
+		warn("vendordata.from", "%s; name the hosts with nova-api and nova-compute", text)
 	}
 	switch v := c.Vendordata; {
 	case len(v.Users) == 0 && len(v.Listen)+len(v.From)+len(v.Audience)+len(v.Static) > 0:

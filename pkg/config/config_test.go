@@ -684,6 +684,7 @@ func TestWarnings(t *testing.T) {
 		door  = "metadataService:\n  listen: 192.0.2.5:8775\n  sharedSecretFile: metadata.secret\n"
 		noCA  = "metadataService.tls: has no clientCAFile, so that whoever takes an agent's address is an agent, and reads its signatures on the way: they are good for ever"
 		open  = "names no project and no user: whoever can create an instance anywhere in the cloud can meet its other rules"
+		short = "is empty, so that a request with more than 8 KiB is refused: instances with longer user data get no vendordata"
 	)
 	issuer := func(s string) string { return strings.Replace(auth, "https://id.example.com", s, 1) }
 	tests := []struct {
@@ -737,10 +738,10 @@ func TestWarnings(t *testing.T) {
 		{"documents that nobody makes", tls + auth + roles + "    proof: document\n", nil, []string{"vendordata.users: is empty, so there are no documents, and a role takes no other proof: nobody can have it"}},
 		{"documents or an address", tls + auth + roles + "    proof: [document, address]\n", nil, nil},
 		{"Nova's door, closed", tls + "vendordata: {from: 192.0.2.11}\n" + auth + roles, nil, []string{"vendordata: has no users: the door is closed, whatever else is set (line 2)"}},
-		{"Nova's door, open to all", tls + "vendordata: {users: d0fd9128b4574898af1ba8f4e7836ede}\n" + auth + roles, nil, []string{"vendordata.from: is empty, so that instances, too, can have Keystone asked about tokens; name the hosts of Nova, or give the door a listener of its own (line 2)"}},
-		{"Nova's door, elsewhere", tls + "vendordata: {users: d0fd9128b4574898af1ba8f4e7836ede, listen: '192.0.2.5:18777'}\n" + auth + roles, nil, nil},
-		{"Nova's door, without TLS", "listen: 127.0.0.1:1\nvendordata: {users: d0fd9128b4574898af1ba8f4e7836ede, listen: '192.0.2.5:18777'}\n" + auth + roles, nil, []string{"vendordata.listen: 192.0.2.5:18777 speaks plain HTTP: whoever reads along has Nova's token and every document; set tls (line 2)"}},
-		{"Nova's door, without TLS, on loopback", "listen: 127.0.0.1:1\nvendordata: {users: d0fd9128b4574898af1ba8f4e7836ede, listen: '127.0.0.1:18777'}\n" + auth + roles, nil, nil},
+		{"Nova's door, open to all", tls + "vendordata: {users: d0fd9128b4574898af1ba8f4e7836ede}\n" + auth + roles, nil, []string{"vendordata.from: " + short + ", and instances, too, can have Keystone asked about tokens; name the hosts with nova-api and nova-compute (line 2)"}},
+		{"Nova's door, elsewhere", tls + "vendordata: {users: d0fd9128b4574898af1ba8f4e7836ede, listen: '192.0.2.5:18777'}\n" + auth + roles, nil, []string{"vendordata.from: " + short + "; name the hosts with nova-api and nova-compute (line 2)"}},
+		{"Nova's door, without TLS", "listen: 127.0.0.1:1\nvendordata: {users: d0fd9128b4574898af1ba8f4e7836ede, from: 192.0.2.11, listen: '192.0.2.5:18777'}\n" + auth + roles, nil, []string{"vendordata.listen: 192.0.2.5:18777 speaks plain HTTP: whoever reads along has Nova's token and every document; set tls (line 2)"}},
+		{"Nova's door, without TLS, on loopback", "listen: 127.0.0.1:1\nvendordata: {users: d0fd9128b4574898af1ba8f4e7836ede, from: 192.0.2.11, listen: '127.0.0.1:18777'}\n" + auth + roles, nil, nil},
 
 		{"any audience, beside those of every instance", tls + "vendordata: {users: d0fd9128b4574898af1ba8f4e7836ede, from: 192.0.2.11, audience: vault}\n" + auth + roles + "    anyAudience: true\n", nil, []string{"roles.web.anyAudience: its tokens may be for vendordata.audience, too, as every instance's are: verifiers there must look at the role claim (line 11)"}},
 		{"any audience, and Nova's door closed", tls + auth + roles + "    anyAudience: true\n", nil, nil},

@@ -98,7 +98,7 @@ func (d *decision) settle(ctx context.Context, err error) {
 // judge judges one request of the address door.
 func (s *Server) judge(ctx context.Context, d *decision, w http.ResponseWriter, r *http.Request) error {
 	var err error
-	if d.request, err = parseAuth(w, r); err != nil {
+	if d.request, err = parseAuth(w, r, &s.bodies); err != nil {
 		return err
 	}
 	if err := s.readDocument(d); err != nil {

@@ -498,6 +498,7 @@ func TestASlowBodyDoesNotFillTheBucket(t *testing.T) {
 	}
 	c.at = began
 	slow := d.request(home, "")
+	slow.ContentLength = -1
 	slow.Body = io.NopCloser(io.MultiReader(readFunc(func() { c.at = finish }), strings.NewReader(webForm)))
 	d.do(t, slow).granted(t)
 	for range 3 {

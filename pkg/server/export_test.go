@@ -22,9 +22,11 @@ type BadRequest = badRequest
 
 // Timeouts towards clients, and how long a line or a certificate is waited for.
 const (
-	AuditWait  = auditWait
-	AuditQueue = auditQueue
-	CheckKept  = checkKept
+	LargeCopies   = largeCopies
+	MaxVendordata = maxVendordata
+	AuditWait     = auditWait
+	AuditQueue    = auditQueue
+	CheckKept     = checkKept
 )
 
 // Evidence is what is known of who sent a request.

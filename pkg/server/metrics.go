@@ -99,5 +99,7 @@ func (m *Metrics) observe(d *decision, known bool, took time.Duration) {
 		m.throttled.WithLabelValues("lookups").Inc()
 	case attest.ThrottledCallers:
 		m.throttled.WithLabelValues("callers").Inc()
+	case attest.ThrottledBodies:
+		m.throttled.WithLabelValues("bodies").Inc()
 	}
 }

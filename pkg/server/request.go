@@ -18,8 +18,8 @@ import (
 )
 
 const (
-	maxRequest = 64 << 10
 	maxHeaders = listen.MaxHeaders
+	maxFields  = 16 // of a body or a query; no door knows as many
 )
 
 // headerSize counts as HTTP/2 does (RFC 9113, section 10.5.1).
@@ -64,12 +64,12 @@ const (
 
 // parseAuth reads the body, form or JSON, and nothing else: what is in a query
 // string ends up in logs. All errors are [*badRequest].
-func parseAuth(w http.ResponseWriter, r *http.Request) (authRequest, error) {
+func parseAuth(w http.ResponseWriter, r *http.Request, memory *bodies) (authRequest, error) {
 	var a authRequest
 	if r.URL.RawQuery != "" || r.URL.ForceQuery {
 		return a, badField("parameters go into the body, not into the URL")
 	}
-	fields, err := readFields(w, r)
+	fields, err := readFields(w, r, memory)
 	if err != nil {
 		return a, err
 	}
@@ -116,7 +116,7 @@ func (a *authRequest) fill(fields map[string]string, known ...string) error {
 }
 
 // readFields reads the body by its media type.
-func readFields(w http.ResponseWriter, r *http.Request) (map[string]string, error) {
+func readFields(w http.ResponseWriter, r *http.Request, memory *bodies) (map[string]string, error) {
 	if e := r.Header.Get("Content-Encoding"); e != "" && !strings.EqualFold(e, "identity") {
 		return nil, &badRequest{http.StatusUnsupportedMediaType, "the body must not be compressed"}
 	}
@@ -130,17 +130,15 @@ func readFields(w http.ResponseWriter, r *http.Request) (map[string]string, erro
 	default:
 		return nil, &badRequest{http.StatusUnsupportedMediaType, "the body must be application/x-www-form-urlencoded or application/json"}
 	}
-	if err := checkLength(r, maxRequest); err != nil {
-		return nil, err
-	}
-	body, err := readBody(w, r, maxRequest)
-	if err != nil {
-		return nil, err
-	}
-	if !utf8.Valid(body) {
-		return nil, badField("the body is not UTF-8")
-	}
-	return parse(body)
+	var fields map[string]string
+	err = memory.read(w, r, maxRequest, func(body []byte) (err error) {
+		if !utf8.Valid(body) {
+			return badField("the body is not UTF-8")
+		}
+		fields, err = parse(body)
+		return err
+	})
+	return fields, err
 }
 
 func tooLong(limit int64) *badRequest {
@@ -155,19 +153,12 @@ func checkLength(r *http.Request, limit int64) error {
 	return nil
 }
 
-// readBody reads no more of a body than limit, whatever it says.
-func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, error) {
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
-	switch {
-	case errors.As(err, new(*http.MaxBytesError)):
-		return nil, tooLong(limit)
-	case err != nil:
-		return nil, badField("the body could not be read to its end")
-	}
-	return body, nil
-}
+var errFields = badField("there are more than %d fields", maxFields)
 
 func parseForm(body []byte) (map[string]string, error) {
+	if bytes.Count(body, []byte{'&'}) >= maxFields {
+		return nil, errFields
+	}
 	values, err := url.ParseQuery(string(body))
 	if err != nil {
 		return nil, badField("the body is not a form: a value must be percent-encoded")
@@ -200,6 +191,9 @@ func parseJSON(body []byte) (map[string]string, error) {
 		text, ok := value.(string)
 		if err != nil || !ok {
 			return nil, shape
+		}
+		if len(fields) == maxFields {
+			return nil, errFields
 		}
 		key := name.(string) // a key of an object is always a string
 		if _, twice := fields[key]; twice {

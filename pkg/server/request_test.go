@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"maps"
 	"net/http"
@@ -22,7 +23,7 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/server"
 )
 
-const maxRequest = 64 << 10
+const maxRequest = 8 << 10
 
 func TestRequestsThatAreGranted(t *testing.T) {
 	upper := strings.ToUpper(webID)
@@ -73,12 +74,21 @@ var (
 
 const (
 	badShape    = "the body must be one JSON object whose values are strings"
+	badFields   = "there are more than 16 fields"
 	badForm     = "the body is not a form: a value must be percent-encoded"
 	badEncoding = "the body is not UTF-8"
 	badMedia    = "the body must be application/x-www-form-urlencoded or application/json"
-	tooLong     = "the body is longer than 65536 bytes"
+	tooLong     = "the body is longer than 8192 bytes"
 	inURL       = "parameters go into the body, not into the URL"
 )
+
+func manyFields(n int) string {
+	var text strings.Builder
+	for i := range n {
+		fmt.Fprintf(&text, `,"%x":""`, i)
+	}
+	return text.String()
+}
 
 // badForms and badJSON also seed the fuzz tests.
 var badForms = []struct{ name, body, want string }{
@@ -127,7 +137,8 @@ var badForms = []struct{ name, body, want string }{
 	{"bytes that are not UTF-8", webForm + "\xff", badEncoding},
 	{"a character spelt too long", webForm + "\xc0\xaf", badEncoding},
 	{"JSON", `{"instance_id":"` + webID + `","role":"web"}`, `unknown field "{\"instance_id\":\"` + webID + `\",\"role\":\"we"; known are instance_id, role, audience, document, format`},
-	{"ten thousand fields and more", strings.Repeat("a&", 10_001), badForm},
+	{"four thousand fields", strings.Repeat("a&", 4_000), badFields},
+	{"as many fields as are counted, and one", webForm + strings.Repeat("&a", 15), badFields},
 }
 
 var badJSON = []struct{ name, body, want string }{
@@ -166,9 +177,10 @@ var badJSON = []struct{ name, body, want string }{
 	{"half a character in escapes", `{"instance_id":"` + webID + `","role":"web\ud800"}`, badRole},
 	{"a byte order mark", "\ufeff" + `{"instance_id":"` + webID + `","role":"web"}`, badShape},
 	{"bytes that are not UTF-8", `{"instance_id":"` + webID + `","role":"web` + "\xff" + `"}`, badEncoding},
-	{"60 KiB of [", strings.Repeat("[", 60<<10), badShape},
-	{"60 KiB of [ as a value", `{"role":` + strings.Repeat("[", 60<<10), badShape},
-	{"60 KiB of objects", strings.Repeat(`{"a":`, 12<<10), badShape},
+	{"8 KiB of [", strings.Repeat("[", maxRequest), badShape},
+	{"8 KiB of [ as a value", `{"role":` + strings.Repeat("[", maxRequest-8), badShape},
+	{"8 KiB of objects", strings.Repeat(`{"a":`, maxRequest/5), badShape},
+	{"a thousand fields", `{"z":""` + manyFields(500) + `}`, badFields},
 	{"a form", webForm, badShape},
 }
 

@@ -61,6 +61,7 @@ type Server struct {
 	proxy      ProxyConfig
 	throttle   *ratelimit.Addresses
 	instances  *ratelimit.Limiter[attest.InstanceID]
+	bodies     bodies
 	audit      *AuditLog
 	metrics    *Metrics
 	log        *slog.Logger

@@ -26,9 +26,6 @@ const doorVendordata = "vendordata"
 
 const (
 	vendordataPath = "/vendordata"
-	// maxVendordata holds user data of 64 KiB, and metadata: 128 pairs of 255
-	// characters, of which JSON writes some with twelve bytes.
-	maxVendordata = 1 << 20
 	// vendordataWait covers Keystone and Nova. An instance that boots waits for us.
 	vendordataWait = time.Second
 	// callersWait is how long it takes until tokens may be made up again.
@@ -47,7 +44,8 @@ type VendordataConfig struct {
 	// Optional: without it the door is closed.
 	Users []string `yaml:"users"`
 	// From are the addresses of the callers, as CIDRs: the hosts with nova-api, and
-	// those with nova-compute for config drives. Optional: without it any.
+	// those with nova-compute for config drives. Optional: without it any, and then a
+	// request may have 8 KiB in place of 1 MiB, which user data can exceed.
 	From []netip.Prefix `yaml:"from"`
 	// DocumentExpiry is how long a document is good, 10s to 1h. Default: 5m.
 	DocumentExpiry time.Duration `yaml:"documentExpiry"`
@@ -141,16 +139,17 @@ func (s *Server) vendordata(c echo.Context) error {
 
 func (s *Server) vouch(ctx context.Context, d *decision, w http.ResponseWriter, r *http.Request) (token.Token, error) {
 	var none token.Token
-	if err := checkVendordata(r); err != nil {
+	limit := s.vendordataLimit(d.evidence.Addr())
+	if err := checkVendordata(r, limit); err != nil {
 		return none, err
 	}
-	// Of who is not Nova nothing is read.
+	// Nothing is read of a caller that is not Nova.
 	if err := s.recogniseNova(ctx, d.evidence.Addr(), r); err != nil {
 		return none, s.asStranger(d, err)
 	}
 	var project string
 	var err error
-	if d.request.instance, project, err = parseVendordata(w, r); err != nil {
+	if d.request.instance, project, err = parseVendordata(w, r, limit, &s.bodies); err != nil {
 		return none, err
 	}
 	if err := s.limitInstance(d); err != nil {
@@ -196,24 +195,37 @@ func (s *Server) recogniseNova(ctx context.Context, from netip.Addr, r *http.Req
 	return nil
 }
 
+// vendordataLimit is how long the body of a caller may be: Nova posts the user data
+// of an instance and its metadata. Only for hosts that are named as Nova's so much
+// memory is used.
+func (s *Server) vendordataLimit(from netip.Addr) int64 {
+	if s.fromNova(from) {
+		return maxVendordata
+	}
+	return maxRequest
+}
+
 // checkVendordata looks at what a request says of its body.
-func checkVendordata(r *http.Request) error {
+func checkVendordata(r *http.Request, limit int64) error {
 	if media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || media != "application/json" {
 		return &badRequest{http.StatusUnsupportedMediaType, "the body must be application/json"}
 	}
-	return checkLength(r, maxVendordata)
+	return checkLength(r, limit)
 }
 
 // parseVendordata reads whom Nova asks for. What else the body says is the
 // owner's choice and may be secret: it is not kept.
-func parseVendordata(w http.ResponseWriter, r *http.Request) (id attest.InstanceID, project string, err error) {
-	body, err := readBody(w, r, maxVendordata)
+func parseVendordata(w http.ResponseWriter, r *http.Request, limit int64, memory *bodies) (id attest.InstanceID, project string, err error) {
+	var fields map[string]json.RawMessage // a struct would take keys in any case
+	err = memory.read(w, r, limit, func(body []byte) error {
+		if json.Unmarshal(body, &fields) != nil || fields == nil {
+			return badField("the body is not one JSON object")
+		}
+		fields = map[string]json.RawMessage{"instance-id": fields["instance-id"], "project-id": fields["project-id"]}
+		return nil
+	})
 	if err != nil {
 		return id, "", err
-	}
-	var fields map[string]json.RawMessage // a struct would take keys in any case
-	if err := json.Unmarshal(body, &fields); err != nil || fields == nil {
-		return id, "", badField("the body is not one JSON object")
 	}
 	text := func(name string) (s string) {
 		if json.Unmarshal(fields[name], &s) != nil {

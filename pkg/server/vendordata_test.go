@@ -58,7 +58,7 @@ func (k *keystone) Caller(ctx context.Context, token string, from netip.Addr) (s
 func novaScene(t testing.TB) (*scene, *keystone) {
 	t.Helper()
 	s, k := newScene(t), &keystone{}
-	s.nova = server.VendordataConfig{Users: []string{novaUser}, DocumentExpiry: 5 * time.Minute, Static: map[string]string{"auth_url": "https://keystone.example.com/v3"}}
+	s.nova = server.VendordataConfig{Users: []string{novaUser}, From: []netip.Prefix{netip.MustParsePrefix(compute + "/32")}, DocumentExpiry: 5 * time.Minute, Static: map[string]string{"auth_url": "https://keystone.example.com/v3"}}
 	s.callers = k
 	s.grant.Proof = []attest.Proof{attest.ProofDocument}
 	return s, k
