@@ -72,6 +72,7 @@ func (s *site) newInstance() (id string) {
 // replica is a process of the program.
 type replica struct {
 	site         *site
+	program      string // "" for the one that is tested
 	file         string // its configuration
 	url, metrics string
 	stderr       string
@@ -120,15 +121,29 @@ state: %s
 	return r
 }
 
+func (r *replica) binary() string {
+	if r.program != "" {
+		return r.program
+	}
+	return program
+}
+
 // start runs it until it is ready.
 func (r *replica) start(t *testing.T) {
+	t.Helper()
+	r.launch(t)
+	r.ready(t)
+}
+
+// launch runs it.
+func (r *replica) launch(t *testing.T) {
 	t.Helper()
 	stderr, err := os.OpenFile(r.stderr, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer stderr.Close()
-	r.cmd = exec.Command(program, "-c", r.file)
+	r.cmd = exec.Command(r.binary(), "-c", r.file)
 	r.cmd.Env, r.cmd.Stderr = r.site.env, stderr
 	if err := r.cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -138,6 +153,10 @@ func (r *replica) start(t *testing.T) {
 		defer close(r.ended)
 		_ = r.cmd.Wait()
 	}()
+}
+
+func (r *replica) ready(t *testing.T) {
+	t.Helper()
 	eventually(t, "the replica is ready", func() error {
 		resp, err := http.Get(r.metrics + "/readyz")
 		if err != nil {
@@ -162,7 +181,7 @@ func (r *replica) kill() {
 // command runs the program with this configuration.
 func (r *replica) command(t *testing.T, args ...string) (string, error) {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), program, append(args, "-c", r.file)...)
+	cmd := exec.CommandContext(t.Context(), r.binary(), append(args, "-c", r.file)...)
 	cmd.Env = r.site.env
 	out, err := cmd.CombinedOutput()
 	return string(out), err
