@@ -60,15 +60,14 @@ type Config struct {
 	RotationPeriod time.Duration `yaml:"rotationPeriod"`
 	// MaxAge is how long a verifier may keep the key set and the discovery
 	// document (Cache-Control). A key is published at least that long before it
-	// signs, and a replica that could not read the key set for so long signs no
+	// signs, and a replica that found the key set unconfirmed for so long signs no
 	// more. 1m to 24h. Default: 5m.
 	MaxAge time.Duration `yaml:"maxAge"`
 	// EncryptionKeyFile names files with 32 random bytes in base64, made with
-	// `openssl rand -base64 32`: the first seals the keys in the state, all
-	// open them. A file that all users can read, change or replace is refused. To
-	// change it, add the new one as second on every replica, put
-	// it first on every replica, take the old one away. Required for a state of
-	// type redis; optional otherwise.
+	// `openssl rand -base64 32`: the first seals the keys and the denied instances in
+	// the state, all open them. To change it, add the new one as second on every
+	// replica, put it first on every replica, take the old one away. Required for a
+	// state of type redis, with a signingKeyFile too; optional otherwise.
 	EncryptionKeyFile []string `yaml:"encryptionKeyFile"`
 }
 
