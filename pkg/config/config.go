@@ -79,9 +79,9 @@ type Config struct {
 	// SigningKeys are those of auth.signingKeyFile, read.
 	SigningKeys keyring.Keys `yaml:"-"`
 
-	file  string // its path
-	lines map[string]int
-	shown func(key string) string // for messages
+	file    string // its path
+	lines   map[string]int
+	decoder *decoder // has the keys that messages do not show
 }
 
 // Auth is the defaults of all roles and the issuer.
@@ -184,7 +184,7 @@ func parse(data []byte, file string) (*Config, []Problem) {
 	c.file = file
 	d := newDecoder()
 	d.document(data, &c)
-	c.lines, c.shown = d.lines, d.shown
+	c.lines, c.decoder = d.lines, d
 	if _, said := c.lines["state.type"]; !said && len(c.Auth.SigningKeyFile) > 0 {
 		c.State.Type = state.TypeMemory
 	}
@@ -208,9 +208,9 @@ func parse(data []byte, file string) (*Config, []Problem) {
 
 // problem gives an error that begins with a path its line.
 func (c *Config) problem(err error) Problem {
-	path, message, ok := strings.Cut(err.Error(), ": ")
+	path, message, ok := strings.Cut(c.decoder.hideKeys(err.Error()), ": ")
 	if !ok {
-		return Problem{Message: secret.Values(err.Error())}
+		return Problem{Message: secret.Values(path)}
 	}
 	p := Problem{Path: path, Message: secret.Values(message)}
 	for at := path; at != "" && p.Line == 0; at = parent(at) {
@@ -413,9 +413,9 @@ func (c *Config) compileRoles() []error {
 			if errors.Is(e, attest.ErrNoRule) || errors.Is(e, attest.ErrInvalidRoleName) {
 				separator = ": "
 			}
-			all = append(all, fmt.Errorf("roles.%s%s%w", c.shown(name), separator, e))
+			all = append(all, fmt.Errorf("roles.%s%s%w", c.decoder.shown("roles", name), separator, e))
 		}
-		all = append(all, prefixed("roles."+c.shown(name)+".", r.RoleConfig.Validate())...)
+		all = append(all, prefixed("roles."+c.decoder.shown("roles", name)+".", r.RoleConfig.Validate())...)
 		roles = append(roles, role)
 	}
 	c.RoleSet = attest.NewPolicy(roles...)
@@ -540,13 +540,13 @@ func (c *Config) Warnings() []Problem {
 	for _, name := range slices.Sorted(maps.Keys(c.Roles)) {
 		r := c.Roles[name]
 		if !bound(r.ProjectID) && !bound(r.UserID) {
-			warn("roles."+c.shown(name), "names no project and no user: whoever can create an instance anywhere in the cloud can meet its other rules")
+			warn("roles."+c.decoder.shown("roles", name), "names no project and no user: whoever can create an instance anywhere in the cloud can meet its other rules")
 		}
 		if r.AnyAudience && len(c.Vendordata.Users) > 0 && len(c.Vendordata.Audience) > 0 {
-			warn("roles."+c.shown(name)+".anyAudience", "its tokens may be for vendordata.audience, too, as every instance's are: verifiers there must look at the role claim")
+			warn("roles."+c.decoder.shown("roles", name)+".anyAudience", "its tokens may be for vendordata.audience, too, as every instance's are: verifiers there must look at the role claim")
 		}
 		if r.TokenExpiry != nil && *r.TokenExpiry > longLife {
-			warn("roles."+c.shown(name)+".tokenExpiry", "%v is long: a token cannot be revoked", *r.TokenExpiry)
+			warn("roles."+c.decoder.shown("roles", name)+".tokenExpiry", "%v is long: a token cannot be revoked", *r.TokenExpiry)
 		}
 	}
 	slices.SortStableFunc(all, func(a, b Problem) int { return cmp.Compare(a.Line, b.Line) })

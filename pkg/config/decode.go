@@ -2,17 +2,21 @@ package config
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"net/netip"
 	"reflect"
 	"regexp"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"gopkg.in/yaml.v3"
 
@@ -189,7 +193,7 @@ func (d *decoder) value(node *yaml.Node, v reflect.Value, path string, line int)
 		v.Set(reflect.MakeMap(v.Type()))
 		d.mapping(node, path, line, func(key, value *yaml.Node) {
 			elem := reflect.New(v.Type().Elem()).Elem()
-			d.value(value, elem, join(path, d.shown(key.Value)), key.Line)
+			d.value(value, elem, join(path, d.shown(path, key.Value)), key.Line)
 			v.SetMapIndex(reflect.ValueOf(key.Value), elem)
 		})
 	case reflect.Slice:
@@ -275,11 +279,7 @@ func (d *decoder) mapping(node *yaml.Node, path string, line int, each func(key,
 			continue
 		}
 		if first, ok := seen[key.Value]; ok {
-			name := d.shown(key.Value)
-			if !secret.Shown(key.Value) {
-				name = secret.Hidden
-			}
-			d.problem(join(path, name), key.Line, "is there a second time; the first is in line %d", first)
+			d.problem(join(path, d.shown(path, key.Value)), key.Line, "is there a second time; the first is in line %d", first)
 			continue
 		}
 		seen[key.Value] = key.Line
@@ -304,10 +304,8 @@ func (d *decoder) field(key, value *yaml.Node, v reflect.Value, path string) {
 		d.value(value, field, join(path, key.Value), key.Line)
 	case meant != "":
 		d.problem(join(path, key.Value), key.Line, "is not a known key; %v", hint(meant))
-	case !secret.Shown(key.Value): // the name of a role can have more words than a key
-		d.problem(join(path, secret.Hidden), key.Line, "is not a known key")
 	default:
-		d.problem(join(path, d.shown(key.Value)), key.Line, "is not a known key")
+		d.problem(join(path, d.shown(path, key.Value)), key.Line, "is not a known key")
 	}
 }
 
@@ -327,10 +325,11 @@ func eachField(v reflect.Value, f func(name string, field reflect.Value)) {
 
 func isNull(node *yaml.Node) bool { return node.Kind == yaml.ScalarNode && node.ShortTag() == "!!null" }
 
-// shown is a key of the file for a message. A secret may have been pasted in its
-// place: then it is the number of such a key.
-func (d *decoder) shown(key string) string {
-	if (secret.Shown(key) || secret.ShownKey(key) && !strings.Contains(key, " ")) && !strings.Contains(key, ":") {
+// shown is a key below a path, for a message. A secret may have been pasted in its
+// place: then it is the number of such a key. The name of a role is in tokens and in
+// the audit log, and may have many words.
+func (d *decoder) shown(path, key string) string {
+	if (secret.Shown(key) || path == "roles" && secret.ShownKey(key) && !strings.Contains(key, " ")) && !strings.Contains(key, ":") {
 		return key
 	}
 	if _, ok := d.keys[key]; !ok {
@@ -340,6 +339,20 @@ func (d *decoder) shown(key string) string {
 		}
 	}
 	return d.keys[key]
+}
+
+// hideKeys takes the keys that are not shown out of a message.
+func (d *decoder) hideKeys(message string) string {
+	if len(d.keys) == 0 {
+		return message
+	}
+	long := func(a, b string) int { return cmp.Or(cmp.Compare(len(b), len(a)), cmp.Compare(a, b)) }
+	for _, key := range slices.SortedFunc(maps.Keys(d.keys), long) { // one may be in another
+		if isText := func(r rune) bool { return unicode.IsLetter(r) || unicode.IsDigit(r) }; len(key) > 3 && strings.ContainsFunc(key, isText) {
+			message = strings.ReplaceAll(message, key, d.keys[key])
+		}
+	}
+	return message
 }
 
 func join(path, key string) string {

@@ -52,9 +52,12 @@ func TestNoSecretIsPrinted(t *testing.T) {
 				t.Fatal(err)
 			}
 			for n, s := range configtest.Secrets() {
+				if name != "managed keys in Redis" && n%3 > 0 {
+					continue // few keys are read in one of them alone
+				}
 				for _, key := range keys {
 					for _, value := range []string{s.YAML, "[" + s.YAML + "]", "{a: " + s.YAML + "}"} {
-						if (strings.Contains(s.YAML, "\n") || n > 2) && value != s.YAML {
+						if (strings.Contains(s.YAML, "\n") || n > 0) && value != s.YAML {
 							continue // a block cannot be in brackets, and brackets do not depend on the shape
 						}
 						if text := said(base.With(configtest.Values{key: value})); s.Seen(text) != "" {
@@ -71,8 +74,14 @@ func TestNoSecretIsPrinted(t *testing.T) {
 					if section == "roles" && secret.ShownKey(s.Value) && !strings.Contains(s.Value, " ") {
 						continue // it is the name of a role
 					}
-					if text := said(base.With(configtest.Values{key: "x"})); s.Seen(text) != "" {
-						t.Errorf("%s as a key of %q is seen (%s):\n%s", s.Name, section, s.Seen(text), text)
+					values := []string{"x", "[]", "~", "{a: [b, {}]}"}
+					if n%4 > 0 {
+						values = values[:2] // the shape makes no difference to the others
+					}
+					for _, value := range values {
+						if text := said(base.With(configtest.Values{key: value})); s.Seen(text) != "" {
+							t.Errorf("%s as a key of %q is seen (%s):\n%s", s.Name, section, s.Seen(text), text)
+						}
 					}
 				}
 			}

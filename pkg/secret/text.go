@@ -57,16 +57,20 @@ func maySpill(s string) bool {
 	return strings.Contains(s, "-----BEGIN ") || strings.Contains(s, "@") || strings.Contains(s, "gAAAA") || strings.Contains(s, "eyJ")
 }
 
-// Values is [Text] for an error about values of a configuration: quoted values are
-// taken out unless [Shown].
+// Values is [Text] for an error about values of a configuration: values that %q
+// quoted are taken out unless [Shown].
 func Values(s string) string {
-	return quoted.ReplaceAllStringFunc(Text(s), func(q string) string {
+	return Text(quoted.ReplaceAllStringFunc(s, func(q string) string {
 		v, err := strconv.Unquote(q)
-		if err != nil || !Shown(strings.Replace(v, Hidden+"@", "", 1)) {
+		if err != nil {
 			return Hidden
 		}
-		return q
-	})
+		v = Text(v)
+		if !Shown(strings.Replace(v, Hidden+"@", "", 1)) && !(filepath.IsAbs(v) && exists(v)) {
+			return Hidden
+		}
+		return strconv.Quote(v)
+	}))
 }
 
 // Show is the value if it can be shown, else [Hidden].
@@ -81,13 +85,16 @@ func Show(s string) string {
 func Quote(s string) string { return Values(strconv.Quote(s)) }
 
 var (
-	// number is a number or a duration, or an attempt at one.
-	number = regexp.MustCompile(`\A[-+]?(?:[0-9][0-9.,_]*(?:[eE][-+]?[0-9]+)? ?[A-Za-zµ]{0,8} ?){1,4}\z`)
+	// number is one, or an attempt at one; duration is a Go duration, or another way to
+	// write it.
+	number   = regexp.MustCompile(`\A[-+]?(?:0x[0-9a-fA-F]{1,8}|[0-9][0-9.,_]{0,12}(?:[eE][-+]?[0-9]{1,3})?)\z`)
+	duration = regexp.MustCompile(`\A[-+]?(?:[0-9]{1,9}(?:[.,][0-9]{1,9})? ?(?:[nuµm]?s|secs?|seconds?|m|mins?|minutes?|h|hrs?|hours?|d|days?|w|weeks?) ?){1,4}\z`)
 	// word is a part of a name: letters with a few digits behind, or a few digits.
-	word   = regexp.MustCompile(`\A(?:(?:v[0-9])?[A-Za-z]{1,20}[0-9]{0,4}|[0-9]{1,4})\z`)
-	uuid   = regexp.MustCompile(`\A[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\z`)
-	label  = regexp.MustCompile(`\A[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?\z`)
-	digits = regexp.MustCompile(`\A[0-9A-Fa-f.:\[\]%*/-]+\z`)
+	word     = regexp.MustCompile(`\A(?:(?:v[0-9])?[A-Za-z]{1,20}[0-9]{0,4}|[0-9]{1,4})\z`)
+	uuid     = regexp.MustCompile(`\A[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\z`)
+	label    = regexp.MustCompile(`\A[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?\z`)
+	topLevel = regexp.MustCompile(`\A[a-z]{2,12}\z`)
+	digits   = regexp.MustCompile(`\A[0-9A-Fa-f.:\[\]%*/-]+\z`)
 )
 
 // The most that a value can have to be shown. A longer name is rare, and a longer
@@ -150,7 +157,9 @@ func mixed(w string) bool {
 
 func isUpper(c byte) bool { return c >= 'A' && c <= 'Z' }
 
-func isNumber(s string) bool { return len(s) <= maxNumber && number.MatchString(s) }
+func isNumber(s string) bool {
+	return len(s) <= maxNumber && (number.MatchString(s) || duration.MatchString(s))
+}
 
 // isAddress takes IP addresses, networks and host names with a dot or a port.
 func isAddress(s string) bool {
@@ -172,11 +181,11 @@ func isAddress(s string) bool {
 		return false
 	}
 	for _, l := range labels {
-		if !label.MatchString(l) {
+		if !label.MatchString(l) || looksRandom(l) {
 			return false
 		}
 	}
-	return true
+	return port != "" || host == "localhost" || topLevel.MatchString(labels[len(labels)-1])
 }
 
 var pathSegment = regexp.MustCompile(`\A[A-Za-z0-9._~;,%-]{0,40}\z`)
@@ -200,11 +209,8 @@ func isURL(s string) bool {
 
 // looksRandom reports whether a long word is a mixture of letters, cases and digits.
 func looksRandom(s string) bool {
-	if len(s) < 12 {
-		return false
-	}
 	for _, w := range strings.FieldsFunc(s, func(r rune) bool { return strings.ContainsRune("-_.~", r) }) {
-		if len(w) >= 12 && (!word.MatchString(w) || mixed(w)) {
+		if len(w) >= 8 && (!word.MatchString(w) || mixed(w)) {
 			return true
 		}
 	}

@@ -151,6 +151,7 @@ func Secrets() []Secret {
 		quoted("PEM in quotes", pem, body),
 		{"PEM as it is", "|\n" + indent(pem), pem, body},
 		{"base64 as it is", std, std, std},
+		quoted("before the beginning of a PEM block", word+" -----BEGIN ", word),
 		quoted("with a newline", "one\n"+word+"\n", word),
 		quoted("with a quote", "a\"b'c`"+word, word),
 		quoted("with a zero byte", "a\x00"+word, word),
