@@ -31,20 +31,29 @@ func (c TLSConfig) Validate() error {
 	return nil
 }
 
-// LoadCertificate reads the certificate and key.
+// maxPEM bounds a file of certificates or of a key, in bytes.
+const maxPEM = 1 << 20
+
+// LoadCertificate reads the certificate and key, from files of at most 1 MiB each.
 func LoadCertificate(c TLSConfig) (*tls.Certificate, error) {
-	cert, err := tls.LoadX509KeyPair(c.CertFile, c.KeyFile)
+	chain, err := secret.ReadFile(c.CertFile, maxPEM)
+	if err != nil {
+		return nil, err
+	}
+	key, err := secret.ReadFile(c.KeyFile, maxPEM)
+	if err != nil {
+		return nil, err
+	}
+	cert, err := tls.X509KeyPair(chain, key)
 	if err != nil {
 		return nil, err
 	}
 	return &cert, nil
 }
 
-const maxCA = 1 << 20 // bytes of a file of CAs
-
 // LoadCA reads the certificates, in PEM, of a file of at most 1 MiB.
 func LoadCA(file string) (*x509.CertPool, error) {
-	data, err := secret.ReadFile(file, maxCA)
+	data, err := secret.ReadFile(file, maxPEM)
 	if err != nil {
 		return nil, err
 	}
