@@ -1,6 +1,7 @@
 package state
 
 import (
+	"fmt"
 	"slices"
 	"time"
 )
@@ -58,6 +59,17 @@ func checkExpiry(expires, now time.Time) error {
 	}
 	if expires.After(now.Add(MaxLife)) {
 		return errTooLong
+	}
+	return nil
+}
+
+// maxValue bounds a value, in bytes.
+const maxValue = 2 << 20
+
+// checkValue fails if a value is too long to be kept.
+func checkValue(value []byte) error {
+	if len(value) > maxValue {
+		return fmt.Errorf("a value of %d bytes is too long; %d are kept", len(value), maxValue)
 	}
 	return nil
 }

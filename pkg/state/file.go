@@ -977,6 +977,9 @@ func (f *File) Put(ctx context.Context, key string, value []byte, expires time.T
 }
 
 func (t *fileTx) set(key []byte, v fileValue) error {
+	if err := checkValue(v.data); err != nil {
+		return refused(err)
+	}
 	if err := t.sweep(t.f.now()); err != nil {
 		return err
 	}

@@ -192,6 +192,9 @@ func (m *Memory) Put(_ context.Context, key string, value []byte, expires time.T
 }
 
 func (m *Memory) put(key string, value []byte, expires time.Time) error {
+	if err := checkValue(value); err != nil {
+		return err
+	}
 	m.sweep(m.now())
 	if m.values[key] == nil && value != nil && len(m.values) >= maxValues {
 		return ErrFull

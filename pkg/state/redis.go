@@ -41,6 +41,7 @@ const (
 	// redisRetries is how often an Update is tried: each time another was faster.
 	redisRetries = 1000
 
+	redisScan       = 4 << 20 // keys that a Scan goes through, and pages
 	maxPasswordFile = 4 << 10
 	maxCAFile       = 1 << 20
 )
@@ -143,7 +144,13 @@ func redisDialer(caFile string) (func(ctx context.Context, network, addr string)
 		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 30 * time.Second, Interval: 5 * time.Second, Count: 3},
 	}
 	if caFile == "" {
-		return plain.DialContext, nil
+		return func(ctx context.Context, network, addr string) (net.Conn, error) {
+			conn, err := plain.DialContext(ctx, network, addr)
+			if tcp, ok := conn.(*net.TCPConn); ok {
+				return &boundedTCP{TCPConn: tcp}, nil
+			}
+			return conn, err
+		}, nil
 	}
 	pem, err := secret.ReadFile(caFile, maxCAFile)
 	if err != nil {
@@ -153,7 +160,14 @@ func redisDialer(caFile string) (func(ctx context.Context, network, addr string)
 	if !roots.AppendCertsFromPEM(pem) {
 		return nil, secret.FileError(caFile, errors.New("holds no certificate (PEM)"))
 	}
-	return (&tls.Dialer{NetDialer: plain, Config: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}}).DialContext, nil
+	secure := &tls.Dialer{NetDialer: plain, Config: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}}
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := secure.DialContext(ctx, network, addr)
+		if c, ok := conn.(*tls.Conn); ok {
+			return &boundedTLS{Conn: c}, nil
+		}
+		return conn, err
+	}, nil
 }
 
 // credentials is called for each new connection.
@@ -367,12 +381,14 @@ end
 
 // An entry is a string that begins with its expiry in milliseconds, 0 for never,
 // and a space; its number or its value follows. now is ours. Redis takes it away
-// ARGV[3] milliseconds after it has expired.
+// ARGV[3] milliseconds after it has expired. One that is longer than maxValue and
+// an expiry is not handed out: others can write to Redis.
 const scriptEntry = `
 local now = tonumber(ARGV[2])
 local function read(key)
 	local raw = redis.call('GET', key)
 	if not raw then return false end
+	if #raw > 2097216 then error('an entry that is too long') end
 	local space = string.find(raw, ' ', 1, true)
 	local expires = space and tonumber(string.sub(raw, 1, space - 1))
 	if not expires then error('an entry of another program') end
@@ -473,10 +489,12 @@ return redis.call('DEL', KEYS[2], KEYS[3])
 	// 2: cursor, 3: pattern. What is no string is not ours.
 	scriptScan = script(`
 local page = redis.call('SCAN', ARGV[2], 'MATCH', ARGV[3], 'COUNT', 1000)
-local found = {page[1]}
+local found, size = {page[1]}, 0
 for _, key in ipairs(page[2]) do
 	local raw = redis.pcall('GET', key)
 	if type(raw) == 'string' then
+		size = size + #key + #raw
+		if size > 4194304 then return redis.error_reply('ERR entries that are too long') end
 		found[#found + 1] = key
 		found[#found + 1] = raw
 	end
@@ -689,6 +707,10 @@ func (r *Redis) Update(ctx context.Context, key string, change func(old []byte) 
 				refused = err
 				return err
 			}
+			if err := checkValue(value); err != nil {
+				refused = err
+				return err
+			}
 			if done, err := r.put(ctx, key, value, 0, has, before); done || err != nil {
 				return err
 			}
@@ -714,6 +736,9 @@ func jitter(limit time.Duration) time.Duration {
 
 // Put implements [Store]. One that fails may have set the value.
 func (r *Redis) Put(ctx context.Context, key string, value []byte, expires time.Time) error {
+	if err := checkValue(value); err != nil {
+		return err
+	}
 	var ms int64
 	if !expires.IsZero() {
 		if err := checkExpiry(expires, r.now()); err != nil {
@@ -742,7 +767,10 @@ var globEscape = strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`,
 func (r *Redis) Scan(ctx context.Context, prefix string, visit func(key string, count int64, value []byte, expires time.Time) bool) error {
 	pattern := globEscape.Replace(r.config.Prefix) + "[cv]:" + globEscape.Replace(prefix) + "*"
 	seen := map[string]bool{} // Redis may show a key twice
-	for cursor := "0"; ; {
+	for cursor, pages := "0", 0; ; pages++ {
+		if pages > redisScan {
+			return r.explain(ctx, fmt.Errorf("has more than %d pages of keys", redisScan))
+		}
 		var page []any
 		if err := r.do(ctx, func(ctx context.Context) error {
 			result, err := r.run(ctx, scriptScan, nil, cursor, pattern)
@@ -767,11 +795,19 @@ func (r *Redis) Scan(ctx context.Context, prefix string, visit func(key string, 
 				return nil
 			}
 		}
-		if cursor, _ = page[0].(string); cursor == "0" || cursor == "" {
+		next, _ := page[0].(string)
+		if next == "0" {
 			return nil
 		}
+		if _, err := strconv.ParseUint(next, 10, 64); err != nil || next == cursor || len(seen) > redisScan {
+			return r.explain(ctx, fmt.Errorf("answered %q for the next of %d keys", clip(next), len(seen)))
+		}
+		cursor = next
 	}
 }
+
+// clip is what of an answer may stand in an error.
+func clip(s string) string { return s[:min(len(s), 100)] }
 
 type redisEntry struct {
 	key   string

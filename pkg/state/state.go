@@ -35,7 +35,7 @@ type Store interface {
 	// that there is none, with nothing coming between. It may call change more
 	// than once; an error of change is given back and nothing is replaced.
 	Update(ctx context.Context, key string, change func(old []byte) ([]byte, error)) error
-	// Put sets the value of key, which is forgotten at expires; the zero time is
+	// Put sets the value of key, of up to 2 MiB, which is forgotten at expires; the zero time is
 	// for ever, and more than [MaxLife] ahead an error. A value that Update then replaces no longer expires.
 	Put(ctx context.Context, key string, value []byte, expires time.Time) error
 	// Forget takes away the count and the value of key, if there are any.

@@ -349,6 +349,21 @@ func Run(t *testing.T, open func(t *testing.T, clock *Clock) state.Store) {
 		}
 	})
 
+	t.Run("a value that is too long is refused", func(t *testing.T) {
+		s, _ := start(t)
+		long := make([]byte, 2<<20)
+		put(t, s, "k", string(long), time.Time{})
+		wantValue(t, s, long)
+		long = append(long, 0)
+		if err := s.Put(t.Context(), "k", long, time.Time{}); err == nil {
+			t.Error("Put of a long value gave no error")
+		}
+		if err := s.Update(t.Context(), "k", func([]byte) ([]byte, error) { return long, nil }); err == nil {
+			t.Error("Update to a long value gave no error")
+		}
+		wantValue(t, s, long[1:])
+	})
+
 	t.Run("an empty value is a value", func(t *testing.T) {
 		s, _ := start(t)
 		put(t, s, "k", "", time.Time{})
