@@ -15,6 +15,7 @@ import (
 	"github.com/gophercloud/gophercloud/v2"
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/ratelimit"
 )
 
 const (
@@ -23,9 +24,13 @@ const (
 	seenFor    = time.Hour
 	cacheSize  = 8192
 	seenSize   = 131072
-	perCaller  = 4 // lookups in flight for one address
-	// One reservedPart-th of the calls that may be in flight is for callers that
-	// were recognised: strangers who ask for many instances must not keep them out.
+	// perCaller lookups may be in flight for one unproven address, and wait. An IPv6
+	// /64 has 512: some hundred instances boot at a time.
+	perCaller = 8
+	// lookupQueue unproven callers may wait, and as many proven ones.
+	lookupQueue = 1024
+	// One reservedPart-th of the calls that may be in flight is for proven callers:
+	// others who ask for many instances must not keep them out.
 	reservedPart = 4
 	lateness     = 100 * time.Millisecond // for a flight to say why it failed at its deadline
 	listAtMost   = 2                      // one is the answer, two say that the filter was ignored
@@ -131,34 +136,45 @@ func (s *session) listServers(ctx context.Context, id string) ([]record, error) 
 	return *answer.Servers, nil
 }
 
-// lookups makes one call of any number of questions about one instance.
+// lookups makes one call of many questions about one instance, and lets callers ask by
+// turns when Nova is slow ([ratelimit.Gate]).
+//
+// What proven callers ask is kept for a while, what others ask is not, and they do not
+// share a call with proven ones: how long an answer takes tells a stranger nothing of
+// what the instance itself did.
 type lookups struct {
 	ask     func(context.Context, attest.InstanceID) (attest.Instance, error)
 	timeout time.Duration
-	slots   chan struct{} // for all calls
-	general chan struct{} // fewer, for callers that were not recognised
+	all     int // calls that may be in flight, and of them those of unproven callers
+	open    int
+	gate    *ratelimit.Gate
 	now     func() time.Time
 	life    context.Context // of all flights, also of those that flights no longer has
 	end     context.CancelFunc
 
 	mu      sync.Mutex
 	closed  bool
-	flights map[attest.InstanceID]*flight
-	callers map[netip.Addr]int
+	flights map[question]*flight
 	found   *ttlCache[attest.InstanceID, attest.Instance]
 	unknown *ttlCache[attest.InstanceID, struct{}]
 	running sync.WaitGroup
 	flying  int
 }
 
-// flight is a call under way. It lives until it is answered or its last waiter
-// has left, whoever of them began it, unless one of them was recognised.
+// question is what a flight is about.
+type question struct {
+	id     attest.InstanceID
+	proven bool
+}
+
+// flight is one call, and those who wait for it, of whom each waits for its own turn as
+// well: the first who is let in begins it. It lives until it is answered or its last
+// waiter has left; that of a proven caller, who comes back, until it is answered.
 type flight struct {
-	began   time.Time
 	waiters int
-	cancel  context.CancelFunc
-	hurry   chan struct{} // closed when a recognised caller waits
-	hurried bool
+	started chan struct{} // closed when the call begins
+	began   time.Time
+	cancel  context.CancelFunc // nil until then
 	done    chan struct{}
 	in      attest.Instance
 	err     error
@@ -169,20 +185,23 @@ var errClosed = errors.New("the server is stopping")
 func newLookups(ask func(context.Context, attest.InstanceID) (attest.Instance, error), cfg Config, now func() time.Time) *lookups {
 	l := &lookups{
 		ask: ask, timeout: cfg.Timeout, now: now,
-		slots:   make(chan struct{}, cfg.MaxConcurrent),
-		general: make(chan struct{}, max(1, cfg.MaxConcurrent-cfg.MaxConcurrent/reservedPart)),
-		flights: map[attest.InstanceID]*flight{},
-		callers: map[netip.Addr]int{},
+		all:     cfg.MaxConcurrent,
+		open:    max(1, cfg.MaxConcurrent-cfg.MaxConcurrent/reservedPart),
+		flights: map[question]*flight{},
 		found:   newTTLCache[attest.InstanceID, attest.Instance](freshFor, cacheSize),
 		unknown: newTTLCache[attest.InstanceID, struct{}](unknownFor, cacheSize),
 	}
+	l.gate = ratelimit.NewGate(ratelimit.GateConfig{All: cfg.MaxConcurrent, Open: l.open, Each: perCaller, Waiting: lookupQueue})
 	l.life, l.end = context.WithCancel(context.Background())
 	return l
 }
 
+// get asks on behalf of a caller at an address, or of a proven one if that is the zero
+// Addr.
 func (l *lookups) get(ctx context.Context, id attest.InstanceID, caller netip.Addr) (attest.Instance, error) {
+	q := question{id, !caller.IsValid()}
 	l.mu.Lock()
-	f, in, err := l.join(id, caller)
+	f, ticket, in, err := l.join(q, caller)
 	l.mu.Unlock()
 	if f == nil {
 		return in, err
@@ -191,6 +210,12 @@ func (l *lookups) get(ctx context.Context, id attest.InstanceID, caller netip.Ad
 	// with it. Whoever waits for this instance has a deadline all the same.
 	late := time.NewTimer(l.timeout + lateness)
 	defer late.Stop()
+	if ticket != nil {
+		if err := l.turn(ctx, q, f, ticket, late.C); err != nil {
+			l.leave(q, f)
+			return attest.Instance{}, err
+		}
+	}
 	select {
 	case <-f.done:
 		return f.in, f.err
@@ -199,108 +224,145 @@ func (l *lookups) get(ctx context.Context, id attest.InstanceID, caller netip.Ad
 	case <-late.C:
 		err = fmt.Errorf("nova server %s: no answer within %v", id, l.timeout)
 	}
-	l.leave(id, f)
+	l.leave(q, f)
 	return attest.Instance{}, err
 }
 
-// join gives what is known, or the flight that will tell. l.mu is held.
-func (l *lookups) join(id attest.InstanceID, caller netip.Addr) (*flight, attest.Instance, error) {
+// turn waits until a flight begins, by this ticket or another.
+func (l *lookups) turn(ctx context.Context, q question, f *flight, ticket *ratelimit.Ticket, late <-chan time.Time) error {
+	select {
+	case <-ticket.Admitted():
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.start(q, f, ticket)
+		return nil
+	case <-f.started:
+		ticket.Leave()
+		return nil
+	case <-ticket.Displaced():
+		return attest.ErrTooManyLookups
+	case <-ctx.Done():
+		ticket.Leave()
+		return ctx.Err()
+	case <-late:
+		ticket.Leave()
+		most := l.open
+		if q.proven {
+			most = l.all
+		}
+		return fmt.Errorf("all %d calls to nova that may be in flight are, for %v", most, l.timeout)
+	}
+}
+
+// join gives what is known, or the flight that will tell, and a place in the queue if
+// that has not begun. l.mu is held.
+func (l *lookups) join(q question, caller netip.Addr) (*flight, *ratelimit.Ticket, attest.Instance, error) {
 	now := l.now()
-	if in, ok := l.found.get(id, now); ok {
-		return nil, in, nil
+	if q.proven {
+		if in, ok := l.found.get(q.id, now); ok {
+			return nil, nil, in, nil
+		}
+		if _, ok := l.unknown.get(q.id, now); ok {
+			return nil, nil, attest.Instance{}, attest.ErrNoInstance
+		}
 	}
-	if _, ok := l.unknown.get(id, now); ok {
-		return nil, attest.Instance{}, attest.ErrNoInstance
-	}
-	// An older flight would bring an older record than may be used.
-	if f := l.flights[id]; f != nil && now.Sub(f.began) < freshFor {
-		f.waiters++
-		f.join(caller)
-		return f, attest.Instance{}, nil
-	}
+	f := l.flights[q]
 	switch {
+	// An older flight would bring an older record than may be used.
+	case f != nil && f.cancel != nil && now.Sub(f.began) < freshFor:
+		f.waiters++
+		return f, nil, attest.Instance{}, nil
 	case l.closed:
-		return nil, attest.Instance{}, errClosed
-	case caller.IsValid() && l.callers[caller] >= perCaller:
-		return nil, attest.Instance{}, attest.ErrTooManyLookups
+		return nil, nil, attest.Instance{}, errClosed
 	}
-	ctx, cancel := context.WithTimeout(l.life, l.timeout)
-	f := &flight{began: now, waiters: 1, cancel: cancel, hurry: make(chan struct{}), done: make(chan struct{})}
-	f.join(caller)
-	l.flights[id] = f
-	l.callers[caller]++
-	l.flying++
-	l.running.Go(func() { l.fly(ctx, id, caller, f) })
-	return f, attest.Instance{}, nil
+	ticket, err := l.gate.Enter(caller)
+	switch {
+	case errors.Is(err, ratelimit.ErrCrowded):
+		return nil, nil, attest.Instance{}, attest.ErrTooManyLookups
+	case err != nil:
+		return nil, nil, attest.Instance{}, fmt.Errorf("lookups of nova: %w", err)
+	}
+	if f == nil || f.cancel != nil {
+		f = &flight{started: make(chan struct{}), done: make(chan struct{})}
+		l.flights[q] = f
+		l.flying++
+	}
+	f.waiters++
+	select {
+	case <-ticket.Admitted():
+		l.start(q, f, ticket)
+		ticket = nil
+	default:
+	}
+	return f, ticket, attest.Instance{}, nil
 }
 
-// join lets a flight use what is reserved for recognised callers if one of them
-// waits for it. The lookups' mu is held.
-func (f *flight) join(caller netip.Addr) {
-	if !caller.IsValid() && !f.hurried {
-		f.hurried = true
-		close(f.hurry)
+// start begins the call of a flight, unless another has. l.mu is held.
+func (l *lookups) start(q question, f *flight, ticket *ratelimit.Ticket) {
+	if f.cancel != nil {
+		ticket.Leave()
+		return
 	}
+	if l.closed {
+		ticket.Leave()
+		f.cancel, f.err = func() {}, errClosed
+		close(f.started)
+		close(f.done)
+		l.flying--
+		if l.flights[q] == f {
+			delete(l.flights, q)
+		}
+		return
+	}
+	var ctx context.Context
+	ctx, f.cancel = context.WithTimeout(l.life, l.timeout)
+	f.began = l.now()
+	close(f.started)
+	l.running.Go(func() { l.fly(ctx, q, f, ticket) })
 }
 
-func (l *lookups) leave(id attest.InstanceID, f *flight) {
+func (l *lookups) leave(q question, f *flight) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	f.waiters--
-	// Who is recognised comes back.
-	if f.waiters == 0 && !f.hurried {
+	if f.waiters > 0 {
+		return
+	}
+	switch {
+	case f.cancel == nil:
+		l.flying--
+	case q.proven: // it comes back
+		return
+	default:
 		f.cancel()
-		// Whoever comes now must not wait for a call that was given up.
-		if l.flights[id] == f {
-			delete(l.flights, id)
-		}
+	}
+	// Whoever comes now must not wait for a call that was given up.
+	if l.flights[q] == f {
+		delete(l.flights, q)
 	}
 }
 
-func (l *lookups) fly(ctx context.Context, id attest.InstanceID, caller netip.Addr, f *flight) {
-	defer f.cancel()
-	in, err := l.askInTurn(ctx, id, f)
+func (l *lookups) fly(ctx context.Context, q question, f *flight, ticket *ratelimit.Ticket) {
+	in, err := l.ask(ctx, q.id)
+	f.cancel()
+	ticket.Leave() // before the waiters hear: what they ask next has room
 
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
 	case err == nil:
-		l.found.put(id, in, f.began)
-		l.unknown.drop(id)
+		l.found.put(q.id, in, f.began)
+		l.unknown.drop(q.id)
 	case errors.Is(err, attest.ErrNoInstance):
-		l.found.drop(id)
-		l.unknown.put(id, struct{}{}, f.began)
+		l.found.drop(q.id)
+		l.unknown.put(q.id, struct{}{}, f.began)
 	}
 	f.in, f.err = in, err
-	if l.flights[id] == f {
-		delete(l.flights, id)
-	}
-	if l.callers[caller]--; l.callers[caller] <= 0 {
-		delete(l.callers, caller)
+	if l.flights[q] == f {
+		delete(l.flights, q)
 	}
 	l.flying--
 	close(f.done)
-}
-
-func (l *lookups) askInTurn(ctx context.Context, id attest.InstanceID, f *flight) (attest.Instance, error) {
-	select {
-	case <-f.hurry:
-	case l.general <- struct{}{}:
-		defer func() { <-l.general }()
-	case <-ctx.Done():
-		return attest.Instance{}, l.busy(l.general)
-	}
-	select {
-	case l.slots <- struct{}{}:
-		defer func() { <-l.slots }()
-	case <-ctx.Done():
-		return attest.Instance{}, l.busy(l.slots)
-	}
-	return l.ask(ctx, id)
-}
-
-func (l *lookups) busy(slots chan struct{}) error {
-	return fmt.Errorf("all %d calls to nova that may be in flight are, for %v", cap(slots), l.timeout)
 }
 
 func (l *lookups) inFlight() int {

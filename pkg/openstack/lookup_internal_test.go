@@ -84,8 +84,8 @@ func inBubble(t *testing.T, n *nova, concurrent int, test func(t *testing.T, l *
 		l := newLookups(n.ask, Config{Timeout: 3 * time.Second, MaxConcurrent: concurrent}, time.Now)
 		defer func() {
 			l.close()
-			if l.inFlight() != 0 || len(l.flights) != 0 || len(l.callers) != 0 {
-				t.Errorf("after all, %d are in flight, of %d instances, for %d callers", l.inFlight(), len(l.flights), len(l.callers))
+			if l.inFlight() != 0 || len(l.flights) != 0 {
+				t.Errorf("after all, %d are in flight, of %d instances", l.inFlight(), len(l.flights))
 			}
 		}()
 		test(t, l)
@@ -94,6 +94,16 @@ func inBubble(t *testing.T, n *nova, concurrent int, test func(t *testing.T, l *
 
 // pass lets time go by in a bubble.
 func pass(d time.Duration) { <-time.After(d) }
+
+// proven asks for a caller that has proven who it is, and gives the error.
+func proven(t *testing.T, l *lookups, id attest.InstanceID) error {
+	t.Helper()
+	in, err := l.get(t.Context(), id, netip.Addr{})
+	if err == nil && in.ID != id {
+		t.Errorf("asked for %s, was given %s", id, in.ID)
+	}
+	return err
+}
 
 // patient asks and gives the error; impatient leaves after a time.
 func patient(t *testing.T, l *lookups, id attest.InstanceID, who int) error {
@@ -200,14 +210,14 @@ func TestOldFlightTakesNobodyUp(t *testing.T) {
 		asking.Wait()
 		n.expect(t, 2, 0)
 		// What the second flight found is good for what remains of its two seconds: none.
-		if err := patient(t, l, server(t, 1), 0); err != nil {
+		if err := proven(t, l, server(t, 1)); err != nil {
 			t.Error(err)
 		}
 		n.expect(t, 3, 0)
 	})
 }
 
-func TestOneAddressHasFourLookups(t *testing.T) {
+func TestOneAddressHasEightLookups(t *testing.T) {
 	n := &nova{takes: time.Second}
 	inBubble(t, n, 64, func(t *testing.T, l *lookups) {
 		var asking sync.WaitGroup
@@ -218,27 +228,27 @@ func TestOneAddressHasFourLookups(t *testing.T) {
 				}
 			})
 		}
-		for id := range 4 {
+		for id := range perCaller {
 			find(id, 1)
 		}
 		synctest.Wait()
 		for id := range 100 {
 			if err := patient(t, l, server(t, 10+id), 1); !errors.Is(err, attest.ErrTooManyLookups) {
-				t.Errorf("lookup %d of one address = %v, want ErrTooManyLookups", 5+id, err)
+				t.Errorf("lookup %d of one address = %v, want ErrTooManyLookups", perCaller+1+id, err)
 			}
 		}
-		n.expect(t, 4, 0)
+		n.expect(t, perCaller, 0)
 		find(9, 2) // another address
 		synctest.Wait()
 		find(9, 1) // joins the other's
 		find(0, 1) // joins its own
 		asking.Wait()
-		n.expect(t, 5, 0)
-		for id := range 4 {
+		n.expect(t, perCaller+1, 0)
+		for id := range perCaller {
 			find(20+id, 1) // once they are done
 		}
 		asking.Wait()
-		n.expect(t, 9, 0)
+		n.expect(t, 2*perCaller+1, 0)
 	})
 }
 
@@ -260,8 +270,8 @@ func TestHangingUpDoesNotMakeRoom(t *testing.T) {
 				refused++
 			}
 		}
-		if calls, _, _ := n.counts(); calls != 4 || refused != 96 {
-			t.Errorf("there were %d calls and %d refusals, want 4 and 96", calls, refused)
+		if calls, _, _ := n.counts(); calls != perCaller || refused != 100-perCaller {
+			t.Errorf("there were %d calls and %d refusals, want %d and %d", calls, refused, perCaller, 100-perCaller)
 		}
 	})
 }
@@ -337,7 +347,7 @@ func TestWhatIsKept(t *testing.T) {
 		step := func(after time.Duration, want error, more int) {
 			t.Helper()
 			pass(after)
-			if err := patient(t, l, server(t, 1), 1); !errors.Is(err, want) {
+			if err := proven(t, l, server(t, 1)); !errors.Is(err, want) {
 				t.Errorf("got %v, want %v", err, want)
 			}
 			calls += more
@@ -367,12 +377,12 @@ func TestLaterVerdictReplacesTheEarlier(t *testing.T) {
 	n.answer = func(id attest.InstanceID) (attest.Instance, error) { return attest.Instance{ID: id}, answer }
 	inBubble(t, n, 64, func(t *testing.T, l *lookups) {
 		id := server(t, 1)
-		if err := patient(t, l, id, 1); !errors.Is(err, attest.ErrNoInstance) {
+		if err := proven(t, l, id); !errors.Is(err, attest.ErrNoInstance) {
 			t.Fatal(err)
 		}
 		pass(unknownFor)
 		answer = nil
-		if err := patient(t, l, id, 1); err != nil {
+		if err := proven(t, l, id); err != nil {
 			t.Fatal(err)
 		}
 		if _, kept := l.unknown.get(id, time.Now().Add(-unknownFor)); kept {
@@ -380,7 +390,7 @@ func TestLaterVerdictReplacesTheEarlier(t *testing.T) {
 		}
 		pass(freshFor)
 		answer = attest.ErrNoInstance
-		if err := patient(t, l, id, 1); !errors.Is(err, attest.ErrNoInstance) {
+		if err := proven(t, l, id); !errors.Is(err, attest.ErrNoInstance) {
 			t.Fatal(err)
 		}
 		if _, kept := l.found.get(id, time.Now().Add(-freshFor)); kept {
@@ -439,11 +449,78 @@ func TestAShareOfTheCallsIsReserved(t *testing.T) {
 		}
 		began := time.Now()
 		asking.Go(func() { recognised(server(t, 100)) })
-		asking.Go(func() { recognised(server(t, 19)) }) // waits for its turn among the strangers
+		asking.Go(func() { recognised(server(t, 19)) }) // for which a stranger waits
 		asking.Wait()
 		if took := time.Since(began); took != time.Second {
 			t.Errorf("who was recognised waited %v, want 1s", took)
 		}
+	})
+}
+
+// An attacker with many addresses keeps an instance elsewhere waiting for no longer than
+// one call, and fails none. Nova answers in 0.2 s.
+func TestAnAttackerDelaysOthersByOneCall(t *testing.T) {
+	v6 := func(subnet, host int) netip.Addr {
+		return netip.AddrFrom16([16]byte{0x20, 1, 0xd, 0xb8, 0, 0, byte(subnet >> 8), byte(subnet), 14: byte(host >> 8), 15: byte(host)})
+	}
+	for _, tt := range []struct {
+		name      string
+		addresses int
+		address   func(int) netip.Addr
+	}{
+		{"a /64", 200, func(i int) netip.Addr { return v6(1, i) }},
+		{"a /48", 200, func(i int) netip.Addr { return v6(i, 1) }},
+		{"fifty IPv4 addresses next to each other", 50, func(i int) netip.Addr { return netip.AddrFrom4([4]byte{198, 18, 0, byte(i)}) }},
+		{"fifty IPv4 addresses all over", 50, func(i int) netip.Addr { return netip.AddrFrom4([4]byte{198, 18, byte(i), 7}) }},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			n := &nova{takes: 200 * time.Millisecond}
+			inBubble(t, n, 64, func(t *testing.T, l *lookups) {
+				ctx, end := context.WithCancel(t.Context())
+				var attack sync.WaitGroup
+				for i := range tt.addresses {
+					for k := range perCaller {
+						attack.Go(func() {
+							for id := 1_000_000*(k+1) + 1000*i; ctx.Err() == nil; id++ {
+								if _, err := l.get(ctx, server(t, id), tt.address(i)); errors.Is(err, attest.ErrTooManyLookups) {
+									pass(50 * time.Millisecond)
+								}
+							}
+						})
+					}
+				}
+				pass(2 * time.Second)
+				for who := range 20 {
+					began := time.Now()
+					if err := patient(t, l, server(t, who), 0x100*(100+who)); err != nil {
+						t.Errorf("an instance elsewhere: %v", err)
+					}
+					if took := time.Since(began); took > 2*n.takes {
+						t.Errorf("an instance elsewhere waited %v, of which its own call took %v", took, n.takes)
+					}
+					pass(30 * time.Millisecond)
+				}
+				end()
+				attack.Wait()
+			})
+		})
+	}
+}
+
+// Instances that share a /64, as those of a subnet do, boot together.
+func TestInstancesOfOneSubnetBootTogether(t *testing.T) {
+	n := &nova{takes: 200 * time.Millisecond}
+	inBubble(t, n, 64, func(t *testing.T, l *lookups) {
+		var asking sync.WaitGroup
+		for i := range 300 {
+			asking.Go(func() {
+				at := netip.AddrFrom16([16]byte{0x20, 1, 0xd, 0xb8, 14: byte(i >> 8), 15: byte(i)})
+				if _, err := l.get(t.Context(), server(t, i), at); err != nil {
+					t.Errorf("instance %d: %v", i, err)
+				}
+			})
+		}
+		asking.Wait()
 	})
 }
 

@@ -463,6 +463,7 @@ func TestVanishedInstance(t *testing.T) {
 	})
 }
 
+// What proven callers ask is kept for a while.
 func TestCache(t *testing.T) {
 	for name, client := range map[string]func(*testing.T, *simulator.Cloud, openstack.Options) *openstack.Client{"show": newAdmin, "list": newLister} {
 		t.Run(name+": one lookup is one call, good for two seconds from its start", func(t *testing.T) {
@@ -473,7 +474,7 @@ func TestCache(t *testing.T) {
 			cloud.Fail("nova", simulator.Fault{Delay: held, Only: servers})
 			done := make(chan error)
 			go func() {
-				_, err := ask(t, c, web)
+				_, err := askProven(t, c, web)
 				done <- err
 			}()
 			eventually(t, "the call to arrive", func() bool { return countLookups(cloud) == before+1 })
@@ -484,12 +485,12 @@ func TestCache(t *testing.T) {
 			}
 			cloud.Fail("nova", simulator.Fault{})
 			clock.advance(499 * time.Millisecond)
-			mustFind(t, c, web)
+			mustFindProven(t, c, web)
 			if n := countLookups(cloud) - before; n != 1 {
 				t.Errorf("after 1.999 s, Nova was called %d times, want 1", n)
 			}
 			clock.advance(time.Millisecond)
-			mustFind(t, c, web)
+			mustFindProven(t, c, web)
 			if n := countLookups(cloud) - before; n != 2 {
 				t.Errorf("after 2 s, Nova was called %d times, want 2", n)
 			}
@@ -499,7 +500,7 @@ func TestCache(t *testing.T) {
 			c := client(t, cloud, openstack.Options{Now: clock.Now})
 			before := countLookups(cloud)
 			for step, want := range []int{1, 1, 2, 2, 3} {
-				if _, err := ask(t, c, unknown); !errors.Is(err, attest.ErrNoInstance) {
+				if _, err := askProven(t, c, unknown); !errors.Is(err, attest.ErrNoInstance) {
 					t.Fatalf("Instance = %v, want ErrNoInstance", err)
 				}
 				if n := countLookups(cloud) - before; n != want {
@@ -511,25 +512,46 @@ func TestCache(t *testing.T) {
 			s.ID = unknown
 			cloud.SetServer(s)
 			clock.advance(time.Second)
-			mustFind(t, c, unknown)
+			mustFindProven(t, c, unknown)
 		})
 		t.Run(name+": a failure is not kept, and forgets nothing", func(t *testing.T) {
 			cloud, clock := startCloud(t), newClock()
 			c := client(t, cloud, openstack.Options{Now: clock.Now})
-			mustFind(t, c, web)
+			mustFindProven(t, c, web)
 			cloud.Fail("nova", simulator.Fault{Status: 503, Only: servers})
-			mustFind(t, c, web)
+			mustFindProven(t, c, web)
 			clock.advance(2 * time.Second)
 			before := countLookups(cloud)
 			for range 3 {
-				_, err := ask(t, c, web)
+				_, err := askProven(t, c, web)
 				checkBroken(t, err)
 			}
 			if n := countLookups(cloud) - before; n != 3 {
 				t.Errorf("Nova was called %d times, want 3", n)
 			}
 			cloud.Fail("nova", simulator.Fault{})
-			mustFind(t, c, web)
+			mustFindProven(t, c, web)
+		})
+	}
+}
+
+// How long an answer takes must not tell a stranger whether somebody has asked for an instance.
+func TestCacheIsNotForStrangers(t *testing.T) {
+	for name, client := range map[string]func(*testing.T, *simulator.Cloud, openstack.Options) *openstack.Client{"show": newAdmin, "list": newLister} {
+		t.Run(name, func(t *testing.T) {
+			cloud, clock := startCloud(t), newClock()
+			c := client(t, cloud, openstack.Options{Now: clock.Now})
+			mustFindProven(t, c, web)
+			if _, err := askProven(t, c, unknown); !errors.Is(err, attest.ErrNoInstance) {
+				t.Fatal(err)
+			}
+			before := countLookups(cloud)
+			for i, id := range []string{web, unknown, web, unknown} {
+				_, _ = ask(t, c, id)
+				if n := countLookups(cloud) - before; n != i+1 {
+					t.Errorf("after %d questions of a stranger, Nova was called %d times", i+1, n)
+				}
+			}
 		})
 	}
 }

@@ -209,6 +209,19 @@ func mustFind(t *testing.T, c *openstack.Client, id string) {
 	}
 }
 
+// askProven and mustFindProven are ask and mustFind for a caller that has proven who it is.
+func askProven(t *testing.T, c *openstack.Client, id string) (attest.Instance, error) {
+	t.Helper()
+	return c.Instance(t.Context(), instanceID(t, id), netip.Addr{})
+}
+
+func mustFindProven(t *testing.T, c *openstack.Client, id string) {
+	t.Helper()
+	if in, err := askProven(t, c, id); err != nil || in.ID.String() != id {
+		t.Fatalf("Instance(%s) = %s, %v", id, in.ID, err)
+	}
+}
+
 func sameInstance(a, b attest.Instance) string {
 	return cmp.Diff(a, b, cmpopts.EquateComparable(attest.InstanceID{}, netip.Addr{}),
 		cmpopts.SortSlices(func(a, b attest.Address) bool { return a.Addr.Less(b.Addr) }))

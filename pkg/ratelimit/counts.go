@@ -1,6 +1,7 @@
 package ratelimit
 
 import (
+	"iter"
 	"net/netip"
 	"sync"
 )
@@ -15,42 +16,43 @@ const (
 	SubnetShare = 64
 )
 
-// Subnet is the IPv6 /64 of an address; ok is false for IPv4.
-func Subnet(addr netip.Addr) (subnet netip.Prefix, ok bool) {
-	if !addr.Is6() {
-		return netip.Prefix{}, false
+// Levels gives what a client is bounded as, and how many times what one address may
+// have: its address once, and the IPv6 /64 of it [SubnetShare] times. The address must
+// be unmapped and without a zone.
+func Levels(client netip.Addr) iter.Seq2[netip.Prefix, int] {
+	return func(yield func(netip.Prefix, int) bool) {
+		if !yield(netip.PrefixFrom(client, client.BitLen()), 1) || !client.Is6() {
+			return
+		}
+		if subnet, err := client.Prefix(subnetBits); err == nil {
+			yield(subnet, SubnetShare)
+		}
 	}
-	subnet, err := addr.Prefix(subnetBits)
-	return subnet, err == nil
 }
 
-// Counts bounds how much each client holds at a time: an address, and all of an IPv6
-// /64 together [SubnetShare] times as much. Its size is what is held.
+// Counts bounds how much each client holds at a time; see [Levels]. Its size is what is
+// held.
 type Counts struct {
 	each int
 
-	mu      sync.Mutex
-	address map[netip.Addr]int
-	subnet  map[netip.Prefix]int
+	mu   sync.Mutex
+	held map[netip.Prefix]int
 }
 
 // NewCounts lets each address hold so many.
-func NewCounts(each int) *Counts {
-	return &Counts{each: each, address: map[netip.Addr]int{}, subnet: map[netip.Prefix]int{}}
-}
+func NewCounts(each int) *Counts { return &Counts{each: each, held: map[netip.Prefix]int{}} }
 
-// Take notes that a client holds one more, unless it has as many as it may. The
-// address must be unmapped and without a zone.
+// Take notes that a client holds one more, unless it has as many as it may.
 func (c *Counts) Take(client netip.Addr) bool {
-	subnet, wide := Subnet(client)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.address[client] >= c.each || wide && c.subnet[subnet] >= SubnetShare*c.each {
-		return false
+	for level, share := range Levels(client) {
+		if c.held[level] >= share*c.each {
+			return false
+		}
 	}
-	c.address[client]++
-	if wide {
-		c.subnet[subnet]++
+	for level := range Levels(client) {
+		c.held[level]++
 	}
 	return true
 }
@@ -58,16 +60,11 @@ func (c *Counts) Take(client netip.Addr) bool {
 // Give notes that a client holds one less. Each Take that was true is followed by one
 // Give.
 func (c *Counts) Give(client netip.Addr) {
-	subnet, wide := Subnet(client)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.address[client]--; c.address[client] <= 0 {
-		delete(c.address, client)
-	}
-	if !wide {
-		return
-	}
-	if c.subnet[subnet]--; c.subnet[subnet] <= 0 {
-		delete(c.subnet, subnet)
+	for level := range Levels(client) {
+		if c.held[level]--; c.held[level] <= 0 {
+			delete(c.held, level)
+		}
 	}
 }

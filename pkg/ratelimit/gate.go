@@ -30,14 +30,16 @@ type GateConfig struct {
 // waits no longer for one with many than for the next that is done. When too many
 // wait, one of the most crowded network has to go.
 //
-// Proven callers come in the order in which they came, before all clients.
+// Proven callers come in the order in which they came, and take turns with clients: they
+// have the part of the places that clients cannot have, and half of the rest.
 type Gate struct {
 	config GateConfig
 	each   *Counts
 
 	mu     sync.Mutex
-	inside int // all
-	open   int // clients
+	inside int  // all
+	open   int  // clients
+	last   bool // the last who was let in was proven
 	proven *list.List
 	queue  *Fair[*Ticket]
 }
@@ -130,15 +132,7 @@ func (g *Gate) leave(t *Ticket) {
 // admit lets in who may come in. g.mu is held.
 func (g *Gate) admit() {
 	for g.inside < g.config.All {
-		var t *Ticket
-		if first := g.proven.Front(); first != nil {
-			t = g.proven.Remove(first).(*Ticket)
-		} else if g.open < g.config.Open {
-			if e := g.queue.Next(); e != nil {
-				t = e.Value
-				g.open++
-			}
-		}
+		t := g.next()
 		if t == nil {
 			return
 		}
@@ -146,4 +140,20 @@ func (g *Gate) admit() {
 		t.inside = true
 		close(t.admitted)
 	}
+}
+
+// next takes who is next out of its queue, nil if there is none who may come in.
+func (g *Gate) next() *Ticket {
+	first := g.proven.Front()
+	client := g.open < g.config.Open && g.queue.Len() > 0
+	switch {
+	case first != nil && !(client && g.last):
+		g.last = true
+		return g.proven.Remove(first).(*Ticket)
+	case client:
+		g.last = false
+		g.open++
+		return g.queue.Next().Value
+	}
+	return nil
 }

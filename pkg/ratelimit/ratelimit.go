@@ -96,24 +96,26 @@ func (l *Limiter[K]) Len() int {
 // Addresses limits by client address: IPv4 and IPv6 by the address, and IPv6
 // also by /64, out of which a single guest can speak from any address.
 type Addresses struct {
-	single *Limiter[netip.Addr]
-	subnet *Limiter[netip.Prefix]
+	single, subnet *Limiter[netip.Prefix]
 }
 
 // NewAddresses makes a limiter of at most size addresses and as many subnets.
 func NewAddresses(r Rate, size int) *Addresses {
 	wide := Rate{Rate: SubnetShare * r.Rate, Burst: SubnetShare * r.Burst}
-	return &Addresses{New[netip.Addr](r, size), New[netip.Prefix](wide, size)}
+	return &Addresses{New[netip.Prefix](r, size), New[netip.Prefix](wide, size)}
 }
 
 // Allow is [Limiter.Allow] for an address, which must be unmapped and without a
 // zone.
 func (a *Addresses) Allow(addr netip.Addr, now time.Time) (time.Duration, bool) {
-	if wait, ok := a.single.Allow(addr, now); !ok {
-		return wait, false
-	}
-	if subnet, ok := Subnet(addr); ok {
-		return a.subnet.Allow(subnet, now)
+	for level, share := range Levels(addr) {
+		limiter := a.single
+		if share > 1 {
+			limiter = a.subnet
+		}
+		if wait, ok := limiter.Allow(level, now); !ok {
+			return wait, false
+		}
 	}
 	return 0, true
 }
