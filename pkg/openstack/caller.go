@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/singleflight"
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/ratelimit"
 )
 
 const (
@@ -23,26 +24,29 @@ const (
 	hostFor     = time.Hour
 	callersSize = 8192 // of each cache
 
-	// Keystone is asked about few tokens that nobody has shown yet and that turn out
-	// to be nobody's we know: within strangerFor so many of one address, and of all.
-	// Whoever makes them up must not keep Keystone busy, nor Nova out. So a host
-	// that has shown a token of Nova's, not long ago, is counted for itself.
-	strangerMost    = 20
-	strangerMostOne = 5
-	hostMost        = 20
-	// callerChecks may be in flight for strangers, and as many for others.
-	callerChecks = 4
+	// Keystone is asked about few tokens that turn out to be invalid, or another
+	// user's than Nova's: within strangerFor so many of one client ([ratelimit.Levels]).
+	// There is no such limit for all clients together: strangers could use it up, and
+	// Nova's hosts would be refused with them. What strangers can ask at a time is
+	// divided between networks. A host that has shown a token of Nova's, not long ago,
+	// has a limit of its own.
+	strangerMost = 5
+	hostMost     = 20
+	// callerChecks may be in flight for strangers, and as many for others; so many of
+	// each may wait, and of one client.
+	callerChecks   = 4
+	callersWaiting = 256
+	callersOfOne   = 4
 )
 
 type tokenHash = [sha256.Size]byte
 
 // callers remembers whose tokens callers showed.
 type callers struct {
-	client    *Client
-	users     []string // Nova's, of whom all tokens are worth to ask for
-	calls     singleflight.Group
-	slots     chan struct{}
-	strangers chan struct{} // slots of those who may be anyone
+	client *Client
+	users  []string // Nova's, of whom all tokens are worth to ask for
+	calls  singleflight.Group
+	gate   *ratelimit.Gate
 
 	mu sync.Mutex
 	// known are the tokens of those users, to their end; after callerFor they are
@@ -50,8 +54,9 @@ type callers struct {
 	known  *ttlCache[tokenHash, tokenOwner]
 	others *ttlCache[tokenHash, string] // whose other tokens are, "" for nobody
 	hosts  *ttlCache[netip.Addr, struct{}]
-	failed *ttlCache[netip.Addr, *int] // checks of an address that found nobody we know
-	all    *ttlCache[struct{}, *int]   // of all that are no host
+	// failed are the checks of an address that found no user of Nova's, and subnets
+	// those of an IPv6 /64.
+	failed, subnets *ttlCache[netip.Prefix, *int]
 }
 
 type tokenOwner struct {
@@ -62,20 +67,20 @@ type tokenOwner struct {
 
 func newCallers(c *Client, users []string) *callers {
 	return &callers{
-		client: c, users: users, slots: make(chan struct{}, callerChecks), strangers: make(chan struct{}, callerChecks),
+		client: c, users: users,
+		gate:   ratelimit.NewGate(ratelimit.GateConfig{All: 2 * callerChecks, Open: callerChecks, Each: callersOfOne, Waiting: callersWaiting}),
 		known:  newTTLCache[tokenHash, tokenOwner](24*time.Hour, callersSize),
 		others: newTTLCache[tokenHash, string](strangerFor, callersSize),
 		hosts:  newTTLCache[netip.Addr, struct{}](hostFor, callersSize),
-		failed: newTTLCache[netip.Addr, *int](strangerFor, callersSize),
-		all:    newTTLCache[struct{}, *int](strangerFor, 1),
+		failed: newTTLCache[netip.Prefix, *int](strangerFor, callersSize), subnets: newTTLCache[netip.Prefix, *int](strangerFor, callersSize),
 	}
 }
 
 // Caller gives the ID of the user whose Keystone token a caller shows, who speaks
 // from an address (api-ref/source/v3/authenticate-v3.inc, "Validate and show
 // information for token"). The error is [attest.ErrUnknownCaller] if Keystone says
-// that it is none, [attest.ErrTooManyCallers] if too many of strangers were, and
-// anything else if Keystone could not be asked.
+// that it is none, [attest.ErrTooManyCallers] if too many of this client were, or wait,
+// and anything else if Keystone could not be asked.
 func (c *Client) Caller(ctx context.Context, token string, from netip.Addr) (userID string, err error) {
 	hash := sha256.Sum256([]byte(token))
 	if userID, ok := c.callers.remembered(hash); ok {
@@ -112,13 +117,22 @@ func (c *callers) ask(ctx context.Context, hash tokenHash, token string, from ne
 	if userID, ok := c.remembered(hash); ok { // whoever was here before may have ended in between
 		return userID, nobody(userID)
 	}
-	failures, slots := c.lane(hash, from)
+	failures, client := c.lane(hash, from)
 	if !c.mayFail(failures) { // it need not wait for that
 		return "", attest.ErrTooManyCallers
 	}
+	ticket, err := c.gate.Enter(client)
+	switch {
+	case errors.Is(err, ratelimit.ErrCrowded):
+		return "", attest.ErrTooManyCallers
+	case err != nil:
+		return "", fmt.Errorf("checks of tokens: %w", err)
+	}
+	defer ticket.Leave()
 	select {
-	case slots <- struct{}{}:
-		defer func() { <-slots }()
+	case <-ticket.Admitted():
+	case <-ticket.Displaced():
+		return "", attest.ErrTooManyCallers
 	case <-ctx.Done():
 		return "", fmt.Errorf("all %d checks of tokens that may be in flight are", callerChecks)
 	}
@@ -146,20 +160,28 @@ func (c *callers) ask(ctx context.Context, hash tokenHash, token string, from ne
 }
 
 // lane gives the counts of failures that bound a check, none for a token that was
-// Nova's before, and the slots that it may use.
-func (c *callers) lane(hash tokenHash, from netip.Addr) ([]failures, chan struct{}) {
+// Nova's before, and the client that takes its turn for it: the zero Addr for one that
+// was Nova's.
+func (c *callers) lane(hash tokenHash, from netip.Addr) ([]failures, netip.Addr) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now := c.client.now()
 	if _, ok := c.known.get(hash, now); ok {
-		return nil, c.slots
+		return nil, netip.Addr{}
 	}
-	own := failures{count(c.failed, from, now), strangerMostOne}
+	own := netip.PrefixFrom(from, from.BitLen())
 	if _, ok := c.hosts.get(from, now); ok {
-		own.most = hostMost
-		return []failures{own}, c.slots
+		return []failures{{count(c.failed, own, now), hostMost}}, netip.Addr{}
 	}
-	return []failures{own, {count(c.all, struct{}{}, now), strangerMost}}, c.strangers
+	var all []failures
+	for level, share := range ratelimit.Levels(from) {
+		counts := c.failed
+		if share > 1 {
+			counts = c.subnets
+		}
+		all = append(all, failures{count(counts, level, now), share * strangerMost})
+	}
+	return all, from
 }
 
 // failures counts checks that found nobody we know, those under way among them.
