@@ -34,6 +34,7 @@ type decision struct {
 	evidence  attest.Evidence
 	peer      string
 	request   authRequest
+	limited   bool // the request was counted by one of the caller's limits
 
 	outcome    string
 	reason     attest.Reason
@@ -83,8 +84,15 @@ func (d *decision) set(outcome string, reason attest.Reason, status int, retryAf
 	d.outcome, d.reason, d.status, d.retryAfter = outcome, reason, status, retryAfter
 }
 
-// settle turns the outcome of a judgement into a decision.
-func (d *decision) settle(ctx context.Context, err error) {
+// settle turns the outcome of a judgement into a decision. A request that was turned down
+// before it was counted is counted now: nothing is said or written that the caller's
+// limit does not bound.
+func (s *Server) settle(ctx context.Context, d *decision, err error) {
+	if err != nil && !d.limited {
+		if often := s.limit(d); often != nil {
+			err = often
+		}
+	}
 	if err == nil {
 		d.set(outcomeGranted, attest.Granted, http.StatusOK, 0)
 		return
@@ -108,14 +116,14 @@ func (s *Server) judge(ctx context.Context, d *decision, w http.ResponseWriter, 
 }
 
 // readDocument takes the document of a request, which then is evidence. One that
-// does not verify is a denial, and counts as a stranger's.
+// does not verify is a denial.
 func (s *Server) readDocument(d *decision) error {
 	if d.request.document == "" {
 		return nil
 	}
 	document, err := s.issuer.VerifyDocument(d.request.document)
 	if errors.Is(err, token.ErrInvalidDocument) {
-		return s.asStranger(d, &attest.Denied{Reason: attest.DocumentInvalid, Detail: err.Error()})
+		return &attest.Denied{Reason: attest.DocumentInvalid, Detail: err.Error()}
 	}
 	if err != nil {
 		return &attest.Failure{Reason: attest.SigningUnavailable, Err: err}
@@ -125,7 +133,7 @@ func (s *Server) readDocument(d *decision) error {
 		d.request.instance = document.Instance
 	}
 	if d.request.instance != document.Instance {
-		return s.asStranger(d, &attest.Denied{Reason: attest.DocumentVoid, Detail: fmt.Sprintf("the document is of instance %s", document.Instance)})
+		return &attest.Denied{Reason: attest.DocumentVoid, Detail: fmt.Sprintf("the document is of instance %s", document.Instance)}
 	}
 	d.evidence = d.evidence.WithDocument(document)
 	return nil
@@ -166,7 +174,12 @@ func (s *Server) limit(d *decision) error {
 	if d.evidence.Recognised() {
 		return s.limitInstance(d)
 	}
-	if wait, ok := s.throttle.Allow(d.evidence.Addr(), s.now()); !ok {
+	d.limited = true
+	client := d.evidence.Addr()
+	if !client.IsValid() { // a metadata agent whose words cannot be used
+		client, _ = parsePeer(d.peer)
+	}
+	if wait, ok := s.throttle.Allow(client, s.now()); !ok {
 		return &throttled{attest.ThrottledAddress, wait}
 	}
 	return nil
@@ -174,19 +187,11 @@ func (s *Server) limit(d *decision) error {
 
 // limitInstance counts a request by instance.
 func (s *Server) limitInstance(d *decision) error {
+	d.limited = true
 	if wait, ok := s.instances.Allow(d.request.instance, s.now()); !ok {
 		return &throttled{attest.ThrottledInstance, wait}
 	}
 	return nil
-}
-
-// asStranger counts a request by the caller's address, as the caller was not
-// recognised; err is why. Each has an audit line, of which nobody may write many.
-func (s *Server) asStranger(d *decision, err error) error {
-	if limited := s.limit(d); limited != nil {
-		return limited
-	}
-	return err
 }
 
 type throttled struct {

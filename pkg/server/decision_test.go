@@ -511,13 +511,86 @@ type readFunc func()
 
 func (f readFunc) Read([]byte) (int, error) { f(); return 0, io.EOF }
 
-func TestMalformedRequestsAreNotThrottled(t *testing.T) {
-	s, _ := throttledScene(t, ratelimit.Rate{Rate: 1, Burst: 1})
-	d := s.open(t)
-	for range 5 {
-		d.ask(t, home, "role=web").wants(t, http.StatusBadRequest, "invalid_request", badID)
+// The limit comes before each verdict, audit line and log line, on every door and on every way to a refusal.
+func TestEveryRefusalIsLimited(t *testing.T) {
+	auth := func(form string) func(*testing.T, *house) answer {
+		return func(t *testing.T, h *house) answer { t.Helper(); return h.ask(t, home, form) }
 	}
-	d.ask(t, home, webForm).granted(t)
+	nova := func(edit func(*http.Request)) func(*testing.T, *house) answer {
+		return func(t *testing.T, h *house) answer {
+			t.Helper()
+			q := novaRequest(novaBody)
+			edit(q)
+			return h.door.do(t, q)
+		}
+	}
+	agent := func(edit func(*http.Request)) func(*testing.T, *house) answer {
+		return func(t *testing.T, h *house) answer {
+			t.Helper()
+			q := h.request(http.MethodPut, webToken)
+			edit(q)
+			return h.do(t, q)
+		}
+	}
+	for _, tt := range []struct {
+		name   string
+		ask    func(*testing.T, *house) answer
+		status int
+		often  int // what too many get; 0 for 429
+		stale  bool
+	}{
+		{name: "malformed", ask: auth("role=web"), status: http.StatusBadRequest},
+		{name: "another media type", ask: func(t *testing.T, h *house) answer {
+			t.Helper()
+			q := h.door.request(home, webForm)
+			q.Header.Set("Content-Type", "text/plain")
+			return h.door.do(t, q)
+		}, status: http.StatusUnsupportedMediaType},
+		{name: "a role that is not configured", ask: auth("instance_id=" + webID + "&role=db"), status: http.StatusForbidden},
+		{name: "an audience that the role does not have", ask: auth(webForm + "&audience=x"), status: http.StatusForbidden},
+		{name: "a document that is none", ask: auth(form("role", "web", "document", "x")), status: http.StatusForbidden},
+		{name: "a document while the keys are stale", ask: auth(form("role", "web", "document", "x")), status: http.StatusServiceUnavailable, stale: true},
+		{name: "a token while the keys are stale", ask: agent(func(*http.Request) {}), status: http.StatusInternalServerError, often: http.StatusConflict, stale: true},
+		{name: "vendordata from elsewhere", ask: nova(func(r *http.Request) { r.RemoteAddr = "203.0.113.66:4711" }), status: http.StatusForbidden},
+		{name: "vendordata without a token", ask: nova(func(r *http.Request) { r.Header.Del("X-Auth-Token") }), status: http.StatusUnauthorized},
+		{name: "vendordata with a made-up token", ask: nova(func(r *http.Request) { r.Header.Set("X-Auth-Token", "gAAAAA-made-up") }), status: http.StatusUnauthorized},
+		{name: "vendordata with another user's token", ask: nova(func(r *http.Request) { r.Header.Set("X-Auth-Token", "gAAAAA-member") }), status: http.StatusForbidden},
+		{name: "vendordata of another media type", ask: nova(func(r *http.Request) { r.Header.Set("Content-Type", "text/plain") }), status: http.StatusUnsupportedMediaType},
+		{name: "a metadata agent that says nothing", ask: agent(func(r *http.Request) { r.Header = http.Header{} }), status: http.StatusForbidden, often: http.StatusConflict},
+		{name: "a metadata agent with a wrong signature", ask: agent(func(r *http.Request) { r.Header.Set("X-Instance-Id-Signature", "00") }), status: http.StatusForbidden, often: http.StatusConflict},
+		{name: "a metadata agent with the wrong method", ask: agent(func(r *http.Request) { r.Method = http.MethodPost }), status: http.StatusBadRequest, often: http.StatusConflict},
+		{name: "a metadata agent with a malformed query", ask: agent(func(r *http.Request) { r.URL.RawQuery = "x=1" }), status: http.StatusBadRequest, often: http.StatusConflict},
+		{name: "no metadata agent", ask: agent(func(r *http.Request) { r.RemoteAddr = "203.0.113.66:4711" }), status: http.StatusForbidden, often: http.StatusForbidden},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s, c := throttledScene(t, ratelimit.Rate{Rate: 0.001, Burst: 2})
+			s.instances = ratelimit.Rate{Rate: 0.001, Burst: 2}
+			other, _ := novaScene(t)
+			s.nova, s.callers, s.now = other.nova, other.callers, c.now
+			s.unusable = new(atomic.Bool)
+			s.unusable.Store(tt.stale)
+			h := newHouse(t, s, nil)
+			often := tt.often
+			if often == 0 {
+				often = http.StatusTooManyRequests
+			}
+			for i := range 6 {
+				want := tt.status
+				if i >= 2 {
+					want = often
+				}
+				if got := tt.ask(t, h); got.status != want {
+					t.Errorf("request %d: status %d, want %d: %s", i+1, got.status, want, got.body)
+				}
+			}
+			if err := h.auditLog.Close(); err != nil {
+				t.Fatal(err)
+			}
+			if n := strings.Count(h.audit.String(), "\n"); n > 2 {
+				t.Errorf("6 requests wrote %d audit lines:\n%s", n, h.audit)
+			}
+		})
+	}
 }
 
 func TestAClientThatHangsUp(t *testing.T) {

@@ -279,7 +279,7 @@ func (a *Agents) turnAway(peer string, why error) {
 	if at, err := parsePeer(peer); err == nil {
 		d.evidence = attest.FromAddress(at)
 	}
-	d.conclude(s.asStranger(d, &attest.Denied{Reason: attest.AgentUnknown, Detail: why.Error()}))
+	s.settle(context.Background(), d, &attest.Denied{Reason: attest.AgentUnknown, Detail: why.Error()})
 	s.record(context.Background(), d)
 }
 
@@ -333,7 +333,7 @@ func (a *Agents) identity(s *Server, w http.ResponseWriter, r *http.Request, at 
 	s.name(c)
 	d := s.begin(c, doorMetadata)
 	roles, err := a.judge(s, d, r, at)
-	d.settle(r.Context(), err)
+	s.settle(r.Context(), d, err)
 	s.record(r.Context(), d)
 	d.status = agentStatus(d.status)
 	if d.outcome == outcomeGranted && at == identityRoles {

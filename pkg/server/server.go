@@ -110,8 +110,10 @@ func (s *Server) newEcho() *echo.Echo {
 	e.IPExtractor = func(r *http.Request) string { return s.proxy.evidence(r).Addr().String() }
 	e.HTTPErrorHandler = s.refuse
 	e.Use(s.identify, middleware.RecoverWithConfig(middleware.RecoverConfig{
-		LogErrorFunc: func(_ echo.Context, err error, stack []byte) error {
-			s.log.Error("a handler panicked", "error", err, "stack", string(stack))
+		LogErrorFunc: func(c echo.Context, err error, stack []byte) error {
+			if s.mayLog(c.Request()) {
+				s.log.Error("a handler panicked", "error", err, "stack", string(stack))
+			}
 			return err
 		},
 	}))
@@ -166,7 +168,7 @@ func (s *Server) auth(c echo.Context) error {
 	r := c.Request()
 	d := s.begin(c, doorAddress)
 	d.evidence = s.proxy.evidence(r)
-	d.settle(r.Context(), s.judge(r.Context(), d, c.Response(), r))
+	s.settle(r.Context(), d, s.judge(r.Context(), d, c.Response(), r))
 	s.record(r.Context(), d)
 	return s.answer(c, d)
 }
@@ -309,11 +311,19 @@ func (s *Server) refuse(err error, c echo.Context) {
 		status = he.Code
 	default:
 		body.Error = "server_error"
-		s.log.Error("request failed", "error", err, "path", clean(c.Request().URL.Path), "request_id", body.RequestID)
+		if s.mayLog(c.Request()) {
+			s.log.Error("request failed", "error", err, "path", clean(c.Request().URL.Path), "request_id", body.RequestID)
+		}
 	}
 	if err := c.JSON(status, body); err != nil {
 		s.log.Debug("answer not sent", "error", err, "request_id", body.RequestID)
 	}
+}
+
+// mayLog counts what a client makes us log beside its decisions.
+func (s *Server) mayLog(r *http.Request) bool {
+	_, ok := s.throttle.Allow(s.proxy.evidence(r).Addr(), s.now())
+	return ok
 }
 
 // publish serves a document that verifiers may cache (RFC 9111).

@@ -119,7 +119,7 @@ func (s *Server) vendordata(c echo.Context) error {
 	ctx, cancel := context.WithTimeout(r.Context(), vendordataWait)
 	defer cancel()
 	document, err := s.vouch(ctx, d, c.Response(), r)
-	d.settle(r.Context(), err)
+	s.settle(r.Context(), d, err)
 	s.record(r.Context(), d)
 	if d.outcome != outcomeGranted {
 		return s.answer(c, d)
@@ -145,7 +145,7 @@ func (s *Server) vouch(ctx context.Context, d *decision, w http.ResponseWriter, 
 	}
 	// Nothing is read of a caller that is not Nova.
 	if err := s.recogniseNova(ctx, d.evidence.Addr(), r); err != nil {
-		return none, s.asStranger(d, err)
+		return none, err
 	}
 	var project string
 	var err error
