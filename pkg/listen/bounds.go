@@ -4,7 +4,7 @@ import "syscall"
 
 // The connections of a listener, unless Options say otherwise.
 const (
-	MaxConnections = 4096
+	MaxConnections = 2048
 	// partOfOne: one address may have this part of a listener's connections, so many
 	// that the verifiers behind a NAT can keep theirs open for a while.
 	partOfOne = 8
@@ -15,6 +15,22 @@ const (
 const (
 	receiveBuffer = 16 << 10
 	sendBuffer    = 16 << 10
+)
+
+// What a connection makes the process hold at most, in bytes, apart from bodies and
+// from what handlers keep.
+const (
+	// ConnectionMemory is of Go. With TLS, some 75 KiB were measured for a request
+	// with all headers that it may have and a body that is held back.
+	ConnectionMemory = stacks + handshake + tlsBuffers + httpBuffers + MaxHeaders + headerSlack + MaxHeaderLines*headerLine
+	// KernelMemory is of the kernel, for a socket.
+	KernelMemory = 2*(receiveBuffer+sendBuffer) + 4<<10
+
+	stacks      = 16 << 10 // of the goroutine that serves, and the one that reads ahead
+	handshake   = 12 << 10 // keys, transcript and certificate
+	tlsBuffers  = 2 * maxGap
+	httpBuffers = 4<<10 + 4<<10 + 2<<10 // read, write, chunk
+	headerLine  = 136                   // of a line in net/http's map, in addition to its bytes
 )
 
 // smallBuffers has the connections of a listener inherit small buffers: requests

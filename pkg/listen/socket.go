@@ -36,7 +36,7 @@ func Socket(path string) (net.Listener, error) {
 	// Between bind and chmod anyone could connect.
 	old := syscall.Umask(0o177)
 	defer syscall.Umask(old)
-	l := newListener(Options{Connections: socketConnections, Trusted: func(netip.Addr) bool { return true }})
+	l := newListener(Options{Connections: SocketConnections, Trusted: func(netip.Addr) bool { return true }})
 	var err error
 	if l.Listener, err = net.Listen("unix", path); err != nil {
 		return nil, err
@@ -44,8 +44,8 @@ func Socket(path string) (net.Listener, error) {
 	return l, nil
 }
 
-// socketConnections is how many connections a Unix socket has.
-const socketConnections = 32
+// SocketConnections is how many connections a Unix socket has.
+const SocketConnections = 32
 
 type peerKey struct{}
 

@@ -2,8 +2,11 @@ package openstack
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
 )
 
 var birth = time.Date(2026, 11, 22, 7, 25, 1, 0, time.UTC)
@@ -99,5 +102,31 @@ func TestTTLCacheTakesBirthsOutOfOrder(t *testing.T) {
 	c.put("newer", 4, birth.Add(3*time.Second))
 	if _, ok := c.get("newer", birth.Add(3*time.Second)); !ok || c.oldest.Len() > 3 {
 		t.Errorf("it has %d entries, newer: %t", c.oldest.Len(), ok)
+	}
+}
+
+// Instances with much metadata are kept as long as all of them have room.
+func TestCacheBytes(t *testing.T) {
+	c := newTTLCache[int, attest.Instance](time.Hour, 1<<20)
+	now := time.Now()
+	big := attest.Instance{Metadata: map[string]string{"k": strings.Repeat("a", 1<<20)}}
+	for i := range 100 {
+		c.put(i, big, now)
+	}
+	if n := c.oldest.Len(); n != cacheBytes>>20-1 || c.bytes > cacheBytes || len(c.byKey) != n {
+		t.Errorf("%d are kept, of %d bytes", n, c.bytes)
+	}
+	if _, ok := c.get(99, now); !ok {
+		t.Error("the last one is not kept")
+	}
+	for i := range 100 {
+		c.drop(i)
+	}
+	if c.bytes != 0 {
+		t.Errorf("%d bytes are counted when nothing is kept", c.bytes)
+	}
+	c.put(1, attest.Instance{Name: strings.Repeat("a", cacheBytes+1)}, now)
+	if _, ok := c.get(1, now); ok {
+		t.Error("one that is longer than all may be is kept")
 	}
 }

@@ -56,7 +56,10 @@ type bucket[K comparable] struct {
 	limit *rate.Limiter
 }
 
-// New makes a limiter of at most size keys, some 250 bytes each.
+// BucketMemory is how many bytes a key takes, with its bucket.
+const BucketMemory = 288
+
+// New makes a limiter of at most size keys.
 func New[K comparable](r Rate, size int) *Limiter[K] {
 	return &Limiter[K]{rate: r, size: size, byKey: map[K]*list.Element{}, recent: list.New()}
 }

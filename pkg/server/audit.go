@@ -20,9 +20,13 @@ const (
 	eventAdmin    = "admin"
 )
 
+// AuditMemory is how many bytes the lines that wait to be written take at most.
+const AuditMemory = auditQueue * auditLineMost
+
 const (
-	auditQueue = 1024
-	auditWait  = time.Second // how long a token waits for its line
+	auditQueue    = 1024
+	auditLineMost = 16 << 10    // an audience, with what JSON makes of it, is the longest field
+	auditWait     = time.Second // how long a token waits for its line
 )
 
 var (

@@ -5,15 +5,30 @@ import (
 	"net/netip"
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/listen"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/ratelimit"
 )
 
 // How many connections the listeners have at most. Those of Nova and of its metadata
 // agents are for hosts of the cloud, which are fewer than instances.
 const (
-	Connections           = 4096 // of instances and verifiers
-	VendordataConnections = 1024
+	Connections           = listen.MaxConnections // of instances and verifiers
+	VendordataConnections = 512
 	AgentConnections      = 1024
 	OperatorConnections   = 64 // of the metrics' listener
+)
+
+// What a [Server] and its doors hold at most, in bytes.
+const (
+	// ThrottleMemory is of the limiters: by address, by /64, and by instance.
+	ThrottleMemory = 3 * throttleSize * ratelimit.BucketMemory
+	// NovaMemory is what a request takes that is passed on to Nova's metadata API:
+	// buffers for both bodies, the headers of both sides, a connection, its goroutines.
+	NovaMemory = 2*copyBuffer + maxHeaders + 2*novaHeaders + 8<<10 + 24<<10
+	// NovaKernelMemory is of the kernel, for the connection to Nova.
+	NovaKernelMemory = 32 << 10
+
+	copyBuffer  = 32 << 10 // of net/http/httputil and of net/http
+	novaHeaders = 16 << 10 // of Nova's answer
 )
 
 // The listeners, as labels of metrics.

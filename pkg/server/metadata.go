@@ -473,10 +473,11 @@ func newNovaProxy(nova *url.URL, log *slog.Logger, transport http.RoundTripper) 
 
 func novaTransport() *http.Transport {
 	return &http.Transport{
-		DialContext:           (&net.Dialer{Timeout: novaDial}).DialContext,
-		TLSHandshakeTimeout:   novaDial,
-		ResponseHeaderTimeout: agentWait + listen.ReadTimeout,
-		DisableCompression:    true,
+		DialContext:            (&net.Dialer{Timeout: novaDial}).DialContext,
+		TLSHandshakeTimeout:    novaDial,
+		ResponseHeaderTimeout:  agentWait + listen.ReadTimeout,
+		DisableCompression:     true,
+		MaxResponseHeaderBytes: novaHeaders,
 		// A connection for each request, as agents have it. Nova closes those that are
 		// kept, uWSGI without a word, and what was posted then would be lost.
 		DisableKeepAlives: true,

@@ -13,6 +13,9 @@ import (
 // each, and one for an instance and role whose window is open.
 const MemorySize = 1 << 20
 
+// CountMemory is how many bytes a count takes in a Memory.
+const CountMemory = 200
+
 // maxValues is how many values a store of one process holds. The key set is
 // one, and so is each denied instance.
 const maxValues = 1 << 16

@@ -1,0 +1,55 @@
+package main
+
+import (
+	"testing"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/config"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/listen"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/openstack"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/server"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/state"
+)
+
+// held is something that clients can make the process hold.
+type held struct {
+	what   string
+	most   int64
+	each   int64 // bytes of Go
+	kernel int64 // bytes of the kernel
+}
+
+// memory is everything that clients can make the process hold at one time.
+func memory() []held {
+	return []held{
+		{"connections of instances and verifiers", server.Connections, listen.ConnectionMemory, listen.KernelMemory},
+		{"connections of Nova", server.VendordataConnections, listen.ConnectionMemory, listen.KernelMemory},
+		{"connections of metadata agents", server.AgentConnections, listen.ConnectionMemory, listen.KernelMemory},
+		{"requests on their way to Nova's metadata API", server.AgentConnections, server.NovaMemory, server.NovaKernelMemory},
+		{"connections of monitoring", server.OperatorConnections, listen.ConnectionMemory, listen.KernelMemory},
+		{"connections of the admin socket", listen.SocketConnections, listen.ConnectionMemory, listen.KernelMemory},
+		{"bodies", 1, server.BodyBudget, 0},
+		{"limiters", 1, server.ThrottleMemory, 0},
+		{"lookups in flight, and the caches of the cloud", 1, openstack.Memory(config.Default().OpenStack.MaxConcurrent), 0},
+		{"attempts, with state.type memory", state.MemorySize, state.CountMemory, 0},
+		{"audit lines that wait", 1, server.AuditMemory, 0},
+		{"the process when nobody asks", 1, 24 << 20, 8 << 20},
+	}
+}
+
+// What clients can make the process hold, added up, fits into the limits of the
+// unit. A tenth of Go's part is for what its allocator cannot use.
+func TestMemoryFitsTheUnit(t *testing.T) {
+	var ours, kernel int64
+	for _, h := range memory() {
+		t.Logf("%8.1f MiB, and %6.1f of the kernel: %s", float64(h.most*h.each)/(1<<20), float64(h.most*h.kernel)/(1<<20), h.what)
+		ours, kernel = ours+h.most*h.each, kernel+h.most*h.kernel
+	}
+	goLimit, all := unitBytes(t, "GOMEMLIMIT"), unitBytes(t, "MemoryMax")
+	t.Logf("%d MiB, and %d of the kernel, of %d and %d", ours>>20, kernel>>20, goLimit>>20, all>>20)
+	if need := ours + ours/10; need > goLimit {
+		t.Errorf("GOMEMLIMIT is %d MiB, and %d are needed", goLimit>>20, need>>20)
+	}
+	if need := goLimit + kernel; need > all {
+		t.Errorf("MemoryMax is %d MiB, and %d are needed", all>>20, need>>20)
+	}
+}
