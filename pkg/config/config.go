@@ -197,8 +197,7 @@ func parse(data []byte, file string) (*Config, []Problem) {
 		return &c, problems
 	}
 	for _, err := range c.validate() {
-		about := func(value string) bool { return strings.Contains(err.Error(), value) }
-		if p := c.problem(err); !d.unread(p.Path) && !slices.ContainsFunc(hidden, about) {
+		if p := c.problem(err); !d.unread(p.Path) && !slices.Contains(hidden, secret.FileOf(err)) {
 			problems = append(problems, p)
 		}
 	}
@@ -262,8 +261,8 @@ func (c *Config) paths() []namedPath {
 }
 
 // resolvePaths makes the paths of the file relative to the file. A value that does
-// not look like a path is a problem, and hidden has what messages must not contain
-// then: it may be the secret itself.
+// not look like a path is a problem, and what is wrong with the file that it would be
+// is none: hidden has these files.
 func (c *Config) resolvePaths(dir string, d *decoder) (hidden []string) {
 	for _, p := range c.paths() {
 		value, base := *p.value, dir
@@ -280,9 +279,6 @@ func (c *Config) resolvePaths(dir string, d *decoder) (hidden []string) {
 			continue
 		}
 		hidden = append(hidden, *p.value)
-		if len(value) >= 8 {
-			hidden = append(hidden, value)
-		}
 		if p.made {
 			d.skip(p.key, c.lines[p.key], "the path of a file is wanted, in a folder that exists; the value is %s, as it could be a secret (for a file of that name beside this one, write ./ in front)", secret.Hidden)
 		} else {

@@ -44,6 +44,14 @@ func FileError(path string, err error) error {
 	return &fileError{path, err}
 }
 
+// FileOf is the path of a [FileError], "" for another error.
+func FileOf(err error) string {
+	if f := new(fileError); errors.As(err, &f) {
+		return f.path
+	}
+	return ""
+}
+
 type fileError struct {
 	path string
 	err  error

@@ -46,10 +46,19 @@ func Attr(_ []string, a slog.Attr) slog.Attr {
 		}
 	case slog.KindAny:
 		if err, ok := a.Value.Any().(error); ok {
-			a.Value = slog.StringValue(Text(err.Error()))
+			a.Value = slog.StringValue(errorText(err))
 		}
 	}
 	return a
+}
+
+func errorText(err error) (text string) {
+	defer func() {
+		if recover() != nil { // a nil pointer; slog bears it, too
+			text = "<nil>"
+		}
+	}()
+	return Text(err.Error())
 }
 
 // maySpill is false for most texts, at little cost.
