@@ -45,6 +45,8 @@ type ThrottleConfig struct {
 	PerAddress ratelimit.Rate `yaml:"perAddress"`
 	// PerInstance bounds an instance whose caller was recognised, by a document
 	// or by the metadata agent, in place of its address. Default: rate 1, burst 10.
+	// It shows no more than 64 documents at once, and again within
+	// vendordata.documentExpiry, as each is counted until it expires.
 	PerInstance ratelimit.Rate `yaml:"perInstance"`
 }
 

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/ratelimit"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/token"
 )
 
@@ -188,10 +189,27 @@ func (s *Server) limit(d *decision) error {
 // limitInstance counts a request by instance.
 func (s *Server) limitInstance(d *decision) error {
 	d.limited = true
-	if wait, ok := s.instances.Allow(d.request.instance, s.now()); !ok {
+	wait, ok := s.instances.Allow(d.request.instance, s.now())
+	if ok && d.request.document != "" {
+		wait, ok = s.documents.Allow(d.request.instance, s.now())
+	}
+	if !ok {
 		return &throttled{attest.ThrottledInstance, wait}
 	}
 	return nil
+}
+
+// documentsKept is how many documents of one instance are shown at once, and again
+// within the life of a document. Each has a count in the state until it expires, of
+// which there is room for a million: without a bound 600 instances that read a new
+// document twice in three seconds, each good for an hour, would take all of it, and
+// all other instances would get no token.
+const documentsKept = 64
+
+// documentRate bounds the documents of one instance that are counted at a time to
+// twice documentsKept.
+func documentRate(expiry time.Duration) ratelimit.Rate {
+	return ratelimit.Rate{Rate: documentsKept / max(expiry, time.Second).Seconds(), Burst: documentsKept}
 }
 
 type throttled struct {

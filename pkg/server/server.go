@@ -35,6 +35,10 @@ import (
 // remembered.
 const throttleSize = 1 << 16
 
+// documentsSize is how many instances are remembered to have shown documents; some
+// 250 bytes each.
+const documentsSize = 1 << 14
+
 // Options are what a Server is made of. All are required but
 // those that say so.
 type Options struct {
@@ -61,6 +65,7 @@ type Server struct {
 	proxy      ProxyConfig
 	throttle   *ratelimit.Addresses
 	instances  *ratelimit.Limiter[attest.InstanceID]
+	documents  *ratelimit.Limiter[attest.InstanceID]
 	bodies     bodies
 	audit      *AuditLog
 	metrics    *Metrics
@@ -78,6 +83,7 @@ func New(o Options) *Server {
 		attestor: o.Attestor, issuer: o.Issuer, proxy: o.Proxy,
 		throttle:  ratelimit.NewAddresses(o.Throttle.PerAddress, throttleSize),
 		instances: ratelimit.New[attest.InstanceID](o.Throttle.PerInstance, throttleSize),
+		documents: ratelimit.New[attest.InstanceID](documentRate(o.Nova.DocumentExpiry), documentsSize),
 		audit:     o.Audit, metrics: o.Metrics, log: o.Log, configHash: o.ConfigHash, nova: o.Nova, callers: o.Callers, now: o.Now,
 	}
 	if s.now == nil {

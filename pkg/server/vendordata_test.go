@@ -310,6 +310,35 @@ func TestDocumentAtAuth(t *testing.T) {
 	json.granted(t)
 }
 
+// Each document is counted in the state until it expires: of one instance they are
+// so few that those of a whole tenant leave room for all others.
+func TestDocumentsOfOneInstanceAreBounded(t *testing.T) {
+	s, _ := novaScene(t)
+	c := &clock{time.Now()}
+	s.now, s.instances = c.now, ratelimit.Rate{Rate: 1e6, Burst: 1e6}
+	s.nova.DocumentExpiry = time.Hour
+	d := s.open(t)
+	show := func() answer { return d.ask(t, "198.51.100.7", form("role", "web", "document", d.papers(t))) }
+	for range 64 {
+		show().granted(t)
+	}
+	for range 5 {
+		show().wants(t, http.StatusTooManyRequests, "slow_down", "")
+	}
+	shown := 64
+	for range 60 {
+		c.at = c.at.Add(time.Minute)
+		for show().status == http.StatusOK {
+			shown++
+		}
+	}
+	if shown < 120 || shown > 129 {
+		t.Errorf("%d documents were counted within an hour", shown)
+	}
+	// Its address is another matter.
+	d.ask(t, home, form("instance_id", webID, "role", "web")).wants(t, http.StatusForbidden, "access_denied", "")
+}
+
 func TestDocumentThatIsNoneAtAuth(t *testing.T) {
 	const other = "5ad2d1b0-6c1c-4a43-9f0e-3f1d5a7f0b11"
 	s, _ := novaScene(t)
