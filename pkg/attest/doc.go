@@ -29,6 +29,17 @@
 //	address+document   both of these                            each its own
 //	metadataService    none: the caller throttles by instance
 //
+// A rule that denies leaves the attempt spent. What fails on our side does not: who
+// called Attest gives back the attempts of an identity whose token could not be signed
+// or recorded ([Attestor.GiveBack]), and of address+document the first counter is given
+// back if the second cannot be spent. A number that was given back is the next one to
+// be given, so no more attempts are granted than the limit says, and none twice.
+//
+// The alternative, to count only when the answer is certain, would let as many callers
+// as ask at one time be judged beyond the limit. What remains: a crash, or a state that
+// fails, between the two leaves an attempt spent; and while an attempt that is about
+// to fail is the last, another caller is denied.
+//
 // # Verdict and failure
 //
 // "No" and "broken" are different errors. A [*Denied] is a verdict about the
