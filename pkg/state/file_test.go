@@ -317,9 +317,19 @@ func smallDisk(t *testing.T) string {
 	return dir
 }
 
-// What this version wrote, later ones read. The file is that of version 1.
-func TestFileOfVersion1(t *testing.T) {
-	packed, err := os.Open("testdata/state-1.db.gz")
+// What a version wrote, later ones read: so does this one what version 1 wrote, and
+// itself.
+func TestFileOfVersion(t *testing.T) {
+	for version := range 2 {
+		t.Run(fmt.Sprint(version+1), func(t *testing.T) {
+			testFileOfVersion(t, version+1)
+		})
+	}
+}
+
+func testFileOfVersion(t *testing.T, version int) {
+	t.Helper()
+	packed, err := os.Open(fmt.Sprintf("testdata/state-%d.db.gz", version))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -344,6 +354,15 @@ func TestFileOfVersion1(t *testing.T) {
 		if v, err := f.Get(t.Context(), key); string(v) != want || err != nil {
 			t.Errorf("Get(%s) = %q, %v, want %q", key, v, err, want)
 		}
+	}
+	if version < 2 {
+		return
+	}
+	if n, err := f.Increment(t.Context(), "attempts/back", time.Now().Add(time.Hour)); n != 2 || err != nil {
+		t.Errorf("Increment of a count of which 2 was given back = %d, %v", n, err)
+	}
+	if epoch, err := f.Epoch(t.Context()); epoch != 7 || err != nil {
+		t.Errorf("Epoch = %d, %v", epoch, err)
 	}
 }
 

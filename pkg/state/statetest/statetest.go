@@ -2,6 +2,7 @@
 package statetest
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"slices"
@@ -353,7 +354,6 @@ func Run(t *testing.T, open func(t *testing.T, clock *Clock) state.Store) {
 		s, _ := start(t)
 		long := make([]byte, 2<<20)
 		put(t, s, "k", string(long), time.Time{})
-		wantValue(t, s, long)
 		long = append(long, 0)
 		if err := s.Put(t.Context(), "k", long, time.Time{}); err == nil {
 			t.Error("Put of a long value gave no error")
@@ -361,7 +361,9 @@ func Run(t *testing.T, open func(t *testing.T, clock *Clock) state.Store) {
 		if err := s.Update(t.Context(), "k", func([]byte) ([]byte, error) { return long, nil }); err == nil {
 			t.Error("Update to a long value gave no error")
 		}
-		wantValue(t, s, long[1:])
+		if v, err := s.Get(t.Context(), "k"); !bytes.Equal(v, long[1:]) || err != nil {
+			t.Errorf("Get of the longest value gave %d bytes, %v", len(v), err)
+		}
 	})
 
 	t.Run("an empty value is a value", func(t *testing.T) {
