@@ -249,7 +249,7 @@ func dialer(from string) *net.Dialer {
 	return &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}, Timeout: 5 * time.Second}
 }
 
-var anyServer = &tls.Config{InsecureSkipVerify: true} //nolint:gosec // the test's own
+var anyServer = &tls.Config{InsecureSkipVerify: true}
 
 // ask has a client elsewhere read the key set, over a connection of its own.
 func (f *flooded) ask(from string) string {
@@ -335,7 +335,7 @@ func TestFlood(t *testing.T) {
 					t.Skip("haproxy is not installed")
 				}
 			}
-			most := min(server.Connections+300, int(files.Cur/6)) //nolint:gosec // bounded
+			most := min(server.Connections+300, int(files.Cur/6))
 			if proxy != "" {
 				most /= 2
 			}

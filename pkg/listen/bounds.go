@@ -22,7 +22,7 @@ const (
 const (
 	// ConnectionMemory is of Go. With TLS, some 75 KiB were measured for a request
 	// with all headers that it may have and a body that is held back.
-	ConnectionMemory = stacks + handshake + tlsBuffers + httpBuffers + MaxHeaders + headerSlack + MaxHeaderLines*headerLine
+	ConnectionMemory = stacks + handshake + tlsBuffers + httpBuffers + targets + MaxHeaders + headerSlack + MaxHeaderLines*headerLine
 	// KernelMemory is of the kernel, for a socket.
 	KernelMemory = 2*(receiveBuffer+sendBuffer) + 4<<10
 
@@ -30,6 +30,7 @@ const (
 	handshake   = 12 << 10 // keys, transcript and certificate
 	tlsBuffers  = 2 * maxGap
 	httpBuffers = 4<<10 + 4<<10 + 2<<10 // read, write, chunk
+	targets     = 2 * MaxRequestLine    // further copies
 	headerLine  = 136                   // of a line in net/http's map, in addition to its bytes
 )
 

@@ -242,6 +242,8 @@ func TestHeadersAreBounded(t *testing.T) {
 				{"many more, without an end", "GET / HTTP/1.1\nHost: x\n" + strings.Repeat("a:\n", 1000), "HTTP/1.1 431 "},
 				{"one that is too long, without an end", "GET / HTTP/1.1\r\nHost: x\r\nX: " + strings.Repeat("a", 30<<10), "HTTP/1.1 431 "},
 				{"a long target, without an end", "GET /" + strings.Repeat("a", 30<<10), "HTTP/1.1 431 "},
+				{"a target as long as may be", "GET /" + strings.Repeat("a", listen.MaxRequestLine-14) + " HTTP/1.1\r\nHost: x\r\n\r\n", "HTTP/1.1 200 "},
+				{"one byte more", "GET /" + strings.Repeat("a", listen.MaxRequestLine-13) + " HTTP/1.1\r\nHost: x\r\n\r\n", "HTTP/1.1 431 "},
 				{"lines before the request", strings.Repeat("\r\n", 40<<10), "HTTP/1.1 4"},
 				{"a body of many lines", "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4000\r\n\r\n" + strings.Repeat("\n", 4000), "HTTP/1.1 200 "},
 			} {

@@ -165,6 +165,10 @@ func (f *secureFront) ConnectionState() tls.ConnectionState {
 // some 130 bytes in the map that net/http makes of them, however short it is.
 const MaxHeaderLines = 128
 
+// MaxRequestLine is how many bytes the first line of a request may have. net/http
+// keeps several copies of the target.
+const MaxRequestLine = 8 << 10
+
 // headerScan counts the lines and bytes of a request's headers. It sees the bytes
 // in the pieces in which they were read.
 type headerScan struct {
@@ -192,12 +196,18 @@ func (h *headerScan) scan(p []byte) bool {
 				h.behind += bytes.Count(p[i+1:], []byte{'\n'})
 				return h.lines <= MaxHeaderLines+1
 			}
+			if h.lines == 0 && h.line > MaxRequestLine {
+				return false
+			}
 			h.lines++
 			h.line = 0
 		case '\r':
 		default:
 			h.line++
 		}
+	}
+	if h.lines == 0 && h.line > MaxRequestLine {
+		return false
 	}
 	return h.lines <= MaxHeaderLines+1 && h.bytes <= MaxHeaders+headerSlack
 }

@@ -287,7 +287,7 @@ func (c *crowd) crowded(from netip.Addr) []*member {
 		at.conns[state] = append(at.conns[state], m)
 	}
 	var cut []*member
-	for range max(1, c.max/64) {
+	for range max(1, c.max/32) {
 		m := all.take()
 		if m == nil {
 			break

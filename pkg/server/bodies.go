@@ -72,6 +72,7 @@ func (b *bodies) read(w http.ResponseWriter, r *http.Request, limit int64, parse
 		return errNoMemory
 	}
 	defer give()
+	defer func() { r.Trailer = nil }() // headers behind the body, which nothing counted
 	body, read := make([]byte, n+1), 0 // one more, to see the end
 	from := http.MaxBytesReader(w, r.Body, limit)
 	for read < len(body) {

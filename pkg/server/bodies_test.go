@@ -1,14 +1,17 @@
 package server_test
 
 import (
+	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/listen"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/server"
 )
 
@@ -103,5 +106,48 @@ func TestBodiesToNovaAreStreamed(t *testing.T) {
 		}
 	case <-time.After(20 * time.Second):
 		t.Error("nothing of what was sent so far reaches Nova")
+	}
+}
+
+// Headers that come behind a body are not kept.
+func TestTrailersAreNotKept(t *testing.T) {
+	s := newScene(t)
+	d := s.open(t)
+	kept := make(chan http.Header, 1)
+	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		d.ServeHTTP(w, r)
+		kept <- r.Trailer
+	})
+	l, err := d.Server.Listen("127.0.0.1:0", s.tls)
+	if err != nil {
+		t.Fatal(err)
+	}
+	run(t, d.logger, listen.Endpoint{Name: "instances", Listener: l, Handler: h})
+	conn := dialFrom(t, home, l.Addr().String())
+	write(t, conn, fmt.Sprintf("POST /auth HTTP/1.1\r\nHost: x\r\nContent-Type: %s\r\nTransfer-Encoding: chunked\r\nTrailer: a\r\n\r\n%x\r\n%s\r\n0\r\na: b\r\n\r\n", formType, len(webForm), webForm))
+	if status := readStatus(t, conn); status != http.StatusOK {
+		t.Errorf("the answer is %d", status)
+	}
+	if got := <-kept; len(got) > 0 {
+		t.Errorf("%v is kept", got)
+	}
+}
+
+// Hosts of Nova have their vendordata where strangers hold all the connections that
+// they can get.
+func TestStrangersDoNotTakeNovasConnections(t *testing.T) {
+	s, _ := novaScene(t)
+	s.nova.From = []netip.Prefix{netip.MustParsePrefix("127.5.0.0/16")}
+	address := s.open(t).serve(t)
+	ours := dialFrom(t, "127.5.0.1", address)
+	for i := range server.Connections + 100 {
+		conn := dialFrom(t, fmt.Sprintf("127.9.%d.%d", i%200, 1+i/200), address)
+		_ = conn.SetDeadline(time.Now().Add(time.Minute))
+	}
+	for name, conn := range map[string]net.Conn{"that was open": ours, "that is new": dialFrom(t, "127.5.0.2", address)} {
+		write(t, conn, fmt.Sprintf("POST /vendordata HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nX-Auth-Token: %s\r\nContent-Length: %d\r\n\r\n%s", novaToken, len(novaBody), novaBody))
+		if status := readStatus(t, conn); status != http.StatusOK {
+			t.Errorf("a connection %s: the answer is %d", name, status)
+		}
 	}
 }
