@@ -193,7 +193,8 @@ func TestADeletedInstanceIsUnknownToAnAdmin(t *testing.T) {
 	a.ask(t, id, facts.Outside["v6"], id, "any").want(t, 403, instanceUnknown)
 }
 
-// Without a compute service a new server stays in BUILD, and gets no address.
+// Without a compute service a new server stays in BUILD with the task scheduling, and
+// gets no address. Nothing of it runs, so nobody is told that it is being built.
 func TestAnInstanceThatIsBeingBuilt(t *testing.T) {
 	a := start(t, config{cloud: "authenticator"})
 	demo := login(t, "demo")
@@ -204,7 +205,7 @@ func TestAnInstanceThatIsBeingBuilt(t *testing.T) {
 		s, err := servers.Get(t.Context(), demo.compute, id).Extract()
 		return err == nil && s.Status == "BUILD"
 	})
-	a.ask(t, "web-1", facts.Outside["v4"], id, "any").want(t, 503, instanceChanging)
+	a.ask(t, "web-1", facts.Outside["v4"], id, "any").want(t, 403, addressMismatch)
 }
 
 func TestLookupAccounts(t *testing.T) {

@@ -278,10 +278,14 @@ func (a *Attestor) proveOne(role Role, p Proof, in Instance, e Evidence) (proven
 	for _, part := range got.proofs {
 		switch part {
 		case ProofAddress:
-			if err := e.checkAddress(in); err != nil {
-				return proven{}, err
+			proof := e.checkAddress(in) // a verdict, or not yet
+			if isVerdict(proof) {
+				return proven{}, proof
 			}
 			start, err := role.window.open(in, now)
+			if proof != nil && !isVerdict(err) {
+				err = proof
+			}
 			if err != nil {
 				return proven{}, err
 			}

@@ -3,6 +3,7 @@ package attest_test
 import (
 	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
 )
@@ -125,21 +126,27 @@ func TestEvidenceSaysWhichAddressIsAProxys(t *testing.T) {
 	}
 }
 
-// Nova shows no address of an instance that it builds: whether the caller is at
-// one of them will be seen.
+// Nova lists no address of an instance that it spawns, which may run already: whether
+// the caller is at one of them will be seen.
 func TestAddressOfAnInstanceThatIsBuilt(t *testing.T) {
 	for _, tt := range []struct {
-		name, status string
-		has          []attest.Address
-		want         string
+		name, status, task string
+		has                []attest.Address
+		age                time.Duration
+		want               string
 	}{
-		{"built, without an address yet", "BUILD", nil, later(attest.InstanceChanging)},
-		{"built, with another address", "BUILD", at("10.20.0.12"), no(attest.AddressMismatch)},
-		{"running, without an address", "ACTIVE", nil, no(attest.AddressMismatch)},
-		{"failed, without an address", "ERROR", nil, no(attest.AddressMismatch)},
+		{"spawned, without an address yet", "BUILD", "spawning", nil, 0, later(attest.InstanceChanging)},
+		{"spawned, when the window is over", "BUILD", "spawning", nil, time.Hour, no(attest.WindowClosed)},
+		{"spawned, with another address", "BUILD", "spawning", at("10.20.0.12"), 0, no(attest.AddressMismatch)},
+		{"scheduled: nothing runs yet", "BUILD", "scheduling", nil, 0, no(attest.AddressMismatch)},
+		{"its network is made: nothing runs yet", "BUILD", "networking", nil, 0, no(attest.AddressMismatch)},
+		{"built, without a task", "BUILD", "", nil, 0, no(attest.AddressMismatch)},
+		{"running, without an address", "ACTIVE", "", nil, 0, no(attest.AddressMismatch)},
+		{"failed, without an address", "ERROR", "", nil, 0, no(attest.AddressMismatch)},
 	} {
 		s := newScene(t)
-		s.instance.Status, s.instance.Addresses = tt.status, tt.has
+		s.instance.Status, s.instance.TaskState, s.instance.Addresses = tt.status, tt.task, tt.has
+		s.instance.Created = s.instance.Created.Add(-tt.age)
 		if got := s.ask(t); got != tt.want {
 			t.Errorf("%s: %s, want %s", tt.name, got, tt.want)
 		}

@@ -36,11 +36,13 @@ type Grant struct {
 	// address+document, which is both. Of a list any one. Default: auth.proof.
 	Proof []Proof `yaml:"proof"`
 	// Audience is whom the role's tokens may be for. A request names one of them,
-	// or gets the first. Default: roles/<role>, resolved against the issuer.
+	// or gets the first, byte for byte. Default: roles/<role>, resolved against the
+	// issuer.
 	Audience []string `yaml:"audience"`
 	// AnyAudience lets a request name any audience, except what names the issuer's
-	// host (the issuer, and the default audiences of all roles) and what is another
-	// role's. Default: false.
+	// host (the issuer, and the default audiences of all roles), what is another
+	// role's, what has a ; or a comma, and an http(s) URL that is not in its normal
+	// form. Default: false.
 	AnyAudience bool `yaml:"anyAudience"`
 }
 
@@ -125,6 +127,9 @@ func (p Policy) audience(r Role, wanted Audience) (Audience, error) {
 	case p.Reserved(wanted):
 		return Audience{}, denied(AudienceDenied, "audience %q is the issuer's or another role's", wanted)
 	}
+	if err := checkSpelling(wanted.name); err != nil {
+		return Audience{}, denied(AudienceDenied, "audience %q: %v", wanted, err)
+	}
 	return wanted, nil
 }
 
@@ -144,20 +149,27 @@ func (p Policy) defaultAudience(name RoleName) string {
 	return p.issuer.ResolveReference(&url.URL{Path: "roles/" + name.String()}).String()
 }
 
-// Reserved reports whether an audience is not for an instance to name: another
-// role's, or one that names the issuer's host, as the issuer and the default
-// audiences of all roles do. It compares more loosely than verifiers do, some of
-// which fold case, cut a slash off, or normalise.
+// Reserved reports whether an audience is not for an instance to name: another role's,
+// or one with the issuer's host in it, as the issuer and the default audiences of all
+// roles have. It compares more loosely than verifiers do, some of which fold case, cut
+// a slash off, or normalize.
 func (p Policy) Reserved(a Audience) bool {
-	if p.issuer == nil || strings.Contains(fold(a.name), fold(p.issuer.Hostname())) {
+	if p.issuer == nil {
+		return true
+	}
+	name, host := loosely(a.name), strings.TrimRight(strings.ToLower(p.issuer.Hostname()), ".")
+	if strings.Contains(name, host) || strings.Contains(strings.ToLower(a.name), host) {
 		return true
 	}
 	for _, r := range p.roles {
-		if slices.ContainsFunc(r.grant.audiences, func(b Audience) bool { return fold(a.name) == fold(b.name) }) {
+		if slices.ContainsFunc(r.grant.audiences, func(b Audience) bool { return name == loosely(b.name) }) {
 			return true
 		}
 	}
 	return false
 }
 
-func fold(s string) string { return strings.TrimRight(strings.ToLower(s), "/") }
+// AmbiguousAudiences are those of the role that some verifiers take for two.
+func (g Grant) AmbiguousAudiences() []string {
+	return slices.DeleteFunc(slices.Clone(g.Audience), func(name string) bool { return !strings.ContainsAny(name, ";,") })
+}

@@ -1,6 +1,8 @@
 package attest_test
 
 import (
+	"net/url"
+	"path"
 	"strings"
 	"testing"
 
@@ -63,6 +65,90 @@ var reserved = []string{
 	"https://id.example.com/x/../region-1", "https://user@id.example.com/region-1/x", "https://id.example.com/%72egion-1", "https://id.example.com/region-2", "https://id.example.com:8443", "https://id.example.com//region-1",
 	"https://id.example.com/roles/db", "https://id.example.com/roles/web2", "https://id.example.com/roles", "https://id.example.com/ROLES/db",
 	"https://id.example.com/region-1/%zz", "https://db.example.com", "https://db.example.com/", "HTTPS://DB.example.com",
+	"https://db.example.com:443", "http://db.example.com", "http://db.example.com:80/", "https://db.example.com.", "https://db.example.com./", "https://db.example.com/.", "https://db.example.com/x/..", "https://db.example.com//",
+	"https://%64b.example.com", "https://%2564b.example.com", "https://DB.EXAMPLE.COM:0443/", "https://user@db.example.com", "https://db.example.com?", "https://db.example.com#x", "https:db.example.com", "https:///db.example.com",
+	"https://id.example%2ecom", "id%2Eexample.com", "x;https://db.example.com", "vault;keystone", "vault,keystone", "https://id%252eexample.com/", "https://db.example.com:",
+}
+
+// misspelled are URLs that have another, normal, spelling: a verifier may take the two for one.
+var misspelled = []string{
+	"HTTPS://vault.example.org", "https://Vault.example.org", "https://vault.example.org:443", "http://vault.example.org:80/x", "https://vault.example.org:", "https://vault.example.org:08200",
+	"https://vault.example.org.", "https://vault.example.org/a/../b", "https://vault.example.org/./", "https://vault.example.org//a", "https://vault.example.org/%61", "https://vault.example.org/%2f",
+	"https://vault.example.org/%c3%a4", "https://vault.example.org/%", "https://vault.example.org?", "https://vault.example.org/#", "https://vault.example.org/x#y", "https://u@vault.example.org", "https://@vault.example.org",
+	"https:vault.example.org", "https:/vault.example.org", "https:///vault.example.org", "https://", "http:", "https://.vault.example.org", "https://vault..example.org", "https://v%61ult.example.org",
+	"https://127.1", "https://0x7f.0.0.1", "https://2130706433", "https://127.0.0.01", "https://[0:0:0:0:0:0:0:2]", "https://[::ffff:192.0.2.1]", "https://[FE80::1]", "https://[fe80::1%25eth0]",
+}
+
+// wellSpelled are in their normal form, or no http(s) URL.
+var wellSpelled = []string{
+	"https://vault.example.org", "https://vault.example.org/", "https://vault.example.org:8200/v1/x", "http://192.0.2.7:8200", "https://[2001:db8::1]:8200/", "https://vault.example.org/%C3%A4?x=%26",
+	"api://AzureADTokenExchange", "//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/p/providers/q", "sts.amazonaws.com", "urn:example:Vault", "Vault", "spiffe://example.org/x", "https.example.org", "https://xn--mnchen-3ya.example.org",
+}
+
+func TestSpellingOfAudiences(t *testing.T) {
+	ask := func(grant attest.Grant, wanted string) (string, error) {
+		s := newScene(t)
+		s.grant = grant
+		a, r := s.attestor(t), s.request(t)
+		var err error
+		if r.Audience, err = attest.ParseAudience(wanted); err != nil {
+			t.Fatal(err)
+		}
+		id, _, err := a.Attest(t.Context(), r)
+		return id.Audience().String(), err
+	}
+	for _, wanted := range misspelled {
+		if got, err := ask(attest.Grant{AnyAudience: true}, wanted); outcome(err) != no(attest.AudienceDenied) {
+			t.Errorf("any audience, %s: %q, %s", wanted, got, outcome(err))
+		}
+	}
+	for _, wanted := range wellSpelled {
+		if got, err := ask(attest.Grant{AnyAudience: true}, wanted); err != nil || got != wanted {
+			t.Errorf("any audience, %s: %q, %v", wanted, got, err)
+		}
+	}
+	// What is listed is the operator's, byte for byte.
+	for _, listed := range append(append([]string{"a;b", "a,b"}, misspelled...), wellSpelled...) {
+		if got, err := ask(attest.Grant{Audience: []string{"other", listed}}, listed); err != nil || got != listed {
+			t.Errorf("listed, %s: %q, %v", listed, got, err)
+		}
+		if got, err := ask(attest.Grant{Audience: []string{"other", listed}}, listed+"/"); outcome(err) != no(attest.AudienceDenied) {
+			t.Errorf("listed, %s/: %q, %v", listed, got, err)
+		}
+	}
+}
+
+// No spelling of an audience that is another role's is granted, also where that role lists an odd one.
+func FuzzAudience(f *testing.F) {
+	for _, list := range [][]string{reserved, misspelled, wellSpelled} {
+		for _, name := range list {
+			f.Add(name)
+		}
+	}
+	f.Fuzz(func(t *testing.T, wanted string) {
+		a, err := attest.ParseAudience(wanted)
+		if err != nil {
+			return
+		}
+		s := newScene(t)
+		s.grant.AnyAudience = true
+		at, r := s.attestor(t), s.request(t)
+		r.Audience = a
+		id, _, err := at.Attest(t.Context(), r)
+		if err != nil {
+			return
+		}
+		u, err := url.Parse(id.Audience().String())
+		if err != nil || u.Scheme != "https" && u.Scheme != "http" {
+			return
+		}
+		if host := strings.ToLower(u.Hostname()); host == "db.example.com" && (u.Port() == "" || u.Port() == "80" || u.Port() == "443") && u.RawQuery == "" && strings.Trim(path.Clean("/"+u.Path), "/") == "" || host == "id.example.com" {
+			t.Errorf("%q was granted", wanted)
+		}
+		if u.String() != id.Audience().String() {
+			t.Errorf("%q was granted, which net/url writes %q", wanted, u)
+		}
+	})
 }
 
 func TestAudiences(t *testing.T) {

@@ -541,6 +541,9 @@ func (c *Config) Warnings() []Problem {
 		if r.AnyAudience && len(c.Vendordata.Users) > 0 && len(c.Vendordata.Audience) > 0 {
 			warn("roles."+c.decoder.shown("roles", name)+".anyAudience", "its tokens may be for vendordata.audience, too, as every instance's are: verifiers there must look at the role claim")
 		}
+		for _, a := range r.AmbiguousAudiences() {
+			warn("roles."+c.decoder.shown("roles", name)+".audience", "%s has a ; or a comma: verifiers that split there, as Keystone's mapping does, see more than one audience", secret.Text(a))
+		}
 		if r.TokenExpiry != nil && *r.TokenExpiry > longLife {
 			warn("roles."+c.decoder.shown("roles", name)+".tokenExpiry", "%v is long: a token cannot be revoked", *r.TokenExpiry)
 		}

@@ -227,6 +227,56 @@ func TestAnInstanceThatIsNotReady(t *testing.T) {
 	})
 }
 
+// A caller who has proven nothing learns nothing about an instance, its role or its state: answers are the same to the byte,
+// but for the random request ID.
+func TestAnswersToStrangersAreAlike(t *testing.T) {
+	want := ""
+	for _, tt := range []struct {
+		name  string
+		spoil func(*scene)
+	}{
+		{"another's", func(*scene) {}},
+		{"unknown", func(s *scene) { s.cloud = attesttest.Cloud{} }},
+		{"being built, scheduled", func(s *scene) {
+			s.instance.Status, s.instance.TaskState, s.instance.Addresses, s.instance.Launched = "BUILD", "scheduling", nil, time.Time{}
+		}},
+		{"being built, with its address", func(s *scene) { s.instance.Status, s.instance.TaskState = "BUILD", "spawning" }},
+		{"rebooting", func(s *scene) { s.instance.TaskState = "rebooting" }},
+		{"rebuilt, without an address", func(s *scene) {
+			s.instance.Status, s.instance.TaskState, s.instance.Addresses = "REBUILD", "rebuilding", nil
+		}},
+		{"stopped", func(s *scene) { s.instance.Status = "SHUTOFF" }},
+		{"failed", func(s *scene) { s.instance.Status, s.instance.Addresses = "ERROR", nil }},
+		{"deleted", func(s *scene) { s.instance.Status = "DELETED" }},
+		{"of a later time", func(s *scene) { s.instance.Created = s.instance.Created.Add(24 * time.Hour) }},
+		{"of another project than the role's", func(s *scene) { s.instance.ProjectID = strings.Repeat("0", 32) }},
+		{"without the metadata of the role", func(s *scene) { s.instance.Metadata = nil }},
+		{"too old", func(s *scene) { s.instance.Created = s.instance.Created.Add(-time.Hour) }},
+		{"without attempts", func(s *scene) { s.window.Limit = 1 }},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := newScene(t)
+			tt.spoil(s)
+			d := s.open(t)
+			if tt.name == "without attempts" {
+				d.ask(t, home, webForm).granted(t)
+			}
+			got := d.ask(t, other, webForm)
+			text := fmt.Sprintf("%d %v %s", got.status, got.header, got.body)
+			text = strings.ReplaceAll(text, got.header.Get("X-Request-Id"), "ID")
+			if want == "" {
+				want = text
+			}
+			if text != want || got.status != http.StatusForbidden {
+				t.Errorf("the answer is\n%s\nand that about another's instance is\n%s", text, want)
+			}
+			if n := d.attempts.Writes(); n != 0 && tt.name != "without attempts" {
+				t.Errorf("%d writes", n)
+			}
+		})
+	}
+}
+
 var errSecret = errors.New("dial tcp 10.0.0.5:8774: connection refused")
 
 func TestFailures(t *testing.T) {
