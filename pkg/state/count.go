@@ -57,7 +57,7 @@ func checkExpiry(expires, now time.Time) error {
 	if !now.Before(expires) {
 		return errExpired
 	}
-	if expires.After(now.Add(MaxLife)) {
+	if expires.Sub(now) > MaxLife {
 		return errTooLong
 	}
 	return nil

@@ -91,7 +91,7 @@
 //
 //	                            attempts a second    bytes for an instance
 //	memory                                480 000                       210
-//	file                          45 000 - 60 000                420 - 530
+//	file                          14 000 - 60 000                410 - 570
 //	redis, appendfsync everysec            50 000                220 - 250
 //	redis, appendfsync always              21 000                240 - 260
 //	redis, waitReplicas 1         20 000 - 32 000                260 - 290

@@ -255,7 +255,7 @@ func parseFreelist(id uint64, data []byte, pages uint64) ([]uint64, error) {
 	if count == 0xFFFF && len(data) >= at+8 {
 		count, at = e.Uint64(data[at:]), at+8
 	}
-	if e.Uint64(data) != id || e.Uint16(data[8:]) != flagFreelist || count > uint64(len(data))/8-uint64(at)/8 { //nolint:gosec // neither is negative
+	if e.Uint64(data) != id || e.Uint16(data[8:]) != flagFreelist || count > uint64(len(data))/8-uint64(at)/8 {
 		return nil, damaged("page %d: is no list of free pages", id)
 	}
 	free := make([]uint64, count)
