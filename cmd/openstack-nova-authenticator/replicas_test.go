@@ -691,3 +691,95 @@ func TestCheckOfRedis(t *testing.T) {
 	bad := s.newReplica(t, "bad", 3, `{type: redis, redis: {passwordFile: none.secret, caFile: encryption.key}}`)
 	says(bad, false, "none.secret: no such file or directory")
 }
+
+// Whoever writes to Redis, without the encryption key, lifts no denial and revives
+// no key: neither on replicas that run nor on those that start.
+func TestWhoeverWritesToRedisLiftsNoDenial(t *testing.T) {
+	t.Parallel()
+	server, one, two := startShared(t, 1000)
+	client := redis.NewClient(&redis.Options{Addr: server.Addr})
+	defer client.Close()
+	const denials, keys = "ona:v:denials", "ona:v:keys"
+	get := func(key string) string { return client.Get(t.Context(), key).Val() }
+	set := func(key, value string) {
+		t.Helper()
+		if err := client.Set(t.Context(), key, value, 0).Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	denied, other := one.site.newInstance(), one.site.newInstance()
+	old, oldKeys := get(denials), get(keys)
+	if strings.Contains(old, other) || !strings.HasPrefix(old, "0 nova-authenticator-denials/2 sealed ") {
+		t.Errorf("the list in Redis is %.80q", old)
+	}
+	one.mustCommand(t, "instances", "deny", denied)
+	refused := func(when string, statuses ...int) {
+		t.Helper()
+		for _, r := range []*replica{one, two} {
+			a, err := r.ask(t.Context(), denied)
+			if err != nil || !slices.Contains(statuses, a.status) {
+				t.Errorf("%s: %+v, %v; want one of %v", when, a, err, statuses)
+			}
+		}
+	}
+	refused("denied", http.StatusForbidden)
+	if err := client.Del(t.Context(), denials).Err(); err != nil {
+		t.Fatal(err)
+	}
+	refused("the list was deleted", http.StatusForbidden)
+	set(denials, old)
+	refused("the list of before", http.StatusForbidden)
+	if now := get(denials); now == old || now == "" {
+		t.Errorf("the newest list is not back: %.80q", now)
+	}
+	for _, value := range []string{"garbage", "0 garbage", get(keys), "0 nova-authenticator-denials/2 plain {}", "0 " + strings.Repeat("x", 8<<20)} {
+		set(denials, value)
+		refused(fmt.Sprintf("%.40q", value), http.StatusServiceUnavailable)
+		if value != "garbage" && len(value) < 1<<20 { // what is an entry of ours, or may be
+			one.mustCommand(t, "keys", "init")
+		} else if err := client.Del(t.Context(), denials).Err(); err != nil {
+			t.Fatal(err)
+		}
+		refused("written back over it", http.StatusForbidden)
+		one.granted(t, other)
+	}
+
+	// All servers are down, and the values of before are put back.
+	signer := keyID(t, one.granted(t, other))
+	one.mustCommand(t, "keys", "revoke", signer)
+	newest, newestKeys := get(denials), get(keys)
+	one.kill()
+	two.kill()
+	set(denials, old)
+	set(keys, oldKeys)
+	one.launch(t)
+	two.launch(t)
+	for _, r := range []*replica{one, two} {
+		eventually(t, "it refuses the old key set", func() error {
+			if !strings.Contains(logged(t, r), "is older than what this server has seen") {
+				return errors.New("it does not say so")
+			}
+			return nil
+		})
+		if a, err := r.ask(t.Context(), other); err != nil || a.status != http.StatusServiceUnavailable {
+			t.Errorf("with the old key set: %+v, %v", a, err)
+		}
+	}
+	refused("with the old list", http.StatusServiceUnavailable)
+	set(denials, newest)
+	set(keys, newestKeys)
+	one.ready(t)
+	two.ready(t)
+	eventually(t, "tokens again", func() error {
+		for _, r := range []*replica{one, two} {
+			if a, err := r.ask(t.Context(), other); err != nil || a.status != http.StatusOK {
+				return fmt.Errorf("%+v, %w", a, err)
+			}
+		}
+		return nil
+	})
+	refused("with the newest list", http.StatusForbidden)
+	if slices.Contains(one.kids(t), signer) || slices.Contains(two.kids(t), signer) {
+		t.Error("the revoked key is published")
+	}
+}

@@ -34,9 +34,6 @@ const (
 	skew = time.Minute
 )
 
-// storeKey is where the state has the key set, which is one value.
-const storeKey = "keys"
-
 // Store is what replicas agree through.
 type Store interface {
 	// Get is the value of key, nil if there is none.

@@ -96,9 +96,9 @@ func (r *reports) report(log *slog.Logger, err error) {
 	r.mu.Unlock()
 	switch {
 	case err != nil && (was == nil || was.Error() != err.Error()):
-		log.Error(r.what+" could not be brought up to date", "error", err)
+		log.Error(r.what+" could not be brought up to date", "error", err) //nolint:sloglint // one of two
 	case err == nil && was != nil:
-		log.Info(r.what + " is up to date again")
+		log.Info(r.what + " is up to date again") //nolint:sloglint // as above
 	}
 }
 

@@ -77,19 +77,6 @@ func block(typ string, der []byte) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: typ, Bytes: der})
 }
 
-func pkcs1(key *rsa.PrivateKey) []byte {
-	return block("RSA PRIVATE KEY", x509.MarshalPKCS1PrivateKey(key))
-}
-
-func sec1(t *testing.T, key *ecdsa.PrivateKey) []byte {
-	t.Helper()
-	der, err := x509.MarshalECPrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return block("EC PRIVATE KEY", der)
-}
-
 func pkcs8(t testing.TB, key any) []byte {
 	t.Helper()
 	der, err := x509.MarshalPKCS8PrivateKey(key)
