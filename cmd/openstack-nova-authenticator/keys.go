@@ -86,8 +86,8 @@ auth.signingKeyFile. A state that has all of this is left as it is.
 A key set or a list that may be an old one is refused: its generation is lower
 than this server has seen, or this server has seen none and no running server
 confirmed it within keys.maxAge. With --accept it is taken, and what it is is
-printed. Look whether a key that was revoked is among its keys, and revoke it
-again; deny again what is missing.
+printed. Deny again the instances that are missing. A key that this server saw
+revoked is revoked again by itself; look whether another one is among the keys.
 ` + onState,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var v struct {

@@ -43,9 +43,10 @@ denied since the copy was made, and start the server.
 		Long: `Accepts a state file that is older than its server has seen, which a server
 refuses: a copy that was restored. It lacks what happened since, and so this is
 printed: keys that are there and were not when the server saw the state last,
-since they were revoked or have retired, and instances that were denied. Revoke
-those keys, and deny those instances, before you start the server. Attempts that
-were made since can be made again.
+since they were revoked or have retired, and instances that were denied. Deny
+those instances again before you start the server; a key that this server saw
+revoked is revoked again by itself. Attempts that were made since can be made
+again.
 
 The server must not run.
 `,

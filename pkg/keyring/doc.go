@@ -60,7 +60,7 @@
 //     again and again signs no more after maxAge.
 //   - A revoked key is named in the set for good, and the last change of a denial
 //     counts: a set or list of a replica that did not know of them is joined with what
-//     another holds.
+//     another holds, and a set with the revoked keys that the server has seen.
 //   - A replica that starts refuses what is older than its server has seen ([Seen]),
 //     however long ago that was: servers that were all down start without a person.
 //     A server that has seen nothing wants a value that was confirmed within maxAge;

@@ -138,14 +138,13 @@ func (e *entries) values() map[string][]byte {
 // newest compares the list that is held with the state, which costs one reading
 // as long as it is the same.
 func (l *Ledger) newest(ctx context.Context) (*entries, error) {
-	began := l.list.moment()
 	raw, err := l.list.store.Get(ctx, denialsKind)
 	if err != nil {
 		return nil, err
 	}
 	held := l.list.current.Load()
 	if held == nil || !bytes.Equal(raw, held.raw) {
-		if held, err = l.changed(ctx, began, raw); err != nil {
+		if held, err = l.changed(ctx, raw); err != nil {
 			return nil, l.failed(err)
 		}
 	}
@@ -155,15 +154,21 @@ func (l *Ledger) newest(ctx context.Context) (*entries, error) {
 	return held.content, nil
 }
 
-func (l *Ledger) changed(ctx context.Context, began moment, raw []byte) (*current[entries], error) {
+// changed takes what is in the state, which was raw.
+func (l *Ledger) changed(ctx context.Context, raw []byte) (*current[entries], error) {
 	l.list.changing.Lock()
 	defer l.list.changing.Unlock()
-	take := func() error { return l.list.take(ctx, began, raw) }
-	if l.list.current.Load() == nil {
-		take = func() error { return l.start(ctx) }
-	}
-	if err := take(); err != nil {
-		return nil, err
+	held := l.list.current.Load()
+	switch {
+	case held == nil:
+		if err := l.start(ctx); err != nil {
+			return nil, err
+		}
+	case !bytes.Equal(raw, held.raw): // else another decision has taken it
+		// raw may be older than what this process has written since: it is read again.
+		if err := l.list.read(ctx); err != nil {
+			return nil, err
+		}
 	}
 	return l.list.current.Load(), nil
 }

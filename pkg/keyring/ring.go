@@ -142,6 +142,8 @@ func New(m Config, store Store, o Options) (*Ring, error) {
 	k.set = &value[keySet]{shared: k.shared, codec: codec[keySet]{
 		kind: keysKind, what: "key set", absent: ErrNoKeySet,
 		encode: encodeKeys, decode: decodeKeys, legacy: decodeFormerKeys, names: keyIDs, merge: mergeKeys, changed: k.changed,
+		recall:  func(revoked []string, found *keySet) *keySet { return mergeKeys(&keySet{revoked: revoked}, found) },
+		revoked: func(s *keySet) []string { return s.revoked },
 	}}
 	k.ledger = newLedger(k.shared, o.Entries)
 	if len(o.SigningKeyFile) > 0 {

@@ -44,7 +44,8 @@ type seenRecord struct {
 
 type seenValue struct {
 	Generation uint64   `json:"generation"`
-	Names      []string `json:"names"` // of the keys, or of the denied instances
+	Names      []string `json:"names"`             // of the keys, or of the denied instances
+	Revoked    []string `json:"revoked,omitempty"` // keys
 }
 
 // maxIssuers bounds the file.
@@ -150,14 +151,24 @@ func (s *Seen) names(kind string) []string {
 	return slices.Clone(s.record.Values[kind].Names)
 }
 
+// revoked are the keys that were revoked when the value was last seen.
+func (s *Seen) revoked(kind string) []string {
+	if s == nil {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.record.Values[kind].Revoked)
+}
+
 // note writes a generation down, unless it or a higher one is.
-func (s *Seen) note(kind string, generation uint64, names []string) error {
+func (s *Seen) note(kind string, generation uint64, names, revoked []string) error {
 	if was, ok := s.generation(kind); s == nil || ok && was >= generation {
 		return nil
 	}
 	return s.change(func(r *seenRecord) {
 		if r.Values[kind].Generation < generation {
-			r.Values[kind] = seenValue{generation, names}
+			r.Values[kind] = seenValue{generation, names, revoked}
 		}
 	})
 }

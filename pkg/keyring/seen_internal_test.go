@@ -30,7 +30,7 @@ func TestSeenFile(t *testing.T) {
 	}
 	note := func(s *Seen, kind string, generation uint64, names ...string) {
 		t.Helper()
-		if err := s.note(kind, generation, names); err != nil {
+		if err := s.note(kind, generation, names, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -68,7 +68,7 @@ func TestADamagedSeenFileIsAnError(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.note(keysKind, 3, []string{"a"}); err != nil {
+	if err := s.note(keysKind, 3, []string{"a"}, nil); err != nil {
 		t.Fatal(err)
 	}
 	good, err := os.ReadFile(path)
@@ -100,14 +100,14 @@ func TestADamagedSeenFileIsAnError(t *testing.T) {
 			continue
 		}
 		wantError(t, err, path, "damaged", "remove it", "keys init --accept")
-		if err := s.note(keysKind, 4, nil); err == nil {
+		if err := s.note(keysKind, 4, nil, nil); err == nil {
 			t.Errorf("%s: it is written over", name)
 		}
 	}
 	if err := os.WriteFile(path, good, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.note(keysKind, 4, nil); err != nil {
+	if err := s.note(keysKind, 4, nil, nil); err != nil {
 		t.Error(err)
 	}
 }
@@ -251,15 +251,56 @@ func TestAcceptSaysWhatACopyLacks(t *testing.T) {
 	if a := accepted[1]; a.Generation != 2 || a.Seen != 3 || !slices.Equal(a.Missing, []string{"since"}) || len(a.Returned) != 0 {
 		t.Errorf("the list of denials: %+v", a)
 	}
-	// It is the newest from now on, for all that have seen the other.
-	if _, err := restarted(t, store, s, r.wall.Add(2*time.Hour)); err != nil {
-		t.Error(err)
+	if slices.Contains(kidsOf(again.Published()), stolen) {
+		t.Error("the key that this server knew to be revoked is published")
+	}
+	// It is the newest from now on, for all that have seen the other; and what this
+	// server knew to be revoked is revoked.
+	if last, err := restarted(t, store, s, r.wall.Add(2*time.Hour)); err != nil || slices.Contains(last.kids(), stolen) {
+		t.Errorf("%v, %v", last.kids(), err)
 	}
 	// Where the key was revoked it stays so, and so it goes from the state again.
 	r.turn()
 	again.turn()
 	if slices.Contains(r.kids(), stolen) || !slices.Equal(r.kids(), again.kids()) {
 		t.Errorf("%v and %v are published", r.kids(), again.kids())
+	}
+}
+
+func kidsOf(p *Published) (all []string) {
+	for _, k := range p.Keys() {
+		all = append(all, k.ID())
+	}
+	return all
+}
+
+// A server that revoked a key starts on a set with a higher generation, of a replica
+// that did not know of the revocation.
+func TestAServerRemembersWhatItRevoked(t *testing.T) {
+	store, s := newStore(), server(t)
+	a := begin(t, store, s)
+	other := s
+	other.seen, other.unloaded = filepath.Join(t.TempDir(), "state.seen"), false
+	b := newReplica(t, store, other)
+	for range 2 { // the current one, and its successor
+		stolen, old := a.signs(), get(t, store, keysKind)
+		if err := a.Revoke(t.Context(), stolen); err != nil {
+			t.Fatal(err)
+		}
+		set(t, store, keysKind, old)
+		for range 3 {
+			b.WillIssue(time.Duration(b.life.Load()) + time.Minute)
+			b.turn()
+		}
+		again, err := restarted(t, store, s, a.wall)
+		if err != nil || again.Usable() != nil || slices.Contains(again.kids(), stolen) || slices.Contains(kidsOf(again.Published()), stolen) {
+			t.Errorf("%v; %v are published", err, again.kids())
+		}
+		b.turn()
+		if slices.Contains(b.kids(), stolen) || !slices.Equal(b.kids(), again.kids()) {
+			t.Errorf("%v and %v are published", again.kids(), b.kids())
+		}
+		a = again
 	}
 }
 

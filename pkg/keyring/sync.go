@@ -70,6 +70,17 @@ func (m *Ring) load(ctx context.Context) error {
 		return err
 	}
 	m.set.count(m.set.current.Load())
+	return m.settle(ctx)
+}
+
+// settle revokes the keys of the set that were revoked, as another replica or this
+// server knew.
+func (m *Ring) settle(ctx context.Context) error {
+	for kid := m.keys().outstanding(); kid != ""; kid = m.keys().outstanding() {
+		if err := m.revoke(ctx, kid); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
@@ -121,16 +132,10 @@ func (m *Ring) turn(ctx context.Context) error {
 	if err := m.set.read(ctx); err != nil {
 		return err
 	}
-	for {
-		kid := m.keys().outstanding()
-		if kid == "" {
-			return m.advance(ctx)
-		}
-		// Another replica changed the set before it knew of the revocation.
-		if err := m.revoke(ctx, kid); err != nil {
-			return err
-		}
+	if err := m.settle(ctx); err != nil {
+		return err
 	}
+	return m.advance(ctx)
 }
 
 // observeSet takes note of the key set for a server whose key files sign: it changes

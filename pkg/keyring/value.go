@@ -71,6 +71,10 @@ type codec[T any] struct {
 	legacy func(text []byte, issuer string) (*T, uint64, error)
 	// names are what the content lists, for [Seen].
 	names func(*T) []string
+	// recall gives found if it has everything that this server has seen to be revoked,
+	// else what has that, too; revoked is what to note of it. Optional, both or none.
+	recall  func(revoked []string, found *T) *T
+	revoked func(*T) []string
 	// merge gives found if it has everything that held says for good, else what
 	// has that, too.
 	merge func(held, found *T) *T
@@ -211,6 +215,14 @@ func (v *value[T]) admit(found *version[T]) error {
 	return nil
 }
 
+// recalled is a content with what this server has seen to be revoked.
+func (v *value[T]) recalled(found *T) *T {
+	if v.recall == nil {
+		return found
+	}
+	return v.recall(v.seen.revoked(v.kind), found)
+}
+
 func confirmedAt(s stamp) string {
 	if s.Confirmed.IsZero() {
 		return "never"
@@ -264,6 +276,9 @@ func (v *value[T]) take(ctx context.Context, began moment, raw []byte) error {
 	if held == nil {
 		if err := v.admit(found); err != nil {
 			return v.refused(err)
+		}
+		if v.recalled(found.content) != found.content {
+			return v.update(ctx, v.newest, unchanged)
 		}
 	} else {
 		if found.legacy || found.before(held.stamp) {
@@ -396,7 +411,13 @@ func (v *value[T]) newest(raw []byte) (*version[T], rewrite, error) {
 		how = again
 	}
 	if mine == nil {
-		return found, how, v.refused(v.admit(found))
+		if err := v.admit(found); err != nil {
+			return nil, asNeeded, v.refused(err)
+		}
+		if recalled := v.recalled(found.content); recalled != found.content {
+			return &version[T]{stamp: found.stamp, content: recalled}, anew, nil
+		}
+		return found, how, nil
 	}
 	if found.legacy || found.before(mine.stamp) {
 		return mine, again, nil
@@ -436,10 +457,10 @@ func (v *value[T]) accepted(raw []byte) (*version[T], rewrite, error) {
 		return v.repaired(raw)
 	}
 	// Newer than what any server has seen that saw no more than this one.
-	from := *found
 	seen, _ := v.seen.generation(v.kind)
+	from := &version[T]{stamp: found.stamp, content: v.recalled(found.content)}
 	from.Generation = max(from.Generation, seen)
-	return &from, anew, nil
+	return from, anew, nil
 }
 
 // hold makes a version the one that counts here. An error says that this server
@@ -460,7 +481,11 @@ func (v *value[T]) hold(is *version[T], raw []byte, met time.Duration) error {
 
 // remember notes a generation in the file of this server.
 func (v *value[T]) remember(is *version[T]) error {
-	if err := v.seen.note(v.kind, is.Generation, v.names(is.content)); err != nil {
+	var revoked []string
+	if v.revoked != nil {
+		revoked = v.revoked(is.content)
+	}
+	if err := v.seen.note(v.kind, is.Generation, v.names(is.content), revoked); err != nil {
 		return fmt.Errorf("generation %d of the %s is not taken for fresh: %w", is.Generation, v.what, err)
 	}
 	return nil

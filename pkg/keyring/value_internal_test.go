@@ -2,6 +2,7 @@ package keyring
 
 import (
 	"bytes"
+	"context"
 	"crypto/elliptic"
 	"encoding/json"
 	"errors"
@@ -370,6 +371,37 @@ func TestADenialIsNotLifted(t *testing.T) {
 		if denied, err := starting.denies(t, "a"); err == nil {
 			t.Errorf("%s: a server that starts knows that it is denied: %v", name, denied)
 		}
+	}
+}
+
+// slow answers a reading with what was there before the last change, once.
+type slow struct {
+	Store
+	raw []byte
+}
+
+func (s *slow) Get(ctx context.Context, key string) ([]byte, error) {
+	if raw := s.raw; raw != nil {
+		s.raw = nil
+		return raw, nil
+	}
+	return s.Store.Get(ctx, key)
+}
+
+// A decision whose reading was overtaken by a change of its own process takes that
+// for no attack.
+func TestAReadingThatWasOvertaken(t *testing.T) {
+	store, s := newStore(), server(t)
+	r := begin(t, store, s)
+	old := get(t, store, denialsKind)
+	r.deny(t, "a")
+	before := get(t, store, denialsKind)
+	r.shared.store = &slow{r, old}
+	if denied, err := r.denies(t, "a"); !denied || err != nil {
+		t.Errorf("denied %v, %v", denied, err)
+	}
+	if strings.Contains(r.log.String(), "older") || !bytes.Equal(get(t, store, denialsKind), before) {
+		t.Errorf("log %s", r.log.String())
 	}
 }
 
