@@ -112,7 +112,7 @@ func (s *Seen) Admit(ctx context.Context, of Epochs, accept bool) error {
 	seen := s.record.Epoch
 	s.mu.Unlock()
 	if epoch < seen && !accept {
-		return fmt.Errorf("%w: it is a copy that was restored, the file of another server, or a new one in the place of one that was moved away. `openstack-nova-authenticator state accept` accepts it, and says what was revoked and denied since; attempts made since can be made again", ErrOlder)
+		return fmt.Errorf("%w (epoch %d, seen was %d): it is a copy that was restored, the file of another server, or a new one in the place of one that was moved away. `openstack-nova-authenticator state accept` accepts it, and says what was revoked and denied since; attempts made since can be made again", ErrOlder, epoch, seen)
 	}
 	return s.Advance(ctx, of)
 }
