@@ -34,6 +34,30 @@ const (
 	headerLine  = 136                   // of a line in net/http's map, in addition to its bytes
 )
 
+// enoughDescriptors is how many file descriptors the process needs for all
+// connections of all listeners, those to Nova, and its own files.
+const enoughDescriptors = 8192
+
+// affordable is how many of the connections that are wanted there are descriptors
+// for: if there are few, clients must not take those that calls to the cloud and the
+// state need.
+func affordable(wanted int, files uint64) int {
+	if files >= enoughDescriptors {
+		return wanted
+	}
+	return max(1, wanted*int(files)/enoughDescriptors) //nolint:gosec // it is small
+}
+
+// descriptors is how many file descriptors the process may have. Go has raised its
+// limit to what the system allows.
+func descriptors() uint64 {
+	var limit syscall.Rlimit
+	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit) != nil {
+		return enoughDescriptors
+	}
+	return limit.Cur
+}
+
 // smallBuffers has the connections of a listener inherit small buffers: requests
 // and answers are small.
 func smallBuffers(_, _ string, raw syscall.RawConn) error {

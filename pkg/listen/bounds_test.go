@@ -372,3 +372,39 @@ func TestHTTP2IsOff(t *testing.T) {
 		}
 	}
 }
+
+// A client that has proven that a certificate is its own keeps its connection.
+func TestClientsWithCertificatesArePreferred(t *testing.T) {
+	files, _ := newCertificate(t, "door")
+	own, _ := newCertificate(t, "agent")
+	address, _ := open(t, listen.Options{Connections: 64, TLS: files, ClientCAFile: own.CertFile}, hello)
+	cert, err := tls.LoadX509KeyPair(own.CertFile, own.KeyFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	with := func(from string) *tls.Conn {
+		// TLS 1.2, so that the server has seen the client's proof when Handshake returns.
+		return tls.Client(dialFrom(t, from, address), &tls.Config{InsecureSkipVerify: true, MaxVersion: tls.VersionTLS12, Certificates: []tls.Certificate{cert}})
+	}
+	var agents []*tls.Conn
+	for i := range 40 {
+		conn := with(fmt.Sprintf("127.5.0.%d", 1+i))
+		if got := ask(conn); got != served {
+			t.Fatalf("an agent gets %s", got)
+		}
+		agents = append(agents, conn)
+	}
+	for i := range 200 {
+		dialFrom(t, fmt.Sprintf("127.9.%d.1", i), address)
+	}
+	for i, conn := range agents {
+		write(t, conn, "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+		// The rest of the first answer, and the second.
+		if rest, err := io.ReadAll(conn); !strings.Contains(string(rest), served) {
+			t.Fatalf("agent %d was cut: %q, %v", i, rest, err)
+		}
+	}
+	if got := ask(with("127.5.1.1")); got != served {
+		t.Errorf("another agent gets %s", got)
+	}
+}

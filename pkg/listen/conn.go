@@ -158,7 +158,12 @@ func (f *secureFront) ConnectionState() tls.ConnectionState {
 	}
 	_ = f.tls.SetDeadline(time.Time{})
 	f.raw.gap = 0
-	return f.tls.ConnectionState()
+	state := f.tls.ConnectionState()
+	if state.HandshakeComplete && len(state.PeerCertificates) > 0 {
+		// Not earlier: before the end, a certificate may be a copy without its key.
+		f.raw.member.prefer()
+	}
+	return state
 }
 
 // MaxHeaderLines is how many lines the headers of a request may have. Each costs

@@ -89,6 +89,15 @@ func TestSubnetsAreBounded(t *testing.T) {
 	}
 }
 
+// With few file descriptors there are fewer connections.
+func TestDescriptorsAreNotAllForClients(t *testing.T) {
+	for files, want := range map[uint64]int{1 << 40: MaxConnections, enoughDescriptors: MaxConnections, 1024: MaxConnections / 8, 10: 2, 0: 1} {
+		if got := affordable(MaxConnections, files); got != want {
+			t.Errorf("with %d descriptors there are %d connections, want %d", files, got, want)
+		}
+	}
+}
+
 // A flood of newcomers to a full listener must cost little.
 func BenchmarkJoinWhenFull(b *testing.B) {
 	never := func(netip.Addr) bool { return false }

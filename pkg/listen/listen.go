@@ -122,6 +122,7 @@ func newListener(o Options) *listener {
 	if o.Connections == 0 {
 		o.Connections = MaxConnections
 	}
+	o.Connections = affordable(o.Connections, descriptors())
 	closed := make(chan struct{})
 	return &listener{
 		options: o,

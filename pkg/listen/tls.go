@@ -95,15 +95,8 @@ func (l *listener) askForCertificates(base *tls.Config) (*tls.Config, error) {
 			err := verifyClient(cs.PeerCertificates, one.ClientCAs)
 			if err != nil {
 				l.refused(hello.Conn.RemoteAddr().String(), err)
-				return err
 			}
-			switch c := hello.Conn.(type) {
-			case *conn:
-				c.member.prefer()
-			case *named:
-				c.raw.member.prefer()
-			}
-			return nil
+			return err
 		}
 		return one, nil
 	}
