@@ -36,6 +36,7 @@ const (
 	fileReads     = 64              // that may wait for the disk, each with a thread of its own
 	filePending   = 256             // writes that may wait for the disk, which one thread writes to
 	fileCloseWait = 5 * time.Second // for what is being written, and read
+	fileBatch     = 200 * time.Microsecond
 )
 
 // The buckets of a file. A count is its number, its expiry, the numbers that were
@@ -342,7 +343,7 @@ func (f *File) look() error {
 // all that came during the one before it. It is the only writer.
 func (f *File) write() {
 	defer close(f.ended)
-	for {
+	for last := 0; ; {
 		var batch []*fileWrite
 		select {
 		case w := <-f.writes:
@@ -359,6 +360,21 @@ func (f *File) write() {
 				more = false
 			}
 		}
+		// Those that were answered just now come again at once: with one of them alone
+		// there would be twice as many transactions.
+		if len(batch) < last {
+			late := time.NewTimer(fileBatch)
+			for more := true; more && len(batch) < last; {
+				select {
+				case w := <-f.writes:
+					batch = append(batch, w)
+				case <-late.C:
+					more = false
+				}
+			}
+			late.Stop()
+		}
+		last = len(batch)
 		// Who waits no longer has been told that nothing is known.
 		batch = slices.DeleteFunc(batch, func(w *fileWrite) bool { return w.ctx.Err() != nil })
 		f.commit(batch)
@@ -431,7 +447,7 @@ func (f *File) update(batch []*fileWrite) error {
 		if uint64(tx.ID()) != f.meta.txid+1 { //nolint:gosec // as bbolt has it
 			return damaged("its last transaction is gone")
 		}
-		t, changed := &fileTx{f, tx, old}, false
+		t, changed := &fileTx{f: f, tx: tx, old: old}, false
 		for _, w := range batch {
 			w.err = w.change(t)
 			if w.err == nil {
@@ -484,6 +500,8 @@ type fileTx struct {
 	f   *File
 	tx  *bolt.Tx
 	old *snapshot // before it
+
+	counted []byte // the last key of a count that was looked at
 }
 
 // prepare writes what each file has.
@@ -502,12 +520,18 @@ func (t *fileTx) prepare() error {
 // look loads the pages that bbolt uses for a key, and if that may be deleted those
 // beside them.
 func (t *fileTx) look(bucket, key []byte, deletes bool) (*bolt.Bucket, error) {
-	tree, ok, err := t.old.bucket(bucket)
-	if err == nil && ok {
-		_, err = t.old.descend(tree, key, deletes)
+	count := bucket[0] == bucketCounts[0]
+	if again := count && !deletes && key != nil && bytes.Equal(t.counted, key); !again {
+		tree, ok, err := t.old.bucket(bucket)
+		if err == nil && ok {
+			_, err = t.old.descend(tree, key, deletes)
+		}
+		if err != nil {
+			return nil, err
+		}
 	}
-	if err != nil {
-		return nil, err
+	if count {
+		t.counted = key
 	}
 	if b := t.tx.Bucket(bucket); b != nil {
 		return b, nil
@@ -551,12 +575,19 @@ func (t *fileTx) first(bucket []byte) ([]byte, error) {
 
 // entries is how many there are; it adds to them.
 func (t *fileTx) entries(bucket []byte, add int) (uint64, error) {
-	b, err := t.look(bucket, nil, false)
-	if err != nil || add == 0 {
-		if b == nil {
-			return 0, err
-		}
-		return b.Sequence(), err
+	tree, ok, err := t.old.bucket(bucket)
+	if err == nil && ok && tree.root != 0 {
+		_, err = t.old.load(tree.root)
+	}
+	if err != nil {
+		return 0, err
+	}
+	b := t.tx.Bucket(bucket)
+	if b == nil {
+		return 0, damaged("it has no bucket %s", bucket)
+	}
+	if add == 0 {
+		return b.Sequence(), nil
 	}
 	n := int64(b.Sequence()) + int64(add) //nolint:gosec // far from its bounds
 	if n < 0 {

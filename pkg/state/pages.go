@@ -281,6 +281,8 @@ type snapshot struct {
 	trust bool
 	// learn puts the sums of pages into sums.
 	learn bool
+	// written says that bbolt wrote the pages just now, from such as were good.
+	written bool
 
 	loaded  map[uint64]page
 	buckets map[string]tree
@@ -349,7 +351,7 @@ func (s *snapshot) load(id uint64) (page, error) {
 		return page{}, err
 	}
 	p := page{id: id, leaf: binary.NativeEndian.Uint16(data[8:]) == flagLeaf, count: int(binary.NativeEndian.Uint16(data[10:])), data: data}
-	if !known {
+	if !known && !s.written {
 		if p, err = parsePage(id, data, s.size, s.pages); err != nil {
 			return page{}, err
 		}
@@ -500,7 +502,7 @@ func (s *snapshot) learnFrom(old *snapshot, freelist uint64) error {
 	for _, t := range old.buckets {
 		known[t.root] = true
 	}
-	s.learn = true
+	s.learn, s.written = true, true
 	if _, _, err := s.raw(freelist); err != nil {
 		return err
 	}
