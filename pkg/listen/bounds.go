@@ -45,7 +45,7 @@ func affordable(wanted int, files uint64) int {
 	if files >= enoughDescriptors {
 		return wanted
 	}
-	return max(1, wanted*int(files)/enoughDescriptors) //nolint:gosec // it is small
+	return max(1, wanted*int(files)/enoughDescriptors)
 }
 
 // descriptors is how many file descriptors the process may have. Go has raised its
