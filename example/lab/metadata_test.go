@@ -67,7 +67,7 @@ func TestWhatATokenNeeds(t *testing.T) {
 	}
 
 	t.Run("the state is away", func(t *testing.T) {
-		begin(t, "metrics:", "state: {type: redis, redis: {addresses: [\"127.0.0.1:1\"]}}\nmetrics:")
+		begin(t, "metrics:", "keys: {encryptionKeyFile: "+workDir+"/encryption.key}\nstate: {type: redis, redis: {addresses: [\"127.0.0.1:1\"]}}\nmetrics:")
 		passes(t)
 		token(t, 500)
 	})
