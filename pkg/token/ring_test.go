@@ -5,6 +5,7 @@ import (
 	"crypto/elliptic"
 	"errors"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -19,12 +20,14 @@ import (
 // breakable is a state that can be cut off.
 type breakable struct {
 	*state.Memory
-	err error
+	away atomic.Bool
 }
 
+var errAway = errors.New("connection refused")
+
 func (b *breakable) Get(ctx context.Context, key string) ([]byte, error) {
-	if b.err != nil {
-		return nil, b.err
+	if b.away.Load() {
+		return nil, errAway
 	}
 	return b.Memory.Get(ctx, key)
 }
@@ -108,7 +111,7 @@ func TestAnIssuerFollowsItsKeySet(t *testing.T) {
 		if _, err := i.VerifyDocument(doc.Compact); !errors.Is(err, token.ErrInvalidDocument) {
 			t.Errorf("a document of the revoked key: %v", err)
 		}
-		store.err = errors.New("connection refused")
+		store.away.Store(true)
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error)
 		go func() { done <- r.Run(ctx) }()
@@ -124,7 +127,7 @@ func TestAnIssuerFollowsItsKeySet(t *testing.T) {
 		if now := i.JWKS(); string(now.Body) != string(served.Body) || len(i.Discovery().Body) == 0 {
 			t.Error("the key set is no longer served")
 		}
-		store.err = nil
+		store.away.Store(false)
 		time.Sleep(21 * time.Second) //nolint:forbidigo // as above; its own confirmation counts when it is found again
 		if _, err := i.Issue(t.Context(), identity); err != nil {
 			t.Errorf("after the state is back: %v", err)
@@ -138,7 +141,7 @@ func TestAnIssuerFollowsItsKeySet(t *testing.T) {
 
 func TestFilesSignWithAStateThatIsAway(t *testing.T) {
 	r, store := newRing(t, keyring.RS256, write(t, pkcs8(t, newEC(t, elliptic.P256()))))
-	store.err = errors.New("connection refused")
+	store.away.Store(true)
 	if err := r.Load(t.Context()); err != nil {
 		t.Fatal(err)
 	}
