@@ -173,7 +173,11 @@ func TestToken(t *testing.T) {
 // A reader of the file finds a whole token, and nobody but its owner can read it.
 func TestTokenInAFile(t *testing.T) {
 	w := newWorld(t)
-	file := filepath.Join(t.TempDir(), "token")
+	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(dir, "token")
 	env := []string{"ROLE=web", "WAYS=metadata"}
 	for range 2 {
 		if status, out, said := w.run(t, env, "token.sh", "-o", file); status != 0 || out != "" {
@@ -192,8 +196,234 @@ func TestTokenInAFile(t *testing.T) {
 	if data, err := os.ReadFile(file); err != nil || string(data) != jwt+"\n" {
 		t.Errorf("a refusal took the last one away: %q, %v", data, err)
 	}
-	if left, _ := filepath.Glob(file + "*"); len(left) != 1 {
-		t.Errorf("it leaves %v", left)
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 1 {
+		t.Errorf("it leaves %v, %v", left, err)
+	}
+}
+
+// Nothing of the environment leads a request elsewhere: behind a proxy is the
+// metadata service of another machine, which would give its own identity.
+func TestProxiesAreIgnored(t *testing.T) {
+	proxied := make(chan string, 100)
+	proxy := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		proxied <- r.Method + " " + r.RequestURI
+		rw.Header().Set("X-Subject-Token", "of-the-proxy")
+		_, _ = io.WriteString(rw, "aaa.of-the-proxy.ccc")
+	}))
+	t.Cleanup(proxy.Close)
+	w := newWorld(t)
+	dir := t.TempDir()
+	file := filepath.Join(dir, "token")
+	for name, text := range map[string]string{"token": jwt + "\n", ".curlrc": "proxy = \"" + proxy.URL + "\"\nlocation\nnoproxy = \"\"\ninsecure\n"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var variables []string
+	for _, name := range []string{"http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"} {
+		variables = append(variables, name+"="+proxy.URL)
+	}
+	variables = append(variables, "no_proxy=", "NO_PROXY=")
+	for name, env := range map[string][]string{
+		"variables":           variables,
+		"no_proxy elsewhere":  append(slices.Clone(variables), "no_proxy=example.com", "NO_PROXY=example.com"),
+		"HOME/.curlrc":        {"HOME=" + dir, "NO_PROXY=", "no_proxy="},
+		"CURL_HOME/.curlrc":   {"CURL_HOME=" + dir, "NO_PROXY=", "no_proxy="},
+		".curlrc and a proxy": append(slices.Clone(variables), "HOME="+dir, "CURL_HOME="+dir),
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, tt := range []struct {
+				want string
+				args []string
+			}{
+				{jwt, []string{"token.sh", "-r", "web", "-w", "metadata"}},
+				{jwt, []string{"token.sh", "-r", "web", "-w", "document", "-u", w.URL}},
+				{jwt, []string{"token.sh", "-r", "web", "-w", "address", "-u", w.URL}},
+				{"hvs.x", []string{"vault-login.sh", "-a", w.URL, "-r", "web", "-t", file}},
+				{"scoped", []string{"keystone-token.sh", "-k", w.URL + "/v3", "-p", "project", "-t", file}},
+			} {
+				if status, out, said := w.run(t, env, tt.args[0], tt.args[1:]...); status != 0 || out != tt.want+"\n" {
+					t.Errorf("%v: status %d, %q, %q", tt.args, status, out, said)
+				}
+			}
+			select {
+			case got := <-proxied:
+				t.Errorf("the proxy was asked: %s", got)
+			default:
+			}
+		})
+	}
+}
+
+// Redirects lead to what somebody else names.
+func TestRedirectsAreNotFollowed(t *testing.T) {
+	elsewhere := make(chan string, 100)
+	other := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		elsewhere <- r.Method + " " + r.RequestURI
+		rw.Header().Set("X-Subject-Token", "elsewhere")
+		_, _ = io.WriteString(rw, jwt)
+	}))
+	t.Cleanup(other.Close)
+	redirecting := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		http.Redirect(rw, r, other.URL, http.StatusTemporaryRedirect)
+	}))
+	t.Cleanup(redirecting.Close)
+	dir := t.TempDir()
+	file := filepath.Join(dir, "token")
+	if err := errors.Join(os.WriteFile(file, []byte(jwt+"\n"), 0o600), os.WriteFile(filepath.Join(dir, ".curlrc"), []byte("location\n"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{
+		{"token.sh", "-r", "web", "-u", redirecting.URL},
+		{"vault-login.sh", "-a", redirecting.URL, "-r", "web", "-t", file},
+		{"keystone-token.sh", "-k", redirecting.URL, "-p", "project", "-t", file},
+	} {
+		if status, out, _ := run(t, []string{"METADATA_URL=" + redirecting.URL, "HOME=" + dir}, args[0], args[1:]...); status == 0 || out != "" {
+			t.Errorf("%s: status %d, %q", args[0], status, out)
+		}
+	}
+	select {
+	case got := <-elsewhere:
+		t.Errorf("a redirect was followed: %s", got)
+	default:
+	}
+}
+
+// What could be an option of curl, a file, several URLs or more than one value is
+// refused before anything is asked.
+func TestOddValues(t *testing.T) {
+	w := newWorld(t)
+	dir := t.TempDir()
+	file, odd := filepath.Join(dir, "token"), filepath.Join(dir, "odd")
+	if err := errors.Join(os.WriteFile(file, []byte(jwt+"\n"), 0o600), os.WriteFile(odd, []byte(`a"`+"\nurl = \"http://192.0.2.1/\n"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		env, args []string
+	}{
+		{nil, []string{"token.sh", "-r", "web", "-u", "-K/etc/passwd"}},
+		{nil, []string{"token.sh", "-r", "web", "-u", "file:///etc/passwd"}},
+		{nil, []string{"token.sh", "-r", "web", "-u", "id.example.com"}},
+		{nil, []string{"token.sh", "-r", "web", "-u", "https://{a,b}.example.com"}},
+		{nil, []string{"token.sh", "-r", "web", "-u", "https://a.example.com\nhttps://b.example.com"}},
+		{nil, []string{"token.sh", "-r", "w b"}},
+		{nil, []string{"token.sh", "-r", "w\u00e9b"}},
+		{nil, []string{"token.sh", "-r", "web", "-a", "a\nb"}},
+		{[]string{"METADATA_URL=-Kx"}, []string{"token.sh", "-r", "web"}},
+		{[]string{"METADATA_URL=file:///etc"}, []string{"token.sh", "-r", "web"}},
+		{[]string{"TARGET=.*"}, []string{"token.sh", "-r", "web"}},
+		{nil, []string{"vault-login.sh", "-a", "-K/etc/passwd", "-r", "web", "-t", file}},
+		{nil, []string{"vault-login.sh", "-a", "file:///etc", "-r", "web", "-t", file}},
+		{nil, []string{"vault-login.sh", "-a", w.URL, "-r", `web","x":"y`, "-t", file}},
+		{nil, []string{"vault-login.sh", "-a", w.URL, "-r", "web", "-m", "jwt/login?x=#", "-t", file}},
+		{nil, []string{"vault-login.sh", "-a", w.URL, "-r", "web", "-t", odd}},
+		{nil, []string{"vault-login.sh", "-a", w.URL, "-r", "web", "-t", "/none"}},
+		{nil, []string{"keystone-token.sh", "-k", "-K/etc/passwd", "-p", "project", "-t", file}},
+		{nil, []string{"keystone-token.sh", "-k", w.URL + "/v3", "-p", `p"}},"x":{`, "-t", file}},
+		{nil, []string{"keystone-token.sh", "-k", w.URL + "/v3", "-p", "project", "-i", "../x", "-t", file}},
+		{nil, []string{"keystone-token.sh", "-k", w.URL + "/v3", "-p", "project", "-t", odd}},
+	} {
+		env := append([]string{"METADATA_URL=" + w.URL}, tt.env...)
+		if status, out, said := run(t, env, tt.args[0], tt.args[1:]...); (status != 2 && status != 1) || out != "" || said == "" {
+			t.Errorf("%q: status %d, %q, %q", tt.args, status, out, said)
+		}
+	}
+	if got := w.requests(); len(got) > 0 {
+		t.Errorf("they asked %q", got)
+	}
+}
+
+// What another user of the machine can do in the directory of the file gets him no
+// token, and no file of his choice is written.
+func TestTokenFileOfOthers(t *testing.T) {
+	env := []string{"ROLE=web", "WAYS=metadata"}
+	for _, tt := range []struct {
+		name   string
+		make   func(dir, file string) error
+		status int
+	}{
+		{"the old name of the temporary file is a link", func(dir, file string) error {
+			return errors.Join(os.Symlink(dir+"/victim", file+".new"), os.Symlink(dir+"/victim", file+".new.1"))
+		}, 0},
+		{"the file is a link to another", func(dir, file string) error { return os.Symlink(dir+"/victim", file) }, 0},
+		{"the file is a link to a directory", func(dir, file string) error { return os.Symlink(dir+"/elsewhere", file) }, 2},
+		{"the file is a directory", func(_, file string) error { return os.Mkdir(file, 0o700) }, 2},
+		{"all can write to the directory", func(_, file string) error { return os.Chmod(filepath.Dir(file), 0o777) }, 2},
+		{"as in /tmp", func(_, file string) error { return os.Chmod(filepath.Dir(file), 0o777|os.ModeSticky) }, 2},
+		{"a group can write to the directory", func(_, file string) error { return os.Chmod(filepath.Dir(file), 0o770) }, 2},
+		{"it belongs to another user", func(_, file string) error {
+			if os.Getuid() != 0 {
+				return os.Chmod(filepath.Dir(file), 0o777)
+			}
+			return os.Chown(filepath.Dir(file), 65534, 65534)
+		}, 2},
+		{"a link to such a directory", func(dir, file string) error {
+			at := filepath.Dir(file)
+			return errors.Join(os.Mkdir(dir+"/open", 0o700), os.Chmod(dir+"/open", 0o777), os.Remove(at), os.Symlink(dir+"/open", at))
+		}, 2},
+		{"there is no directory", func(_, file string) error { return os.Remove(filepath.Dir(file)) }, 2},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newWorld(t)
+			dir := t.TempDir()
+			file := filepath.Join(dir, "run", "token")
+			if err := errors.Join(os.WriteFile(dir+"/victim", []byte("victim"), 0o644), os.Mkdir(dir+"/elsewhere", 0o700), os.Mkdir(filepath.Dir(file), 0o700), tt.make(dir, file)); err != nil {
+				t.Fatal(err)
+			}
+			status, out, said := w.run(t, env, "token.sh", "-o", file)
+			if status != tt.status || out != "" {
+				t.Errorf("status %d, %q, %s", status, out, said)
+			}
+			if data, err := os.ReadFile(dir + "/victim"); err != nil || string(data) != "victim" {
+				t.Errorf("another file was written: %q, %v", data, err)
+			}
+			if left, err := os.ReadDir(dir + "/elsewhere"); err != nil || len(left) > 0 {
+				t.Errorf("another directory was written to: %v, %v", left, err)
+			}
+			if tt.status != 0 {
+				if got := w.requests(); len(got) > 0 {
+					t.Errorf("it asked for a token that it cannot write: %q", got)
+				}
+				return
+			}
+			info, err := os.Lstat(file)
+			if data, _ := os.ReadFile(file); err != nil || !info.Mode().IsRegular() || info.Mode().Perm() != 0o600 || string(data) != jwt+"\n" {
+				t.Errorf("%v, %v, %q", info, err, data)
+			}
+			if left, _ := filepath.Glob(filepath.Dir(file) + "/.token*"); len(left) > 0 {
+				t.Errorf("it leaves %v", left)
+			}
+		})
+	}
+	t.Run("a name that looks like an option", func(t *testing.T) {
+		w := newWorld(t)
+		dir := t.TempDir()
+		if err := os.Chmod(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		script, err := filepath.Abs("token.sh")
+		if err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.CommandContext(t.Context(), "sh", script, "-o", "-rf", "-r", "web", "-w", "metadata")
+		cmd.Dir, cmd.Env = dir, []string{"PATH=" + os.Getenv("PATH"), "METADATA_URL=" + w.URL}
+		out, err := cmd.CombinedOutput()
+		if data, readErr := os.ReadFile(filepath.Join(dir, "-rf")); err != nil || readErr != nil || string(data) != jwt+"\n" {
+			t.Errorf("%v, %v, %s, %q", err, readErr, out, data)
+		}
+	})
+}
+
+// The unit hands on no proxy, even if the file with its settings names one.
+func TestUnitUnsetsProxies(t *testing.T) {
+	text, err := os.ReadFile("instance-token.service")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "CURL_HOME"} {
+		if !strings.Contains(string(text), "UnsetEnvironment=") || !strings.Contains(string(text), " "+name+" ") && !strings.Contains(string(text), "="+name+" ") {
+			t.Errorf("%s is not unset", name)
+		}
 	}
 }
 

@@ -11,8 +11,12 @@
 #   -c CAFILE      default: $OS_CACERT, else the system's
 #
 # The Keystone token lives as long as Keystone says (an hour by default), however short the other one did.
+#
+# Proxies (http_proxy and the like), .curlrc and redirects are ignored.
 set -eu
 umask 077
+export LC_ALL=C
+unset SSLKEYLOGFILE # curl would write the keys of its connections there
 
 auth_url=${OS_AUTH_URL:-} project=${OS_PROJECT_ID:-} idp=nova-authenticator protocol=openid file=/run/instance-token/token cafile=${OS_CACERT:-}
 usage() {
@@ -36,16 +40,40 @@ if [ -z "$auth_url" ] || [ -z "$project" ]; then
     echo "${0##*/}: Keystone's URL (-k) and a project (-p) are needed" >&2
     exit 2
 fi
+# What would be an option of curl, several URLs at once, or more than a value in JSON.
+case $auth_url in
+*[!!-~]* | *[\\{}]*) auth_url= ;;
+http://?* | https://?*) ;;
+*) auth_url= ;;
+esac
+case $project$idp$protocol in
+*[!A-Za-z0-9._-]*) auth_url= ;;
+esac
+if [ -z "$auth_url" ]; then
+    echo "${0##*/}: Keystone's URL is none, or the project, the provider or the protocol has a character that none has" >&2
+    exit 2
+fi
 auth_url=${auth_url%/}
+token=$(grep -x '[A-Za-z0-9_-]*\.[A-Za-z0-9_-]*\.[A-Za-z0-9_-]*' <"$file" | head -n 1)
+if [ -z "$token" ]; then
+    echo "${0##*/}: $file holds no token" >&2
+    exit 1
+fi
 
-subject_token() { grep -i '^x-subject-token:' | cut -d ' ' -f 2 | tr -d '\r'; }
+post() {
+    curl -q --noproxy '*' --proto '=http,https' --max-redirs 0 --max-filesize 1048576 -g -sS -f -m 20 ${cafile:+--cacert "$cafile"} \
+        -X POST -D - -o /dev/null "$@" | grep -i '^x-subject-token:' | head -n 1 | cut -d ' ' -f 2 | tr -cd 'A-Za-z0-9._=-'
+}
 
 # Tokens go to curl on its standard input, not on a command line that others can see.
 unscoped=$(
-    printf 'header = "Authorization: Bearer %s"\n' "$(cat "$file")" |
-        curl -sS -f -m 20 ${cafile:+--cacert "$cafile"} -X POST -D - -o /dev/null -K - \
-            "$auth_url/OS-FEDERATION/identity_providers/$idp/protocols/$protocol/auth" | subject_token
+    printf 'header = "Authorization: Bearer %s"\n' "$token" |
+        post -K - "$auth_url/OS-FEDERATION/identity_providers/$idp/protocols/$protocol/auth"
 )
 [ -n "$unscoped" ] || exit 1
-printf '{"auth":{"identity":{"methods":["token"],"token":{"id":"%s"}},"scope":{"project":{"id":"%s"}}}}' "$unscoped" "$project" |
-    curl -sS -f -m 20 ${cafile:+--cacert "$cafile"} -X POST -D - -o /dev/null -H 'Content-Type: application/json' -d @- "$auth_url/auth/tokens" | subject_token
+scoped=$(
+    printf '{"auth":{"identity":{"methods":["token"],"token":{"id":"%s"}},"scope":{"project":{"id":"%s"}}}}' "$unscoped" "$project" |
+        post -H 'Content-Type: application/json' -d @- "$auth_url/auth/tokens"
+)
+[ -n "$scoped" ] || exit 1
+printf '%s\n' "$scoped"

@@ -9,13 +9,19 @@
 #   -u URL       the authenticator, such as https://id.example.com; default: $URL; not needed for the metadata service
 #   -c CAFILE    the CA of its certificate; default: $CAFILE, else the system's
 #   -w WAY       metadata, document or address; may be there several times; default: $WAYS, else all three in this order
-#   -o FILE      write the token to FILE, at once and readable for its owner alone, instead of printing it
+#   -o FILE      write the token to FILE, at once and readable for its owner alone, instead of printing it; other users
+#                must not be able to write to its directory
+#
+# Proxies (http_proxy and the like), .curlrc and redirects are ignored: behind a proxy is the metadata service of another
+# machine, and the address of another one.
 #
 # $TARGET is the name of our vendordata in nova.conf, by default instance_identity. $METADATA_URL is for trials.
 # The exit status is 0 with a token, 1 when every way was refused, 2 for a mistake in the call, 75 when it is worth to ask
 # again (nobody answered, or "not yet").
 set -u
 umask 077
+export LC_ALL=C
+unset SSLKEYLOGFILE # curl would write the keys of its connections there
 
 metadata=${METADATA_URL:-http://169.254.169.254}
 target=${TARGET:-instance_identity}
@@ -33,7 +39,7 @@ while getopts r:a:u:c:w:o:h option; do
     case $option in
     r) role=$OPTARG ;;
     a) audience=$OPTARG ;;
-    u) url=${OPTARG%/} ;;
+    u) url=$OPTARG ;;
     c) cafile=$OPTARG ;;
     w) own="$own $OPTARG" ;;
     o) output=$OPTARG ;;
@@ -49,17 +55,91 @@ if [ -z "$role" ]; then
     exit 2
 fi
 
+# What would be an option of curl, a file of this machine, or several URLs at once.
+for address in "$metadata" "$url"; do
+    case $address in
+    '') ;;
+    *[!!-~]* | *[\\{}]*)
+        say "a URL has a character that none has"
+        exit 2
+        ;;
+    http://?* | https://?*) ;;
+    *)
+        say "a URL begins with http:// or https://"
+        exit 2
+        ;;
+    esac
+done
+url=${url%/}
+case $role$audience in
+*[!!-~]*)
+    say "a role or an audience has a character that none has"
+    exit 2
+    ;;
+esac
+case $target in
+'' | *[!A-Za-z0-9_-]*)
+    say "TARGET is not a name"
+    exit 2
+    ;;
+esac
+
+# In a directory that another user can write to, he could put a link or a token of his own in the place of the file. The
+# directory is entered first, so that the one that is looked at is the one that is written to.
+enter() { # DIRECTORY
+    cd -P "$1" || return 1
+    seen=$(ls -ldn .) || return 1
+    mode=${seen%% *}
+    case $mode in
+    d????w* | d???????w*)
+        say "$1: other users can write to this directory"
+        return 1
+        ;;
+    esac
+    owner=$(printf '%s\n' "$seen" | tr -s ' ' | cut -d ' ' -f 3)
+    if [ "$owner" != 0 ] && [ "$owner" != "$(id -u)" ]; then
+        say "$1: the directory belongs to another user"
+        return 1
+    fi
+    if [ -d "./$name" ]; then
+        say "$output is a directory"
+        return 1
+    fi
+}
+unset CDPATH
+directory=. name=$output
+case $output in
+*/*) directory=${output%/*}/ name=${output##*/} ;;
+esac
+case $directory in
+-*) directory=./$directory ;;
+esac
+if [ -n "$output" ]; then
+    if [ -z "$name" ]; then
+        say "$output is a directory"
+        exit 2
+    fi
+    (enter "$directory") || exit 2
+fi
+
 work=$(mktemp -d) || exit 2
+case $work in
+/*) ;;
+*) work=$PWD/$work ;;
+esac
 body=$work/body value=$work/value new=
 trap 'rm -rf "$work" ${new:+"$new"}' EXIT
 trap 'exit 129' HUP INT TERM
 
-# fetch ARGS...: the status is what curl saw, 000 if nobody answered; the body is in the file.
+# fetch ARGS...: the status is what curl saw, 000 if nobody answered; the body is in the file. -q, which has to be the
+# first: no .curlrc.
 fetch() {
-    status=$(curl -s -m 20 -o "$body" -w '%{http_code}' "$@") || status=000
+    : >"$body"
+    status=$(curl -q --noproxy '*' --proto '=http,https' --max-redirs 0 --max-filesize 1048576 -g -s -m 20 \
+        -o "$body" -w '%{http_code}' "$@") || status=000
 }
 
-# A value as a query has it. Audiences are printable ASCII (RFC 3986, section 2.3).
+# A value as a query has it (RFC 3986, section 2.3).
 escape() {
     rest=$1 escaped=
     while [ -n "$rest" ]; do
@@ -125,14 +205,17 @@ for way in $ways; do
         ;;
     esac
     token=
-    [ "$status" != 200 ] || token=$(grep -x '[A-Za-z0-9_-]*\.[A-Za-z0-9_-]*\.[A-Za-z0-9_-]*' "$body")
+    [ "$status" != 200 ] || token=$(grep -x '[A-Za-z0-9_-]*\.[A-Za-z0-9_-]*\.[A-Za-z0-9_-]*' "$body" | head -n 1)
     if [ -n "$token" ]; then
         if [ -z "$output" ]; then
             printf '%s\n' "$token"
             exit 0
         fi
-        new=$output.new.$$
-        if printf '%s\n' "$token" >"$new" && mv -f "$new" "$output"; then exit 0; fi
+        # mktemp makes the file, for its owner alone, or fails; it follows no link.
+        if enter "$directory" && new=$(mktemp ./.token.XXXXXX) && printf '%s\n' "$token" >"$new" && mv -f "$new" "./$name"; then
+            new=
+            exit 0
+        fi
         say "$output cannot be written"
         exit 2
     fi

@@ -12,7 +12,8 @@
 # openstack server create --user-data takes a file:  user-data.sh -r web >user-data.yaml
 set -u
 
-here=$(cd "$(dirname "$0")" && pwd)
+unset CDPATH
+here=$(cd -- "$(dirname -- "$0")" && pwd)
 role=web audience='' url='' cafile=''
 
 usage() {
@@ -41,10 +42,14 @@ shift $((OPTIND - 1))
 case $role$audience$url in
 *[!]A-Za-z0-9._~:/?#@\&+,\;=%[-]*) die "a role, an audience or a URL has a character that none has" ;;
 esac
+case $url in
+'' | http://?* | https://?*) ;;
+*) die "a URL begins with http:// or https://" ;;
+esac
 [ -n "$role" ] || die "the role is empty"
-[ -z "$cafile" ] || grep -qs -e '-----BEGIN CERTIFICATE-----' "$cafile" || die "$cafile holds no certificate (PEM)"
+[ -z "$cafile" ] || grep -qs -e '-----BEGIN CERTIFICATE-----' -- "$cafile" || die "$cafile holds no certificate (PEM)"
 # A key beside the certificate would be for everyone who reads user data.
-[ -z "$cafile" ] || ! grep -q 'PRIVATE KEY' "$cafile" || die "$cafile holds a private key"
+[ -z "$cafile" ] || ! grep -q -e 'PRIVATE KEY' -- "$cafile" || die "$cafile holds a private key"
 
 # A line that is <NAME> stands for a file, each line of which is as far to the right.
 export here cafile

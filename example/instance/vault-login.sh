@@ -8,8 +8,12 @@
 #   -m MOUNT       where that is mounted; default: jwt
 #   -t FILE        the instance's token; default: /run/instance-token/token
 #   -c CAFILE      default: $VAULT_CACERT, else the system's
+#
+# Proxies (http_proxy and the like), .curlrc and redirects are ignored.
 set -eu
 umask 077
+export LC_ALL=C
+unset SSLKEYLOGFILE # curl would write the keys of its connections there
 
 address=${VAULT_ADDR:-} role="" mount=jwt file=/run/instance-token/token cafile=${VAULT_CACERT:-}
 usage() {
@@ -33,7 +37,29 @@ if [ -z "$address" ] || [ -z "$role" ]; then
     exit 2
 fi
 
+# What would be an option of curl, several URLs at once, or more than a value in JSON.
+case $address in
+*[!!-~]* | *[\\{}]*) address= ;;
+http://?* | https://?*) ;;
+*) address= ;;
+esac
+case $role$mount in
+*[!A-Za-z0-9._/-]*) address= ;;
+esac
+if [ -z "$address" ]; then
+    echo "${0##*/}: the address is not a URL, or the role or the mount has a character that none has" >&2
+    exit 2
+fi
+token=$(grep -x '[A-Za-z0-9_-]*\.[A-Za-z0-9_-]*\.[A-Za-z0-9_-]*' <"$file" | head -n 1)
+if [ -z "$token" ]; then
+    echo "${0##*/}: $file holds no token" >&2
+    exit 1
+fi
+
 # The token goes to curl on its standard input, not on a command line that others can see.
-answer=$(printf '{"role":"%s","jwt":"%s"}' "$role" "$(cat "$file")" |
-    curl -sS -f -m 20 ${cafile:+--cacert "$cafile"} -X POST -H 'Content-Type: application/json' -d @- "${address%/}/v1/auth/$mount/login")
-printf '%s\n' "$answer" | grep -o '"client_token": *"[^"]*"' | cut -d '"' -f 4
+client_token=$(printf '{"role":"%s","jwt":"%s"}' "$role" "$token" |
+    curl -q --noproxy '*' --proto '=http,https' --max-redirs 0 --max-filesize 1048576 -g -sS -f -m 20 ${cafile:+--cacert "$cafile"} \
+        -X POST -H 'Content-Type: application/json' -d @- "${address%/}/v1/auth/$mount/login" |
+    grep -o '"client_token": *"[^"]*"' | head -n 1 | cut -d '"' -f 4)
+[ -n "$client_token" ] || exit 1
+printf '%s\n' "$client_token"
