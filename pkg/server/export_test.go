@@ -11,10 +11,11 @@ import (
 
 // What tests see beyond the front door.
 var (
-	ParseForm = parseForm
-	ParseJSON = parseJSON
-	RawPath   = rawPath
-	LeadsToUs = leadsToUs
+	ParseForm    = parseForm
+	ParseJSON    = parseJSON
+	RawPath      = rawPath
+	IsOriginForm = isOriginForm
+	LeadsToUs    = leadsToUs
 )
 
 // BadRequest is the only error of the parsers.

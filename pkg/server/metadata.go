@@ -194,10 +194,10 @@ func (a *Agents) Listen() (net.Listener, error) {
 //
 // All else is Nova's, and goes there as it came; for that nothing of ours is
 // needed, neither cloud nor state nor keys. What net/http takes for no request,
-// such as one for /%zz, reaches nobody and gets its 400; an agent sends none such,
-// as it writes the path anew. Of an answer other than 200 no more
-// than the status reaches the instance, and of those only 200, 400, 403, 404, 409
-// and 500 in all releases of the agent.
+// such as one for /%zz, gets its 400, and so does a request target that is neither
+// a path nor *; an agent sends none such, as it writes the path anew. Of an answer
+// other than 200 no more than the status reaches the instance, and of those only
+// 200, 400, 403, 404, 409 and 500 in all releases of the agent.
 type Agents struct {
 	config  MetadataServiceConfig
 	secrets [][]byte
@@ -230,6 +230,10 @@ func (a *Agents) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err := a.recognise(r); err != nil {
 		a.turnAway(r.RemoteAddr, err)
 		http.Error(w, "forbidden", http.StatusForbidden)
+		return
+	}
+	if !isOriginForm(r.RequestURI) && r.RequestURI != "*" {
+		http.Error(w, "the request target is not a path", http.StatusBadRequest)
 		return
 	}
 	switch at := rawPath(r); {
@@ -283,16 +287,17 @@ func (a *Agents) turnAway(peer string, why error) {
 	s.record(context.Background(), d)
 }
 
-// rawPath is the path as it was sent, escapes and all.
+// isOriginForm reports whether a request target is a path with an optional query
+// (RFC 9112, section 3.2.1). An agent sends no other form. In the absolute form and in
+// the authority form a proxy before us, or Nova behind us, could read another path
+// than we do; the same holds for a fragment, which no request target has.
+func isOriginForm(target string) bool {
+	return strings.HasPrefix(target, "/") && !strings.Contains(target, "#")
+}
+
+// rawPath is the path of a target in origin form as it was sent, escapes and all.
 func rawPath(r *http.Request) string {
-	target := r.RequestURI
-	if !strings.HasPrefix(target, "/") { // the absolute form (RFC 9112, section 3.2.2)
-		_, rest, ok := strings.Cut(target, "://")
-		if i := strings.IndexAny(rest, "/?"); ok && i >= 0 {
-			target = rest[i:]
-		}
-	}
-	target, _, _ = strings.Cut(target, "?")
+	target, _, _ := strings.Cut(r.RequestURI, "?")
 	return target
 }
 

@@ -529,9 +529,62 @@ func TestLookalikesAreNotFound(t *testing.T) {
 	if c := n.calls.Load(); c != 0 {
 		t.Errorf("nova got %d of them: %s", c, n.last())
 	}
-	// In the absolute form it is ours as it is in any other.
-	if got := raw(t, at, "PUT http://169.254.169.254/identity/token?role=web HTTP/1.1\r\nHost: x\r\n"+head+"Connection: close\r\n\r\n"); !strings.HasPrefix(got, "HTTP/1.1 200 ") {
-		t.Errorf("the absolute form: %q", got)
+}
+
+// Targets that are neither a path nor * are refused before any path is compared:
+// a proxy, and Nova, could read another path in them than we do.
+func TestRequestTargets(t *testing.T) {
+	n := newNova(t)
+	h := newHouse(t, newScene(t), loopbackAgents(n.URL))
+	at := h.serveAgents(t)
+	head := "X-Forwarded-For: " + home + "\r\nX-Instance-ID: " + webID + "\r\nX-Tenant-ID: " + project + "\r\nX-Instance-ID-Signature: " + sign(webID, secret) + "\r\nConnection: close\r\n\r\n"
+	for _, tt := range []struct{ line, host string }{
+		{"PUT http://169.254.169.254/identity/token?role=web", "169.254.169.254"},
+		{"PUT http://other/identity/token?role=web", "169.254.169.254"},
+		{"PUT HTTP://169.254.169.254/identity/token?role=web", "169.254.169.254"},
+		{"PUT https://169.254.169.254/identity/token?role=web", "169.254.169.254"},
+		{"PUT http:///identity/token?role=web", "x"},
+		{"PUT http:/identity/token?role=web", "x"},
+		{"PUT x:/identity/token?role=web", "x"},
+		{"PUT x://a/identity/token?role=web", "x"},
+		{"PUT ftp://a/identity/token?role=web", "x"},
+		{"PUT http://a?/identity/token", "x"},
+		{"GET http://169.254.169.254", "169.254.169.254"},
+		{"GET http://169.254.169.254/latest/meta-data/", "169.254.169.254"},
+		{"OPTIONS http://169.254.169.254", "169.254.169.254"},
+		{"CONNECT 169.254.169.254:80", "169.254.169.254:80"},
+		{"CONNECT identity/token", "x"},
+		{"CONNECT http://a/identity/token", "x"},
+		{"PUT identity/token?role=web", "x"},
+		{"PUT ?role=web", "x"},
+		{"PUT **", "x"},
+		{"PUT *?role=web", "x"},
+		{"PUT */identity/token?role=web", "x"},
+		{"PUT \\identity/token?role=web", "x"},
+		{"PUT /identity/token?role=web#", "x"},
+		{"PUT /identity/token#?role=web", "x"},
+		{"PUT #/identity/token?role=web", "x"},
+		{"GET /latest#/identity/", "x"},
+		{"PUT  /identity/token?role=web", "x"},
+		{"PUT\t/identity/token?role=web", "x"},
+	} {
+		if got := raw(t, at, tt.line+" HTTP/1.1\r\nHost: "+tt.host+"\r\n"+head); !strings.HasPrefix(got, "HTTP/1.1 400 ") || strings.HasSuffix(got, "\r\n\r\n") {
+			t.Errorf("%s: %.200q", tt.line, got)
+		}
+	}
+	if c := n.calls.Load(); c != 0 {
+		t.Errorf("nova got %d of them: %s", c, n.last())
+	}
+	if h.asked.Load() != 0 {
+		t.Error("the cloud was asked")
+	}
+	if got := raw(t, at, "PUT /identity/token?role=web HTTP/1.1\r\nHost: x\r\n"+head); !strings.HasPrefix(got, "HTTP/1.1 200 ") {
+		t.Errorf("the origin form: %q", got)
+	}
+	for _, target := range []string{"*", "//x/latest", "/http://a/b"} {
+		if got := raw(t, at, "OPTIONS "+target+" HTTP/1.1\r\nHost: x\r\n"+head); !strings.HasPrefix(got, "HTTP/1.1 200 ") || !strings.Contains(n.last(), " "+target+" ") {
+			t.Errorf("%s: %q, nova got %s", target, got, n.last())
+		}
 	}
 }
 
@@ -730,7 +783,7 @@ func TestMetadataServiceConfigThatIsWrong(t *testing.T) {
 
 // Nothing but the two paths is ours, and nothing that resembles them is Nova's.
 func FuzzIdentityPath(f *testing.F) {
-	for _, p := range append(slices.Clone(lookalikes), "/latest/meta-data/", "/identity/token", "/openstack/2012-08-10/user_data") {
+	for _, p := range append(slices.Clone(lookalikes), "http://169.254.169.254/identity/token", "http:/identity/token", "x:80", "*", "/a#/identity/token", "/latest/meta-data/", "/identity/token", "/openstack/2012-08-10/user_data") {
 		f.Add(p)
 	}
 	f.Fuzz(func(t *testing.T, path string) {
@@ -738,7 +791,16 @@ func FuzzIdentityPath(f *testing.F) {
 		if err != nil {
 			return
 		}
+		if !server.IsOriginForm(request.RequestURI) { // 400
+			if strings.HasPrefix(path, "/") && !strings.Contains(path, "#") {
+				t.Errorf("%q is a path, and refused", path)
+			}
+			return
+		}
 		raw := server.RawPath(request)
+		if !strings.HasPrefix(path, raw) || !strings.HasPrefix(raw, "/") {
+			t.Errorf("%q is taken for %q", path, raw)
+		}
 		ours := raw == "/identity/token" || raw == "/identity/roles"
 		if clean := request.URL.JoinPath().Path; (strings.HasPrefix(clean, "/identity/") || clean == "/identity") && !ours && !server.LeadsToUs(raw) {
 			t.Errorf("%q is Nova's, and cleans to %q", path, clean)
