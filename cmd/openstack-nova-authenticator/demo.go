@@ -112,12 +112,15 @@ func demo(ctx context.Context, stdout io.Writer, once bool) error {
 	if err != nil {
 		return err
 	}
-	audit := &auditTail{}
+	audit := newAuditTail()
 	var log bytes.Buffer // the tour makes errors; they are shown if it fails
-	s, err := newService(c, audit, &log)
+	out := newOutputs(c.Log, audit, &log)
+	s, err := newService(c, out)
 	if err != nil {
+		out.close()
 		return err
 	}
+	defer out.close()
 	defer s.close()
 
 	serving, stop := context.WithCancel(ctx)
@@ -137,6 +140,7 @@ func demo(ctx context.Context, stdout io.Writer, once bool) error {
 	}
 	stop()
 	if err = errors.Join(err, <-ended, t.err); err != nil {
+		out.close() // has written all
 		t.say("\n%s", log.String())
 	}
 	return err
@@ -201,26 +205,39 @@ func demoFiles(dir, address, authURL string) (config string, err error) {
 type auditTail struct {
 	mu   sync.Mutex
 	last map[string]any
+	more chan struct{} // closed by the next line
 }
+
+func newAuditTail() *auditTail { return &auditTail{more: make(chan struct{})} }
 
 // Write implements [io.Writer]: one call is one line.
 func (a *auditTail) Write(line []byte) (int, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.last = nil
+	close(a.more)
+	a.more = make(chan struct{})
 	return len(line), json.Unmarshal(line, &a.last)
 }
 
-// of gives the reason and detail of the line of a request.
+// of gives the reason and detail of the line of a request, which is written soon after
+// its answer.
 func (a *auditTail) of(requestID string) (reason attest.Reason, detail string) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.last["request_id"] != requestID {
-		return "", ""
+	for {
+		a.mu.Lock()
+		last, more := a.last, a.more
+		a.mu.Unlock()
+		if last["request_id"] == requestID {
+			word, _ := last["reason"].(string)
+			detail, _ = last["detail"].(string)
+			return attest.Reason(word), detail
+		}
+		select {
+		case <-more:
+		case <-time.After(5 * time.Second):
+			return "", ""
+		}
 	}
-	word, _ := a.last["reason"].(string)
-	detail, _ = a.last["detail"].(string)
-	return attest.Reason(word), detail
 }
 
 // tour goes through the stops and keeps what was not as told.

@@ -12,6 +12,7 @@ import (
 	"runtime/debug"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -56,14 +57,30 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if errors.Is(err, errSaid) {
 		return 1
 	}
+	var text strings.Builder
 	for line := range strings.Lines(secret.Text(err.Error())) {
-		fmt.Fprintf(stderr, "%s: %s\n", program, strings.TrimSuffix(line, "\n"))
+		fmt.Fprintf(&text, "%s: %s\n", program, strings.TrimSuffix(line, "\n"))
 	}
 	var h *hinted
 	if errors.As(err, &h) {
-		fmt.Fprintf(stderr, "%s: hint: %s\n", program, h.hint)
+		fmt.Fprintf(&text, "%s: hint: %s\n", program, h.hint)
 	}
+	say(stderr, text.String())
 	return 1
+}
+
+// say writes the last words, for at most a second: a reader that has stalled must not keep
+// the process.
+func say(w io.Writer, text string) {
+	said := make(chan struct{})
+	go func() {
+		defer close(said)
+		_, _ = io.WriteString(w, text)
+	}()
+	select {
+	case <-said:
+	case <-time.After(time.Second):
+	}
 }
 
 // buildVersion is the release's, else what the toolchain knows of the source.

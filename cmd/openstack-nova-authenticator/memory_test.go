@@ -3,6 +3,7 @@ package main
 import (
 	"testing"
 
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/audit"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/config"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/listen"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/openstack"
@@ -31,7 +32,7 @@ func memory() []held {
 		{"limiters", 1, server.ThrottleMemory, 0},
 		{"lookups in flight, and the caches of the cloud", 1, openstack.Memory(config.Default().OpenStack.MaxConcurrent), 0},
 		{"attempts, with state.type memory", state.MemorySize, state.CountMemory, 0},
-		{"audit lines that wait", 1, server.AuditMemory, 0},
+		{"lines of the logs that wait: stdout, stderr, the audit log", 3, audit.Memory, 0},
 		{"the process when nobody asks", 1, 24 << 20, 8 << 20},
 	}
 }

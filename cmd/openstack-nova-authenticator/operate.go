@@ -17,10 +17,10 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/audit"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/config"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/listen"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/secret"
-	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/server"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/state"
 )
 
@@ -107,13 +107,15 @@ func serveState(ctx context.Context, c *config.Config, absent string, stderr io.
 	if err != nil {
 		return "", nil, err
 	}
-	s := &service{log: newLog(c.Log, stderr)}
+	said := audit.NewStream(stderr, c.Log.Format)
+	s := &service{log: newLog(c.Log, said.Process())}
 	fail := func(err error) (string, func(), error) {
 		s.close()
+		_ = said.Close()
 		_ = os.RemoveAll(dir)
 		return "", nil, err
 	}
-	if s.audit, err = server.OpenAuditLog(c.Audit, stderr, stderr); err != nil {
+	if s.audit, err = audit.Open(c.Audit, said, said); err != nil {
 		return fail(err)
 	}
 	if err := open(s, c); err != nil {
@@ -133,6 +135,7 @@ func serveState(ctx context.Context, c *config.Config, absent string, stderr io.
 		cancel()
 		serving.Wait()
 		s.close()
+		_ = said.Close()
 		_ = os.RemoveAll(dir)
 	}, nil
 }

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/audit"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/config"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/keyring"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/listen"
@@ -75,7 +76,7 @@ func newLog(c config.Log, w io.Writer) *slog.Logger {
 type service struct {
 	log       *slog.Logger
 	cloud     *openstack.Client
-	audit     *server.AuditLog
+	audit     *audit.Log
 	store     state.Store
 	keys      *keyring.Ring
 	advance   func(context.Context) error // makes copies of the state file older than it; nil for another state
@@ -86,9 +87,44 @@ type service struct {
 	door      *door // nil if it is closed
 }
 
+// outputs are the process's, at which nothing waits for a reader.
+type outputs struct{ stdout, stderr *audit.Stream }
+
+func newOutputs(c config.Log, stdout, stderr io.Writer) outputs {
+	o := outputs{stderr: audit.NewStream(stderr, c.Format)}
+	if o.stdout = o.stderr; !sameFile(stdout, stderr) {
+		o.stdout = audit.NewStream(stdout, "json")
+	}
+	return o
+}
+
+// sameFile reports whether two outputs are one, as they are in a container: their lines
+// must not get into one another.
+func sameFile(a, b io.Writer) bool {
+	one, ok := a.(*os.File)
+	other, also := b.(*os.File)
+	if !ok || !also {
+		return a == b
+	}
+	left, err := one.Stat()
+	if err != nil {
+		return false
+	}
+	right, err := other.Stat()
+	return err == nil && os.SameFile(left, right)
+}
+
+// close writes what is queued, as far as the outputs take it.
+func (o outputs) close() {
+	_ = o.stdout.Close()
+	if o.stderr != o.stdout {
+		_ = o.stderr.Close()
+	}
+}
+
 // newService builds all parts and opens all listeners; nothing is served yet.
-func newService(c *config.Config, stdout, stderr io.Writer) (_ *service, err error) {
-	s := &service{log: newLog(c.Log, stderr)}
+func newService(c *config.Config, out outputs) (_ *service, err error) {
+	s := &service{log: newLog(c.Log, out.stderr.Process())}
 	defer func() {
 		if err != nil {
 			s.close()
@@ -96,10 +132,11 @@ func newService(c *config.Config, stdout, stderr io.Writer) (_ *service, err err
 	}()
 	ver, rev := buildVersion()
 	metrics := server.NewMetrics(ver, rev, func() int { return s.cloud.InFlight() })
+	metrics.WatchLog(out.stderr.Lost)
 	if s.cloud, err = openstack.New(c.OpenStack, openstack.Options{Log: s.log, Observe: metrics.ObserveUpstream, UserAgent: userAgent(), ProjectNames: c.NeedsProjects(), Callers: c.Vendordata.Users}); err != nil {
 		return nil, missing{fmt.Errorf("openstack: %w", err)}
 	}
-	if s.audit, err = server.OpenAuditLog(c.Audit, stdout, stderr); err != nil {
+	if s.audit, err = audit.Open(c.Audit, out.stdout, out.stderr); err != nil {
 		return nil, missing{err}
 	}
 	if err := s.openState(c); err != nil {
@@ -115,6 +152,9 @@ func newService(c *config.Config, stdout, stderr io.Writer) (_ *service, err err
 			"cloud": s.cloud.Check, "state": s.checkState, "keys": func(context.Context) error { return s.keys.Err() },
 			"denials": func(context.Context) error { return s.keys.Denials().Err() },
 		},
+	}
+	if c.Audit.Required {
+		s.health.Dependencies["audit"] = func(context.Context) error { return s.audit.Err() }
 	}
 	s.linger = linger(c)
 	s.public = server.New(server.Options{
@@ -311,11 +351,15 @@ func (s *service) close() {
 }
 
 func serve(ctx context.Context, file string, stdout, stderr io.Writer) error {
+	// A reader of the logs that has gone must not end the process: a write then fails.
+	signal.Ignore(syscall.SIGPIPE)
 	c, file, err := load(file)
 	if err != nil {
 		return err
 	}
-	log := newLog(c.Log, stderr)
+	out := newOutputs(c.Log, stdout, stderr)
+	defer out.close()
+	log := newLog(c.Log, out.stderr.Process())
 	defer outliveHangups(log)()
 	ver, rev := buildVersion()
 	log.Info("starting", "version", ver, "commit", rev, "file", file, "config", c.Hash)
@@ -323,7 +367,7 @@ func serve(ctx context.Context, file string, stdout, stderr io.Writer) error {
 		log.Warn("configuration", "file", file, "warning", w.String())
 	}
 	rest := func(ctx context.Context, d *door) error {
-		s, err := newService(c, stdout, stderr)
+		s, err := newService(c, out)
 		if err != nil {
 			return err
 		}

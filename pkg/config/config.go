@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/audit"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/keyring"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/listen"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/openstack"
@@ -67,7 +68,7 @@ type Config struct {
 	// Log is what the process says of itself.
 	Log Log `yaml:"log"`
 	// Audit is the line of each decision.
-	Audit server.AuditConfig `yaml:"audit"`
+	Audit audit.Config `yaml:"audit"`
 	// Roles are what instances may be, by name.
 	Roles map[string]Role `yaml:"roles"`
 
@@ -134,7 +135,7 @@ func Default() Config {
 		Vendordata: server.VendordataConfig{DocumentExpiry: 5 * time.Minute},
 		Metrics:    server.MetricsConfig{Listen: "127.0.0.1:18776"},
 		Log:        Log{Level: "info", Format: "json"},
-		Audit:      server.AuditConfig{Output: "stdout"},
+		Audit:      audit.Config{Output: "stdout"},
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/audit"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/keyring"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/listen"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/secret"
@@ -42,7 +43,7 @@ type AdminOptions struct {
 	Save func(context.Context, io.Writer) error
 	// InitState accepts a store that is new, or that lost what it held.
 	InitState func(context.Context) error
-	Audit     *AuditLog
+	Audit     *audit.Log
 	Log       *slog.Logger
 }
 
@@ -163,7 +164,7 @@ func (a *admin) change(pattern, action string, do func(r *http.Request, note fun
 		}
 		attrs = append(attrs, slog.String("outcome", outcome), slog.String("config", a.Status.Config))
 		lost := func(err error) { a.Log.Error("audit line lost", "error", err, "action", action) }
-		if err := a.Audit.record(context.WithoutCancel(ctx), time.Now(), eventAdmin, attrs, lost); err != nil {
+		if err := a.Audit.Record(audit.Event{Time: time.Now(), Name: eventAdmin, Attrs: attrs, Proven: true}, lost); err != nil {
 			lost(err)
 		}
 		answerAdmin(w, v, err)

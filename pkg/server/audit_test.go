@@ -1,18 +1,14 @@
 package server_test
 
 import (
-	"context"
 	"encoding/base64"
 	"net/http"
-	"os"
-	"path/filepath"
-	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
-	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/server"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/audit"
 )
 
 func decodeSegment(t testing.TB, s string) []byte {
@@ -38,22 +34,26 @@ func TestAStalledAuditLogThatIsRequired(t *testing.T) {
 		s.audit, s.window.Limit, s.window.Period = pipe, 1<<20, 24*time.Hour
 		d := s.open(t)
 		defer close(pipe)
-		for range server.AuditQueue + 3 {
+		for range audit.QueueLines + 3 {
 			began := time.Now()
 			got := d.ask(t, home, webForm)
 			got.wants(t, http.StatusServiceUnavailable, "temporarily_unavailable", "")
-			if took := time.Since(began); took != server.AuditWait {
-				t.Fatalf("an answer took %v, want %v", took, server.AuditWait)
+			if took := time.Since(began); took != audit.Wait {
+				t.Fatalf("an answer took %v, want %v", took, audit.Wait)
 			}
 		}
+		began := time.Now()
 		d.ask(t, other, webForm).wants(t, http.StatusForbidden, "access_denied", "") // a no needs no line
+		if took := time.Since(began); took != 0 {
+			t.Errorf("a denial took %v", took)
+		}
 		if n := d.decisions(t, "web", "failed", attest.AuditUnavailable); n != "1027" {
 			t.Errorf("%s decisions failed for want of a line", n)
 		}
 		if n := d.decisions(t, "web", "granted", attest.Granted); n != "0" {
 			t.Errorf("%s tokens were granted", n)
 		}
-		if n := d.metric(t, "nova_authenticator_audit_lost_total"); n != "1028" {
+		if n := d.metric(t, "nova_authenticator_audit_lost_total"); n != "1027" {
 			t.Errorf("audit_lost_total is %s", n)
 		}
 	})
@@ -70,7 +70,7 @@ func TestAStalledAuditLogThatIsNotRequired(t *testing.T) {
 		d.ask(t, home, webForm).granted(t)
 		synctest.Wait() // the writer has the first line, and stands
 		began := time.Now()
-		for range server.AuditQueue + 5 {
+		for range audit.QueueLines + 5 {
 			d.ask(t, home, webForm).granted(t)
 		}
 		if took := time.Since(began); took != 0 {
@@ -90,7 +90,7 @@ func TestLinesThatCannotBeWrittenAreCounted(t *testing.T) {
 	d := s.open(t)
 	got := d.ask(t, home, webForm)
 	got.granted(t)
-	if err := d.auditLog.Close(); err != nil {
+	if err := d.stream.Close(); err != nil {
 		t.Fatal(err)
 	}
 	if n := d.metric(t, "nova_authenticator_audit_lost_total"); n != "1" {
@@ -104,7 +104,7 @@ func TestLinesThatCannotBeWrittenAreCounted(t *testing.T) {
 func TestNoTokenAfterTheAuditLogIsClosed(t *testing.T) {
 	d := newScene(t).open(t)
 	for range 2 {
-		if err := d.auditLog.Close(); err != nil {
+		if err := d.stream.Close(); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -120,69 +120,8 @@ func TestClosingAStalledAuditLogEnds(t *testing.T) {
 		defer close(pipe)
 		d.ask(t, other, webForm)
 		began := time.Now()
-		if err := d.auditLog.Close(); err == nil || time.Since(began) != server.AuditWait {
+		if err := d.stream.Close(); err == nil || time.Since(began) != audit.Wait {
 			t.Errorf("Close says %v after %v", err, time.Since(began))
 		}
 	})
 }
-
-func TestAuditOutputs(t *testing.T) {
-	t.Run("stdout and stderr are the process's", func(t *testing.T) {
-		for _, output := range []string{"stdout", "stderr"} {
-			streams := map[string]*lines{"stdout": newLines(), "stderr": newLines()}
-			a, err := server.OpenAuditLog(server.AuditConfig{Output: output, Required: true}, streams["stdout"], streams["stderr"])
-			if err != nil {
-				t.Fatal(err)
-			}
-			ask(t, a)
-			for name, s := range streams {
-				if got, want := strings.Count(s.String(), "\n"), map[bool]int{true: 1}[name == output]; got != want {
-					t.Errorf("output %s: %d lines on %s", output, got, name)
-				}
-			}
-		}
-	})
-	t.Run("a file is its owner's, and is appended to", func(t *testing.T) {
-		file := filepath.Join(t.TempDir(), "audit.log")
-		for range 2 {
-			a, err := server.OpenAuditLog(server.AuditConfig{Output: file, Required: true}, nil, nil)
-			if err != nil {
-				t.Fatal(err)
-			}
-			ask(t, a)
-		}
-		data, err := os.ReadFile(file)
-		if err != nil || strings.Count(string(data), "\n") != 2 {
-			t.Errorf("the file has %q (%v)", data, err)
-		}
-		if info, err := os.Stat(file); err != nil || info.Mode() != 0o600 {
-			t.Errorf("the file is %v (%v)", info.Mode(), err)
-		}
-	})
-	t.Run("a file that cannot be opened", func(t *testing.T) {
-		if _, err := server.OpenAuditLog(server.AuditConfig{Output: filepath.Join(t.TempDir(), "no", "audit.log")}, nil, nil); err == nil {
-			t.Error("no error")
-		}
-	})
-}
-
-// ask asks once at a server that writes to a, and closes a.
-func ask(t *testing.T, a *server.AuditLog) {
-	t.Helper()
-	d := newScene(t).open(t)
-	s := server.New(server.Options{
-		Attestor: &attest.Attestor{}, Issuer: newIssuer(t, "https://id.example.com"), Audit: a, Log: d.logger,
-		Metrics:  server.NewMetrics("", "", func() int { return 0 }),
-		Throttle: server.ThrottleConfig{PerAddress: d.scene.throttle},
-	})
-	s.ServeHTTP(discard{http.Header{}}, d.request(home, webForm).WithContext(context.Background()))
-	if err := a.Close(); err != nil {
-		t.Error(err)
-	}
-}
-
-type discard struct{ header http.Header }
-
-func (d discard) Header() http.Header         { return d.header }
-func (d discard) Write(p []byte) (int, error) { return len(p), nil }
-func (d discard) WriteHeader(int)             {}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest/attesttest"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/audit"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/keyring"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/server"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/state"
@@ -74,11 +75,12 @@ func benchServer(b testing.TB, remembered int) http.Handler {
 	s.window.Limit, s.window.Period = 1<<30, 24*time.Hour
 	store := state.NewMemory(state.MemorySize, nil)
 	b.Cleanup(func() { _ = store.Close() })
-	audit, err := server.OpenAuditLog(server.AuditConfig{Output: "stdout"}, io.Discard, nil)
+	stream := audit.NewStream(io.Discard, "json")
+	b.Cleanup(func() { _ = stream.Close() })
+	log, err := audit.Open(audit.Config{Output: "stdout"}, stream, nil)
 	if err != nil {
 		b.Fatal(err)
 	}
-	b.Cleanup(func() { _ = audit.Close() })
 	role, err := attest.NewRole("web", attest.Grant{}, s.window, s.rules)
 	if err != nil {
 		b.Fatal(err)
@@ -98,7 +100,7 @@ func benchServer(b testing.TB, remembered int) http.Handler {
 		Issuer:   newIssuer(b, s.issuer),
 		Proxy:    noProxy,
 		Throttle: server.ThrottleConfig{PerAddress: s.throttle},
-		Audit:    audit,
+		Audit:    log,
 		Metrics:  server.NewMetrics("", "", func() int { return 0 }),
 		Log:      slog.New(slog.DiscardHandler),
 	})

@@ -63,20 +63,3 @@ type AdminConfig struct {
 	// admin.sock in $RUNTIME_DIRECTORY (systemd), else none.
 	Socket string `yaml:"socket"`
 }
-
-// AuditConfig says where the line of each decision goes.
-type AuditConfig struct {
-	// Output is stdout, stderr or the path of a file, which is appended to.
-	// Default: stdout.
-	Output string `yaml:"output"`
-	// Required refuses a token whose line could not be written. Default: false.
-	Required bool `yaml:"required"`
-}
-
-// Validate reports every problem, each beginning with its key.
-func (c AuditConfig) Validate() error {
-	if c.Output == "" {
-		return errors.New("output: is empty; stdout, stderr or the path of a file is wanted")
-	}
-	return nil
-}

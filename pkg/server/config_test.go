@@ -4,6 +4,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/audit"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/listen"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/server"
 )
@@ -45,8 +46,8 @@ func TestValidate(t *testing.T) {
 		{"another way", server.ProxyConfig{Via: "Forwarded"}.Validate(), `via: "Forwarded" is neither header nor protocol`},
 		{"no way", server.ProxyConfig{}.Validate(), `via: "" is neither header nor protocol`},
 
-		{"audit to stdout", server.AuditConfig{Output: "stdout"}.Validate(), ""},
-		{"audit to nowhere", server.AuditConfig{}.Validate(), "output: is empty; stdout, stderr or the path of a file is wanted"},
+		{"audit to stdout", audit.Config{Output: "stdout"}.Validate(), ""},
+		{"audit to nowhere", audit.Config{}.Validate(), "output: is empty; stdout, stderr or the path of a file is wanted"},
 	} {
 		var got string
 		if row.err != nil {

@@ -36,6 +36,7 @@ type decision struct {
 	peer      string
 	request   authRequest
 	limited   bool // the request was counted by one of the caller's limits
+	proven    bool // and that was the instance's: the caller was recognized
 
 	outcome    string
 	reason     attest.Reason
@@ -188,7 +189,7 @@ func (s *Server) limit(d *decision) error {
 
 // limitInstance counts a request by instance.
 func (s *Server) limitInstance(d *decision) error {
-	d.limited = true
+	d.limited, d.proven = true, true
 	wait, ok := s.instances.Allow(d.request.instance, s.now())
 	if ok && d.request.document != "" {
 		wait, ok = s.documents.Allow(d.request.instance, s.now())

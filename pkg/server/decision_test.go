@@ -633,7 +633,7 @@ func TestEveryRefusalIsLimited(t *testing.T) {
 					t.Errorf("request %d: status %d, want %d: %s", i+1, got.status, want, got.body)
 				}
 			}
-			if err := h.auditLog.Close(); err != nil {
+			if err := h.stream.Close(); err != nil {
 				t.Fatal(err)
 			}
 			if n := strings.Count(h.audit.String(), "\n"); n > 2 {

@@ -25,8 +25,6 @@ type BadRequest = badRequest
 const (
 	LargeCopies   = largeCopies
 	MaxVendordata = maxVendordata
-	AuditWait     = auditWait
-	AuditQueue    = auditQueue
 	CheckKept     = checkKept
 )
 

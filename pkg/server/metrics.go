@@ -71,6 +71,13 @@ func NewMetrics(version, commit string, inFlight func() int) *Metrics {
 	return m
 }
 
+// WatchLog counts the lines of the process log that were lost.
+func (m *Metrics) WatchLog(lost func() uint64) {
+	m.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Namespace: namespace, Name: "log_lost_total", Help: "Lines of the process log that could not be written.",
+	}, func() float64 { return float64(lost()) }))
+}
+
 // ObserveUpstream counts a call to the cloud.
 func (m *Metrics) ObserveUpstream(service, outcome string, took time.Duration) {
 	m.upstream.WithLabelValues(service, outcome).Observe(took.Seconds())

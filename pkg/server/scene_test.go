@@ -29,6 +29,7 @@ import (
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest/attesttest"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/audit"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/keyring"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/listen"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/ratelimit"
@@ -113,7 +114,8 @@ type door struct {
 	log      *lines
 	logger   *slog.Logger
 	operator http.Handler
-	auditLog *server.AuditLog
+	auditLog *audit.Log
+	stream   *audit.Stream
 	asked    *atomic.Int64     // questions to the cloud
 	attempts *attesttest.State // unless the scene has its own
 }
@@ -154,10 +156,17 @@ func (s *scene) open(t testing.TB) *door {
 	if out == nil {
 		out = d.audit
 	}
-	if d.auditLog, err = server.OpenAuditLog(server.AuditConfig{Output: "stdout", Required: !s.lossy}, out, nil); err != nil {
+	d.stream = audit.NewStream(out, "json")
+	if d.auditLog, err = audit.Open(audit.Config{Output: "stdout", Required: !s.lossy}, d.stream, nil); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = d.auditLog.Close() })
+	t.Cleanup(func() { _ = d.stream.Close() })
+	if s.audit == nil {
+		// A line may be written after the answer.
+		d.audit.flush = func() {
+			_ = d.auditLog.RecordAndWait(audit.Event{Name: flushed, Proven: true}, audit.Event{Name: flushed, Proven: true})
+		}
+	}
 	metrics := server.NewMetrics("1.2.3", "abc", func() int { return 0 })
 	d.operator = server.OperatorHandler(metrics, &server.Health{})
 	d.Server = server.New(server.Options{
@@ -270,14 +279,20 @@ func (f cloudFunc) Instance(ctx context.Context, _ attest.InstanceID, _ netip.Ad
 
 // lines remembers what is written to it, and can be waited for.
 type lines struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-	more chan struct{} // closed by the next write
+	mu    sync.Mutex
+	text  bytes.Buffer
+	more  chan struct{} // closed by the next write
+	flush func()        // has all be written, and a line flushed; nil if all is
 }
+
+const flushed = "flushed"
 
 func newLines() *lines { return &lines{more: make(chan struct{})} }
 
 func (l *lines) Write(p []byte) (int, error) {
+	if bytes.Contains(p, []byte(`"msg":"`+flushed+`"`)) {
+		return len(p), nil
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	close(l.more)
@@ -286,6 +301,9 @@ func (l *lines) Write(p []byte) (int, error) {
 }
 
 func (l *lines) String() string {
+	if l.flush != nil {
+		l.flush()
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.text.String()

@@ -27,6 +27,7 @@ import (
 	"github.com/labstack/echo/v4/middleware"
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/audit"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/ratelimit"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/token"
 )
@@ -46,7 +47,7 @@ type Options struct {
 	Issuer     *token.Issuer
 	Proxy      ProxyConfig
 	Throttle   ThrottleConfig
-	Audit      *AuditLog
+	Audit      *audit.Log
 	Metrics    *Metrics
 	Log        *slog.Logger
 	ConfigHash string
@@ -67,7 +68,7 @@ type Server struct {
 	instances  *ratelimit.Limiter[attest.InstanceID]
 	documents  *ratelimit.Limiter[attest.InstanceID]
 	bodies     bodies
-	audit      *AuditLog
+	audit      *audit.Log
 	metrics    *Metrics
 	log        *slog.Logger
 	configHash string
@@ -179,8 +180,15 @@ func (s *Server) auth(c echo.Context) error {
 	return s.answer(c, d)
 }
 
+// The events, as the lines' msg.
+const (
+	eventDecision  = "decision"
+	eventAdmin     = "admin"
+	eventWithdrawn = "withdrawn" // the decision of that request was not handed out
+)
+
 // record writes the audit line and counts. Where the line is required, a token
-// without it becomes a failure.
+// without it becomes a failure; nothing else waits for the log.
 func (s *Server) record(ctx context.Context, d *decision) {
 	now := s.now()
 	lost := func(err error) {
@@ -189,9 +197,9 @@ func (s *Server) record(ctx context.Context, d *decision) {
 	}
 	if d.outcome == outcomeInvalid || d.outcome == outcomeThrottled {
 		s.log.Debug("not judged", "reason", d.reason, "detail", d.detail, "client", d.evidence.String(), "request_id", d.requestID)
-	} else if err := s.audit.record(context.WithoutCancel(ctx), now, eventDecision, s.auditAttrs(d, now), lost); err != nil {
+	} else if err := s.writeLine(d, now, lost); err != nil {
 		lost(err)
-		if s.audit.required && d.outcome == outcomeGranted {
+		if s.audit.Required() && d.outcome == outcomeGranted {
 			d.set(outcomeFailed, attest.AuditUnavailable, http.StatusServiceUnavailable, time.Second)
 			d.token = token.Token{}
 			s.giveBack(ctx, d)
@@ -199,6 +207,18 @@ func (s *Server) record(ctx context.Context, d *decision) {
 	}
 	// A client that hangs up is no failure of ours, and could fill the log.
 	s.metrics.observe(d, s.attestor.Policy.Has(d.request.role), now.Sub(d.began))
+}
+
+func (s *Server) writeLine(d *decision, now time.Time, lost func(error)) error {
+	granted := d.outcome == outcomeGranted
+	line := audit.Event{Time: now, Name: eventDecision, Attrs: s.auditAttrs(d, now), Proven: granted || d.proven}
+	if !granted || !s.audit.Required() {
+		return s.audit.Record(line, lost)
+	}
+	return s.audit.RecordAndWait(line, audit.Event{Time: now, Name: eventWithdrawn, Proven: true, Attrs: []slog.Attr{
+		slog.String("request_id", d.requestID), slog.String("reason", string(attest.AuditUnavailable)),
+		slog.String("detail", "the line before was not written in time, so the caller got no token"),
+	}})
 }
 
 func (s *Server) auditAttrs(d *decision, now time.Time) []slog.Attr {

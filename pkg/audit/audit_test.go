@@ -1,0 +1,313 @@
+package audit_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/audit"
+)
+
+// output takes what it is told to take.
+type output struct {
+	mu    sync.Mutex
+	text  bytes.Buffer
+	takes func(n int) (int, error) // of a write of n bytes; nil for all
+	stall chan struct{}            // a write waits for it; nil for not at all
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	if o.stall != nil {
+		<-o.stall
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	n, err := len(p), error(nil)
+	if o.takes != nil {
+		n, err = o.takes(len(p))
+	}
+	o.text.Write(p[:n])
+	return n, err
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.String()
+}
+
+func event(name string, proven bool) audit.Event {
+	return audit.Event{Time: time.Now(), Name: name, Proven: proven, Attrs: []slog.Attr{slog.String("request_id", name)}}
+}
+
+func open(t *testing.T, s *audit.Stream) *audit.Log {
+	t.Helper()
+	l, err := audit.Open(audit.Config{Output: "stdout"}, s, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+// names are the messages of all lines, each of which must be whole.
+func names(t *testing.T, text string) []string {
+	t.Helper()
+	var all []string
+	for line := range strings.Lines(text) {
+		var m map[string]any
+		if err := json.Unmarshal([]byte(line), &m); err != nil || !strings.HasSuffix(line, "\n") {
+			all = append(all, "torn")
+			continue
+		}
+		all = append(all, fmt.Sprint(m["msg"]))
+	}
+	return all
+}
+
+// Denials of strangers, of which there may be any number, take no room from grants; what
+// was lost is said once lines are written again.
+func TestDenialsAreDroppedFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		out := &output{stall: make(chan struct{})}
+		s := audit.NewStream(out, "json")
+		l := open(t, s)
+		ignore := func(error) {}
+		lost := 0
+		for range 3 * audit.QueueLines {
+			if l.Record(event("denial", false), ignore) != nil {
+				lost++
+			}
+		}
+		for range audit.QueueLines {
+			if err := l.Record(event("grant", true), ignore); err != nil {
+				t.Fatalf("a grant: %v", err)
+			}
+		}
+		slog.New(slog.NewJSONHandler(s.Process(), nil)).Info("log")
+		if lost < 2*audit.QueueLines-1 {
+			t.Errorf("%d denials were lost", lost)
+		}
+		close(out.stall)
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		count := map[string]int{}
+		for _, name := range names(t, out.String()) {
+			count[name]++
+		}
+		if count["grant"] != audit.QueueLines || count["log"] != 1 || count["denial"]+lost != 3*audit.QueueLines || count["lines of the log were lost"] == 0 || count["torn"] != 0 {
+			t.Errorf("lines: %v, lost %d", count, lost)
+		}
+		if !strings.Contains(out.String(), fmt.Sprintf(`"denials":%d`, lost)) {
+			t.Error("the log does not say how many denials were lost")
+		}
+	})
+}
+
+// A queue is bounded in bytes, too, and long texts are cut.
+func TestBytesAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		out := &output{stall: make(chan struct{})}
+		s := audit.NewStream(out, "json")
+		l := open(t, s)
+		long := audit.Event{Name: "long", Attrs: []slog.Attr{slog.String("detail", strings.Repeat("x", 1<<20))}}
+		taken := 0
+		for range audit.QueueLines {
+			if l.Record(long, func(error) {}) == nil {
+				taken++
+			}
+		}
+		if taken > audit.QueueBytes/2048+1 || taken < 100 {
+			t.Errorf("%d long lines were queued", taken)
+		}
+		close(out.stall)
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if n := len(names(t, out.String())); n < taken {
+			t.Errorf("%d lines were written, not %d", n, taken)
+		}
+	})
+}
+
+// A line that came too late is withdrawn, or followed by a line that says so.
+func TestALineThatIsWaitedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		out := &output{stall: make(chan struct{})}
+		s := audit.NewStream(out, "json")
+		l := open(t, s)
+		began := time.Now()
+		if err := l.RecordAndWait(event("being written", true), event("withdrawn", true)); err == nil {
+			t.Error("a line that was not written is there")
+		}
+		if err := l.RecordAndWait(event("queued", true), event("withdrawn", true)); err == nil {
+			t.Error("a line that was not written is there")
+		}
+		if took := time.Since(began); took != 2*audit.Wait {
+			t.Errorf("both took %v", took)
+		}
+		if err := s.Err(); err == nil {
+			t.Error("a stalled output is well")
+		}
+		close(out.stall)
+		if err := l.RecordAndWait(event("in time", true), event("withdrawn", true)); err != nil {
+			t.Error(err)
+		}
+		if err := s.Err(); err != nil {
+			t.Errorf("an output that takes lines again: %v", err)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		got := strings.Join(names(t, out.String()), ", ")
+		if got != "being written, withdrawn, lines of the log were lost, in time" {
+			t.Errorf("the lines are: %s", got)
+		}
+	})
+}
+
+func TestCloseOfAStalledOutputEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		out := &output{stall: make(chan struct{})}
+		s := audit.NewStream(out, "text")
+		logger := slog.New(slog.NewTextHandler(s.Process(), nil))
+		for range 2 * audit.QueueLines {
+			logger.Info("a line")
+		}
+		began := time.Now()
+		if err := s.Close(); err == nil || time.Since(began) != audit.Wait {
+			t.Errorf("Close says %v after %v", err, time.Since(began))
+		}
+		if s.Lost() < audit.QueueLines-1 {
+			t.Errorf("%d lines of the process log are counted as lost", s.Lost())
+		}
+		if err := open(t, s).Record(event("late", true), func(error) {}); err == nil {
+			t.Error("a closed log takes a line")
+		}
+		close(out.stall)
+	})
+}
+
+// Whatever part of a line an output takes, no other line continues it.
+func TestTornLines(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		out := &output{}
+		left := 200
+		out.takes = func(n int) (int, error) {
+			if n <= left {
+				left -= n
+				return n, nil
+			}
+			took := left
+			left = 0
+			return took, syscall.ENOSPC
+		}
+		s := audit.NewStream(out, "json")
+		l := open(t, s)
+		for i := range 5 {
+			_ = l.RecordAndWait(event(fmt.Sprint("line ", i), true), event("withdrawn", true))
+		}
+		if err := s.Err(); !errors.Is(err, syscall.ENOSPC) {
+			t.Errorf("Err = %v", err)
+		}
+		synctest.Wait()
+		out.mu.Lock()
+		left = 1 << 20 // there is room again
+		out.mu.Unlock()
+		if err := s.Err(); err == nil {
+			t.Error("nothing was written since")
+		}
+		synctest.Wait()
+		if err := s.Err(); err != nil {
+			t.Errorf("the output was not tried again: %v", err)
+		}
+		if err := l.RecordAndWait(event("after", true), event("withdrawn", true)); err != nil {
+			t.Error(err)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		got := names(t, out.String())
+		if got[len(got)-1] != "after" || got[len(got)-2] != "lines of the log were lost" || strings.Count(strings.Join(got, " "), "torn") != 1 {
+			t.Errorf("the lines are %q", got)
+		}
+	})
+}
+
+// A file is cut back to its last whole line, and what a crash left is ended.
+func TestFile(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "audit.log")
+	if err := os.WriteFile(file, []byte("{\"msg\":\"before\"}\n{\"msg\":\"a cra"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		l, err := audit.Open(audit.Config{Output: file, Required: true}, nil, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := l.RecordAndWait(event("line", true), event("withdrawn", true)); err != nil {
+			t.Fatal(err)
+		}
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	data, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Join(names(t, string(data)), ", "); got != "before, torn, line, line" {
+		t.Errorf("the lines are: %s", got)
+	}
+	if info, err := os.Stat(file); err != nil || info.Mode() != 0o600 {
+		t.Errorf("the file is %v (%v)", info.Mode(), err)
+	}
+	if _, err := audit.Open(audit.Config{Output: filepath.Join(t.TempDir(), "no", "audit.log")}, nil, nil); err == nil {
+		t.Error("a file in a folder that does not exist was opened")
+	}
+}
+
+// On a disk that fills up within a line the file keeps whole lines alone.
+func TestAFullDisk(t *testing.T) {
+	if os.Getenv("AUDIT_FULL_DISK") == "" {
+		t.Skip("run by TestAFullDiskInAProcess")
+	}
+	l, err := audit.Open(audit.Config{Output: os.Getenv("AUDIT_FULL_DISK")}, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 30 {
+		_ = l.RecordAndWait(event(fmt.Sprint("line ", i), true), event("withdrawn", true))
+	}
+	_ = l.Close()
+}
+
+func TestAFullDiskInAProcess(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "audit.log")
+	// A limit on the size of files, in half KiB, ends a write as a full disk does.
+	cmd := exec.CommandContext(t.Context(), "sh", "-c", `ulimit -f 3 && exec "$0" -test.run '^TestAFullDisk$'`, os.Args[0])
+	cmd.Env = append(os.Environ(), "AUDIT_FULL_DISK="+file)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	data, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := names(t, string(data))
+	if len(data) < 1000 || len(all) < 5 || slices.Contains(all, "torn") {
+		t.Errorf("%d bytes, lines %q", len(data), all)
+	}
+}
