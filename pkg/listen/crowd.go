@@ -5,6 +5,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/ratelimit"
 )
 
 // Why connections are closed before their end, as a metric's label.
@@ -14,10 +16,6 @@ const (
 	ClosedUnknown = "unknown"  // Options.Admit refused the peer
 	ClosedFiles   = "no_files" // the process has no file descriptor left
 )
-
-// subnetShare is how many times the connections of one address an IPv6 /64 may
-// have: in OpenStack it is a tenant's whole subnet.
-const subnetShare = 64
 
 // reservedPart: one reservedPart-th of the connections is for peers that are not
 // preferred, and the rest for those that are, as long as they ask for it.
@@ -42,15 +40,14 @@ type crowd struct {
 
 	mu       sync.Mutex
 	conns    map[*member]struct{}
-	ordinary int // members that are not preferred
-	of       map[netip.Addr]int
-	ofSubnet map[netip.Prefix]int
+	ordinary int                  // members that are not preferred
+	of       map[netip.Prefix]int // by ratelimit.Levels
 }
 
 func newCrowd(most, ofOne int, exempt, preferred func(netip.Addr) bool, closed func(why string)) *crowd {
 	return &crowd{
 		max: most, ofOne: ofOne, exempt: exempt, preferred: preferred, closed: closed,
-		conns: map[*member]struct{}{}, of: map[netip.Addr]int{}, ofSubnet: map[netip.Prefix]int{},
+		conns: map[*member]struct{}{}, of: map[netip.Prefix]int{},
 	}
 }
 
@@ -169,15 +166,10 @@ func (c *crowd) count(m *member, n int) {
 	if !m.preferred {
 		c.ordinary += n
 	}
-	add(c.of, m.from, n)
-	if m.from.Is6() {
-		add(c.ofSubnet, prefix(m.from, 64), n)
-	}
-}
-
-func add[K comparable](counts map[K]int, key K, n int) {
-	if counts[key] += n; counts[key] == 0 {
-		delete(counts, key)
+	for level := range ratelimit.Levels(m.from) {
+		if c.of[level] += n; c.of[level] == 0 {
+			delete(c.of, level)
+		}
 	}
 }
 
@@ -188,18 +180,19 @@ func (c *crowd) roomOfOne(from netip.Addr) (cut []*member, ok bool) {
 	if c.exempt(from) {
 		return nil, true
 	}
-	var same func(netip.Addr) bool
-	switch subnet := prefix(from, 64); {
-	case c.of[from] >= c.ofOne:
-		same = func(a netip.Addr) bool { return a == from }
-	case from.Is6() && c.ofSubnet[subnet] >= subnetShare*c.ofOne:
-		same = subnet.Contains
-	default:
+	var full netip.Prefix
+	for level, share := range ratelimit.Levels(from) {
+		if c.of[level] >= share*c.ofOne {
+			full = level
+			break
+		}
+	}
+	if !full.IsValid() {
 		return nil, true
 	}
 	var oldest *member
 	for m := range c.conns {
-		if same(m.from) && m.state.Load() != handled && (oldest == nil || m.before(oldest)) {
+		if full.Contains(m.from) && m.state.Load() != handled && (oldest == nil || m.before(oldest)) {
 			oldest = m
 		}
 	}
@@ -241,23 +234,6 @@ func (p *place) within(network netip.Prefix) *place {
 	return inner
 }
 
-// networks are what an address is in, the widest first, and the address.
-func networks(a netip.Addr) [3]netip.Prefix {
-	if a.Is4() {
-		return [3]netip.Prefix{prefix(a, 24), prefix(a, 32), prefix(a, 32)}
-	}
-	return [3]netip.Prefix{prefix(a, 48), prefix(a, 64), prefix(a, 128)}
-}
-
-// prefix is the zero Prefix for the zero Addr.
-func prefix(a netip.Addr, bits int) netip.Prefix {
-	p, err := a.Prefix(min(bits, a.BitLen()))
-	if err != nil {
-		return netip.Prefix{}
-	}
-	return p
-}
-
 // crowded takes out those that have to make room for a peer. They are several, as
 // finding them takes a look at all. A connection whose request is being handled is
 // taken out alone, and not for another one of the same address.
@@ -280,7 +256,7 @@ func (c *crowd) crowded(from netip.Addr) []*member {
 		}
 		at := all
 		at.score++
-		for _, network := range networks(m.from) {
+		for _, network := range ratelimit.Networks(m.from) {
 			at = at.within(network)
 			at.score++
 		}

@@ -66,15 +66,16 @@ func newGroup[T any](parent *group[T], key netip.Prefix, address bool) *group[T]
 	return g
 }
 
-// levels are the groups of an address, from the widest to the address itself.
-func levels(addr netip.Addr) [3]netip.Prefix {
+// Networks are what a client competes in, from the widest to its address: IPv4 /24 or
+// IPv6 /48, IPv6 /64, the address. The zero Addr is in the zero Prefix.
+func Networks(addr netip.Addr) [3]netip.Prefix {
 	network, subnet := 24, 32
 	if addr.Is6() {
 		network, subnet = 48, subnetBits
 	}
 	var all [3]netip.Prefix
 	for i, bits := range []int{network, subnet, addr.BitLen()} {
-		all[i], _ = addr.Prefix(bits) // the zero Addr has the zero Prefix
+		all[i], _ = addr.Prefix(bits)
 	}
 	return all
 }
@@ -87,7 +88,7 @@ func (f *Fair[T]) Add(client netip.Addr, value T) *Entry[T] {
 	f.added++
 	e := &Entry[T]{Value: value, order: f.added}
 	g := f.root
-	for i, key := range levels(client) {
+	for i, key := range Networks(client) {
 		child := g.children[key]
 		if child == nil {
 			child = newGroup(g, key, i == 2)
