@@ -350,7 +350,7 @@ func TestFailuresSpendNoAttempts(t *testing.T) {
 				d.ask(t, home, webForm).granted(t)
 			}
 			d.ask(t, home, webForm).wants(t, http.StatusForbidden, "access_denied", "")
-			if n := d.decisions(t, "web", "failed", row.reason); n != strconv.Itoa(3*int(s.window.Limit)) {
+			if n := d.decisions(t, "web", "failed", row.reason); n != strconv.Itoa(3*s.window.Limit) {
 				t.Errorf("%s decisions are counted", n)
 			}
 		})
