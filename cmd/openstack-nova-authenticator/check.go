@@ -108,6 +108,9 @@ func check(ctx context.Context, file string, online bool) (*report, error) {
 		if info.Narrow {
 			r.add("warning", config.Problem{Path: "openstack", Message: "the account sees instances " + info.Scope})
 		}
+		for _, right := range info.Lacks {
+			r.add("error", config.Problem{Path: "openstack", Message: right})
+		}
 		if info.Missing != "" {
 			r.add("warning", config.Problem{Path: "openstack", Message: info.Missing})
 		}

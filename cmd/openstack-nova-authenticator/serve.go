@@ -133,6 +133,7 @@ func newService(c *config.Config, out outputs) (_ *service, err error) {
 	ver, rev := buildVersion()
 	metrics := server.NewMetrics(ver, rev, func() int { return s.cloud.InFlight() })
 	metrics.WatchLog(out.stderr.Lost)
+	metrics.WatchRights(func() int { return s.cloud.RightsRefused() })
 	if s.cloud, err = openstack.New(c.OpenStack, openstack.Options{Log: s.log, Observe: metrics.ObserveUpstream, UserAgent: userAgent(), ProjectNames: c.NeedsProjects(), Callers: c.Vendordata.Users}); err != nil {
 		return nil, missing{fmt.Errorf("openstack: %w", err)}
 	}
@@ -149,7 +150,7 @@ func newService(c *config.Config, out outputs) (_ *service, err error) {
 	s.health = &server.Health{
 		Published: func() bool { return len(issuer.JWKS().Body) > 0 },
 		Dependencies: map[string]func(context.Context) error{
-			"cloud": s.cloud.Check, "state": s.checkState, "keys": func(context.Context) error { return s.keys.Err() },
+			"cloud": s.cloud.Check, "rights": func(context.Context) error { return s.cloud.Rights() }, "state": s.checkState, "keys": func(context.Context) error { return s.keys.Err() },
 			"denials": func(context.Context) error { return s.keys.Denials().Err() },
 		},
 	}
@@ -285,20 +286,16 @@ func (s *service) run(stop context.Context) error {
 	}
 	var background sync.WaitGroup
 	background.Go(func() { _ = s.keys.Run(ctx) })
-	// Nova's metadata, and the key set, do not wait for Keystone.
-	var refused error
-	background.Go(func() {
-		if refused = s.connect(ctx); refused != nil {
-			cancel()
-		}
-	})
+	// Nova's metadata, and the key set, do not wait for Keystone, and nothing that it or
+	// Nova says ends them.
+	background.Go(func() { s.connect(ctx) })
 	err := listen.Serve(ctx, s.log, s.endpoints...)
 	if s.door != nil && stop.Err() != nil {
 		<-s.door.ended // what is in flight there needs the state, too
 	}
 	cancel()
 	background.Wait()
-	return errors.Join(refused, err)
+	return err
 }
 
 // loadKeys reads the key set. A Redis that is away, new, or lost what it held is
@@ -312,20 +309,30 @@ func (s *service) loadKeys(ctx context.Context) error {
 	return nil
 }
 
-// connect logs in. A cloud that is away is no reason not to start: the key set
-// is served without it, and the login is tried again with each request.
-func (s *service) connect(ctx context.Context) error {
-	info, err := s.cloud.Connect(ctx)
-	var setup *openstack.SetupError
-	switch {
-	case errors.As(err, &setup):
-		return missing{fmt.Errorf("openstack: %w", err)}
-	case err != nil && ctx.Err() == nil:
-		s.log.Warn("the cloud cannot be reached; no token is issued until it can", "error", err)
-	case info.Narrow:
-		s.log.Warn("the account sees the instances of one project alone", "scope", info.Scope)
+// connect logs in, and tries again until that works. How often Keystone is asked is the
+// client's to say. Instances that ask meanwhile have it try, too.
+func (s *service) connect(ctx context.Context) {
+	said := ""
+	for {
+		info, err := s.cloud.Connect(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err == nil:
+			if info.Narrow {
+				s.log.Warn("the account sees the instances of one project alone", "scope", info.Scope)
+			}
+			return
+		case errors.As(err, new(*openstack.SetupError)) && err.Error() != said:
+			s.log.Error("the cloud refuses the account or cannot be used; no token is issued until that is mended, and it is tried again", "error", err)
+		case err.Error() != said:
+			s.log.Warn("the cloud cannot be reached; no token is issued until it can, and it is tried again", "error", err)
+		}
+		said = err.Error()
+		if !wait(ctx, tryAgain) {
+			return
+		}
 	}
-	return nil
 }
 
 func (s *service) closeListeners() {

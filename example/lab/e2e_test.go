@@ -239,7 +239,7 @@ func TestLookupAccounts(t *testing.T) {
 	}
 	t.Run("without the right", func(t *testing.T) {
 		a := launch(t, config{cloud: "no-rights", lookup: "list"})
-		a.wantRefused(t, "os_compute_api:servers:detail:get_all_tenants", "os_compute_api:servers:allow_all_filters")
+		a.wantLacking(t, "os_compute_api:servers:detail:get_all_tenants", "os_compute_api:servers:allow_all_filters")
 	})
 }
 
@@ -275,7 +275,7 @@ func TestClaims(t *testing.T) {
 
 	t.Run("without the right", func(t *testing.T) {
 		a.stop() // its port is wanted
-		launch(t, config{cloud: "no-rights", lookup: "show", extra: role}).wantRefused(t, "identity:get_project")
+		launch(t, config{cloud: "no-rights", lookup: "show", extra: role}).wantLacking(t, "identity:get_project")
 	})
 }
 

@@ -39,6 +39,8 @@ const (
 	callersOfOne   = 4
 )
 
+var errNoValidation = setup("the account may not validate tokens: it needs the role service (see example/vendordata)")
+
 type tokenHash = [sha256.Size]byte
 
 // callers remembers whose tokens callers showed.
@@ -148,12 +150,14 @@ func (c *callers) ask(ctx context.Context, hash tokenHash, token string, from ne
 	switch {
 	case errors.Is(err, attest.ErrUnknownCaller):
 	case gophercloud.ResponseCodeIs(err, http.StatusForbidden):
-		return "", errors.New("the account may not validate tokens: it needs the role service (see example/vendordata)")
+		c.client.rights.lacks(rightTokens, errNoValidation)
+		return "", errNoValidation
 	case err != nil:
 		return "", fmt.Errorf("keystone: %w", c.client.explain(err))
 	case !began.Before(found.expires):
 		found.userID = ""
 	}
+	c.client.rights.has(rightTokens)
 	found.checked = began
 	c.keep(hash, found, from, failures)
 	return found.userID, nobody(found.userID)

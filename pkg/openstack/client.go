@@ -36,8 +36,6 @@ const (
 	// Pauses between logins. Wrong credentials get the longer one: a service
 	// account must not be locked out by the requests of strangers
 	// (keystone.conf [security_compliance] lockout_failure_attempts).
-	pauseUnreachable = time.Second
-	pauseRefused     = 10 * time.Second
 
 	policyAllTenants = "os_compute_api:servers:detail:get_all_tenants"
 	policyAllFilters = "os_compute_api:servers:allow_all_filters"
@@ -83,7 +81,7 @@ type Client struct {
 
 	mu       sync.Mutex
 	session  *session
-	pause    pause // before the next login
+	logins   backoff
 	connects singleflight.Group
 
 	lookups  *lookups
@@ -91,25 +89,13 @@ type Client struct {
 	callers  *callers
 
 	wantsCallers bool
+	rights       rights
 
 	seenMu sync.Mutex
 	seen   *ttlCache[attest.InstanceID, struct{}]
 
 	life context.Context // ends with Close
 	end  context.CancelFunc
-}
-
-// pause is a time before which a failed call is not tried again.
-type pause struct {
-	until time.Time
-	err   error
-}
-
-func (p pause) at(now time.Time) error {
-	if p.err != nil && now.Before(p.until) {
-		return p.err
-	}
-	return nil
 }
 
 // session is a login with what was found out about the cloud.
@@ -134,6 +120,9 @@ type Info struct {
 	// Missing is a right that it seems to lack, in words: Keystone's policy can be
 	// another than its own, and cannot be tried.
 	Missing string `json:"missing,omitempty"`
+	// Lacks are rights that it was refused and that some roles need, in words. Those
+	// roles get nothing.
+	Lacks []string `json:"lacks,omitempty"`
 }
 
 // New reads the credentials; it makes no call.
@@ -152,6 +141,7 @@ func New(cfg Config, opts Options) (*Client, error) {
 		cfg: cfg, creds: creds, log: opts.Log, userAgent: opts.UserAgent, now: opts.Now,
 		transport: newTransport(cfg, creds, opts.Observe),
 	}
+	c.logins.now = opts.Now
 	c.life, c.end = context.WithCancel(context.Background())
 	c.lookups = newLookups(c.fetch, cfg, opts.Now)
 	c.seen = newTTLCache[attest.InstanceID, struct{}](seenFor, seenSize)
@@ -226,12 +216,16 @@ func (c *Client) connect(ctx context.Context) (*session, error) {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		if err != nil {
-			c.pause = c.pauseAfter(err)
+			c.logins.failed(err)
 			return nil, err
 		}
-		c.session, c.pause = s, pause{}
+		c.session = s
+		c.logins.succeeded()
 		c.log.Info("logged in", "account", s.info.Account, "nova", s.info.Endpoint, "microversion", s.info.Microversion,
 			"lookup", s.info.Lookup, "scope", s.info.Scope)
+		for _, right := range s.info.Lacks {
+			c.log.Error("the account lacks a right; roles that need it get no token", "right", right)
+		}
 		if s.info.Missing != "" {
 			c.log.Warn("the account seems to lack a right", "right", s.info.Missing)
 		}
@@ -264,20 +258,11 @@ func (c *Client) connected() (*session, error) {
 	if c.session != nil {
 		return c.session, nil
 	}
-	return nil, c.pause.at(c.now())
+	return nil, c.logins.err()
 }
 
 // connectTimeout leaves room for the four calls of a first login.
 func (c *Client) connectTimeout() time.Duration { return 4 * c.cfg.Timeout }
-
-func (c *Client) pauseAfter(err error) pause {
-	wait := pauseUnreachable
-	var s *SetupError
-	if errors.As(err, &s) {
-		wait = pauseRefused
-	}
-	return pause{c.now().Add(wait), err}
-}
 
 // login signs in at Keystone, finds Nova, and probes what the account may do.
 func (c *Client) login(ctx context.Context) (*session, error) {
@@ -310,12 +295,19 @@ func (c *Client) login(ctx context.Context) (*session, error) {
 	// our reach.
 	identity := &gophercloud.ServiceClient{ProviderClient: provider, Type: "identity", Endpoint: gophercloud.NormalizeURL(provider.IdentityBase) + "v3/"}
 	s := &session{compute: compute, identity: identity, region: c.regionOf(provider)}
+	s.info = Info{Account: c.creds.describe(), Endpoint: secret.Text(compute.Endpoint), Microversion: compute.Microversion}
 	if c.projects != nil {
-		if err := c.projects.probe(ctx, s); err != nil {
+		switch err := c.projects.probe(ctx, s); {
+		case errors.As(err, new(*SetupError)):
+			// Roles that need no names go on.
+			s.info.Lacks = append(s.info.Lacks, err.Error())
+			c.rights.lacks(rightProjects, err)
+		case err != nil:
 			return nil, err
+		default:
+			c.rights.has(rightProjects)
 		}
 	}
-	s.info = Info{Account: c.creds.describe(), Endpoint: secret.Text(compute.Endpoint), Microversion: compute.Microversion}
 	return s, c.probe(ctx, s)
 }
 
@@ -325,12 +317,12 @@ func (c *Client) login(ctx context.Context) (*session, error) {
 func (c *Client) guardLogins(provider *gophercloud.ProviderClient) {
 	login := provider.ReauthFunc
 	var mu sync.Mutex
-	last, failed := c.now(), pause{}
+	last := c.now()
 	provider.ReauthFunc = func(context.Context) error {
 		mu.Lock()
 		defer mu.Unlock()
 		now := c.now()
-		if err := failed.at(now); err != nil {
+		if err := c.logins.err(); err != nil {
 			return err
 		}
 		if now.Sub(last) < pauseUnreachable {
@@ -340,10 +332,11 @@ func (c *Client) guardLogins(provider *gophercloud.ProviderClient) {
 		defer cancel()
 		if err := login(asKeystone(ctx)); err != nil {
 			err = c.refusal("keystone", err)
-			failed = c.pauseAfter(err)
+			c.logins.failed(err)
 			return err
 		}
-		last, failed = c.now(), pause{}
+		last = c.now()
+		c.logins.succeeded()
 		return nil
 	}
 }

@@ -115,7 +115,7 @@ func TestConnectLogsInOnce(t *testing.T) {
 		t.Errorf("New made %d calls", n)
 	}
 	info := connect(t, c)
-	if again := connect(t, c); again != info || countLogins(cloud) != 1 {
+	if again := connect(t, c); !cmp.Equal(again, info) || countLogins(cloud) != 1 {
 		t.Errorf("a second Connect gave %+v after %d logins, the first %+v", again, countLogins(cloud), info)
 	}
 	want := openstack.Info{

@@ -19,6 +19,8 @@ const (
 	projectsSize = 8192
 )
 
+var errNoProjects = setup("the account may not read the names of projects, which a role's claims want: it needs keystone's policy identity:get_project (see example/openstack)")
+
 // projects keeps what projects are called.
 type projects struct {
 	client *Client
@@ -62,9 +64,14 @@ func (p *projects) get(ctx context.Context, id string) (project, error) {
 			return project{}, err
 		}
 		found, err := s.project(ctx, id)
+		if gophercloud.ResponseCodeIs(err, http.StatusForbidden) {
+			p.client.rights.lacks(rightProjects, errNoProjects)
+			return project{}, errNoProjects
+		}
 		if err != nil {
 			return project{}, fmt.Errorf("keystone project %s: %w", clip(id), p.client.explain(err))
 		}
+		p.client.rights.has(rightProjects)
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		p.known.put(id, found, began)
@@ -96,7 +103,7 @@ func (p *projects) probe(ctx context.Context, s *session) error {
 	case err == nil || gophercloud.ResponseCodeIs(err, http.StatusNotFound):
 		return nil
 	case gophercloud.ResponseCodeIs(err, http.StatusForbidden):
-		return setup("the account may not read the names of projects, which a role's claims want: it needs keystone's policy identity:get_project (see example/openstack)")
+		return errNoProjects
 	}
 	return p.client.refusal("keystone", err)
 }

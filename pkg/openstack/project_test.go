@@ -86,10 +86,17 @@ func TestProjectThatCannotBeRead(t *testing.T) {
 func TestProjectNamesNeedARight(t *testing.T) {
 	cloud := startCloud(t)
 	c := newClient(t, as("authenticator", "service", cloud.AuthURL()), config(), openstack.Options{ProjectNames: true})
-	_, err := c.Connect(t.Context())
-	var setup *openstack.SetupError
-	if !errors.As(err, &setup) || !strings.Contains(err.Error(), "identity:get_project") {
-		t.Errorf("Connect = %v, want the missing right", err)
+	// Roles that need no names go on without the right.
+	info, err := c.Connect(t.Context())
+	if err != nil || len(info.Lacks) != 1 || !strings.Contains(info.Lacks[0], "identity:get_project") {
+		t.Errorf("Connect = %+v, %v, want the missing right", info, err)
+	}
+	if err := c.Rights(); err == nil || !strings.Contains(err.Error(), "identity:get_project") || c.RightsRefused() != 1 {
+		t.Errorf("Rights = %v", err)
+	}
+	mustFind(t, c, web)
+	if _, _, err := c.Project(t.Context(), "any"); err == nil || !strings.Contains(err.Error(), "identity:get_project") {
+		t.Errorf("Project = %v, want the missing right", err)
 	}
 	if _, _, err := newLister(t, cloud, openstack.Options{}).Project(t.Context(), "any"); err == nil {
 		t.Error("a client that was not told so reads projects")

@@ -78,6 +78,13 @@ func (m *Metrics) WatchLog(lost func() uint64) {
 	}, func() float64 { return float64(lost()) }))
 }
 
+// WatchRights tells how many rights the cloud refused the account that roles or doors need.
+func (m *Metrics) WatchRights(refused func() int) {
+	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Namespace: namespace, Name: "cloud_rights_refused", Help: "Rights that roles or doors need and the cloud refused the account when they were last used.",
+	}, func() float64 { return float64(refused()) }))
+}
+
 // ObserveUpstream counts a call to the cloud.
 func (m *Metrics) ObserveUpstream(service, outcome string, took time.Duration) {
 	m.upstream.WithLabelValues(service, outcome).Observe(took.Seconds())
