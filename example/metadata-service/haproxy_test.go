@@ -25,6 +25,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -50,6 +51,7 @@ type site struct {
 
 	address string // where agents go, after net
 
+	cloud         *simulator.Cloud
 	authenticator *exec.Cmd
 	ended         chan struct{}
 }
@@ -132,6 +134,7 @@ func (s *site) startAuthenticator(t *testing.T, file string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = cloud.Close() })
+	s.cloud = cloud
 	cloud.AddAccount(simulator.Account{Name: "authenticator", Password: "secret-word", ProjectName: "service", Roles: []string{"reader", "instance_reader"}})
 	cloud.SetServer(simulator.Server{
 		ID: instance, Name: "web-1", ProjectID: project, UserID: "821a2eaac0724c069aa6a44bd7b91935", Created: time.Now(), Launched: time.Now(),
@@ -285,6 +288,11 @@ func (s *site) dial(ctx context.Context, from, file string) (net.Conn, error) {
 
 // ask sends a request line with the headers that the agent adds.
 func (s *site) ask(ctx context.Context, from, file, request string) (string, error) {
+	return s.askFor(ctx, from, file, request, instance)
+}
+
+// askFor does so for an instance.
+func (s *site) askFor(ctx context.Context, from, file, request, instance string) (string, error) {
 	c, err := s.dial(ctx, from, file)
 	if err != nil {
 		return "", err
@@ -355,10 +363,17 @@ func TestMetadataService(t *testing.T) {
 			s := tt.site(t)
 			s.await(t, "the authenticator", func() bool { return strings.HasPrefix(s.must(t, put), "HTTP/1.1 200 ") })
 			s.testPaths(t)
-			// At the address of no agent, and without an agent's certificate.
-			if got, err := s.ask(t.Context(), "99", "agent.pem", put); err == nil && got != "" && !strings.HasPrefix(got, "HTTP/1.1 403 ") {
-				t.Errorf("another address: %v %s", err, got)
+			// At the address of no agent there is not even a handshake, and without an
+			// agent's certificate nothing more.
+			for _, request := range []string{"GET /latest/meta-data/", put} {
+				if got, err := s.ask(t.Context(), "99", "agent.pem", request); err == nil || strings.Contains(err.Error(), "tls:") {
+					t.Errorf("another address: %v %s", err, got)
+				}
 			}
+			s.testTargets(t)
+			s.testHTTP1(t)
+			s.testBoots(t)
+			s.testOften(t)
 			for _, file := range []string{"", "stranger.pem"} {
 				for _, request := range []string{"GET /latest/meta-data/", put} {
 					if got, err := s.ask(t.Context(), "21", file, request); err == nil || !strings.Contains(err.Error(), "remote error: tls") {
@@ -371,8 +386,9 @@ func TestMetadataService(t *testing.T) {
 			<-s.ended
 			if tt.standalone {
 				s.await(t, "Nova without us", func() bool { return s.try("/latest/meta-data/") == http.StatusOK })
-				if got := s.must(t, put); strings.HasPrefix(got, "HTTP/1.1 200 ") {
-					t.Errorf("a token of nobody: %s", got)
+				// A status that each release of the agent passes on, and a body.
+				if got := s.must(t, put); !strings.HasPrefix(got, "HTTP/1.1 500 ") && !strings.HasPrefix(got, "HTTP/1.1 404 ") || strings.HasSuffix(got, "\r\n\r\n") {
+					t.Errorf("without us: %s", got)
 				}
 			}
 		})
@@ -408,6 +424,99 @@ func (s *site) testPaths(t *testing.T) {
 	for _, method := range []string{"GET", "POST", "OPTIONS", "HEAD", "put", "PATCH"} {
 		if got := s.must(t, method+strings.TrimPrefix(put, "PUT")); strings.Contains(got, `"token":"`) || strings.HasPrefix(got, "HTTP/1.1 200 ") {
 			t.Errorf("%s: %s", method, got)
+		}
+	}
+}
+
+// Request targets that are neither a path nor * reach neither Nova nor us.
+func (s *site) testTargets(t *testing.T) {
+	t.Helper()
+	for _, target := range []string{
+		"http://169.254.169.254/identity/token?role=web", "http://169.254.169.254/latest/meta-data/", "HTTP://169.254.169.254/identity/token?role=web",
+		"https://169.254.169.254/identity/token?role=web", "http://169.254.169.254", "identity/token", "/identity/token?role=web#", "/latest#/identity/token",
+	} {
+		for _, method := range []string{"PUT", "GET"} {
+			if got := s.must(t, method+" "+target); !strings.HasPrefix(got, "HTTP/1.1 400 ") || strings.HasSuffix(got, "\r\n\r\n") {
+				t.Errorf("%s %s: %s", method, target, got)
+			}
+		}
+	}
+	if got := s.must(t, "CONNECT 169.254.169.254:80"); !strings.HasPrefix(got, "HTTP/1.1 400 ") {
+		t.Errorf("CONNECT: %s", got)
+	}
+}
+
+// HTTP/2 is spoken neither by ALPN nor by its preface.
+func (s *site) testHTTP1(t *testing.T) {
+	t.Helper()
+	c, err := s.dial(t.Context(), "21", "agent.pem")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(30 * time.Second))
+	_, _ = io.WriteString(c, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00")
+	if got, _ := io.ReadAll(c); len(got) > 0 && !bytes.HasPrefix(got, []byte("HTTP/1.")) {
+		t.Errorf("the preface of HTTP/2 is answered with %q", got)
+	}
+}
+
+// All instances of a hypervisor boot at once, through its agent, and none fails.
+func (s *site) testBoots(t *testing.T) {
+	t.Helper()
+	const boots = 500
+	var all sync.WaitGroup
+	for i := range boots {
+		id := fmt.Sprintf("22222222-aaaa-4aaa-8aaa-%012d", i)
+		s.cloud.SetServer(simulator.Server{
+			ID: id, Name: fmt.Sprintf("boot-%d", i), ProjectID: project, UserID: "821a2eaac0724c069aa6a44bd7b91935", Created: time.Now(), Launched: time.Now(),
+			Addresses: []simulator.Address{{Network: "private", Addr: guest}},
+		})
+		all.Go(func() {
+			for _, request := range []string{"GET /latest/meta-data/", put} {
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+				got, err := s.askFor(ctx, "22", "agent.pem", request, id)
+				cancel()
+				if !strings.HasPrefix(got, "HTTP/1.1 200 ") {
+					t.Errorf("%s for %s: %v %.200s", request, id, err, got)
+					return
+				}
+			}
+		})
+	}
+	all.Wait()
+}
+
+// An instance that asks too often is told so in a status that each agent passes
+// on, and no other instance of that agent is held up.
+func (s *site) testOften(t *testing.T) {
+	t.Helper()
+	const often, other = "33333333-aaaa-4aaa-8aaa-000000000001", "33333333-aaaa-4aaa-8aaa-000000000002"
+	for _, id := range []string{often, other} {
+		s.cloud.SetServer(simulator.Server{
+			ID: id, Name: id, ProjectID: project, UserID: "821a2eaac0724c069aa6a44bd7b91935", Created: time.Now(), Launched: time.Now(),
+			Addresses: []simulator.Address{{Network: "private", Addr: guest}},
+		})
+	}
+	statuses := map[string]int{}
+	for range 60 {
+		got, err := s.askFor(t.Context(), "23", "agent.pem", put, often)
+		head, body, _ := strings.Cut(got, "\r\n\r\n")
+		status, _, _ := strings.Cut(strings.TrimPrefix(head, "HTTP/1.1 "), " ")
+		statuses[status]++
+		if err != nil || body == "" || status != "200" && !strings.Contains(body, `"error":"slow_down"`) {
+			t.Fatalf("%v %s", err, got)
+		}
+	}
+	if statuses["200"] == 0 || statuses["409"] == 0 || len(statuses) != 2 {
+		t.Errorf("the answers were %v", statuses)
+	}
+	if got, err := s.askFor(t.Context(), "23", "agent.pem", put, other); err != nil || !strings.HasPrefix(got, "HTTP/1.1 200 ") {
+		t.Errorf("another instance: %v %s", err, got)
+	}
+	for range 60 { // what is Nova's has no limit
+		if got, err := s.askFor(t.Context(), "23", "agent.pem", "GET /latest/meta-data/", often); err != nil || !strings.HasPrefix(got, "HTTP/1.1 200 ") {
+			t.Fatalf("its metadata: %v %s", err, got)
 		}
 	}
 }
@@ -455,7 +564,9 @@ defaults
 	return file
 }
 
-// The policy for pods names both addresses, and lets all else through.
+// The policy for pods denies both addresses, and allows nothing: combined with
+// policies of the pods' own it takes away the metadata service, and nothing more
+// can be reached than before.
 func TestNetworkPolicy(t *testing.T) {
 	text, err := os.ReadFile("networkpolicy.yaml")
 	if err != nil {
@@ -464,27 +575,76 @@ func TestNetworkPolicy(t *testing.T) {
 	var policy struct {
 		Kind string
 		Spec struct {
-			PolicyTypes []string `yaml:"policyTypes"`
-			Egress      []struct {
-				To []struct {
-					IPBlock struct {
-						CIDR   netip.Prefix
-						Except []netip.Prefix
-					} `yaml:"ipBlock"`
-				}
+			Priority *int
+			Subject  map[string]map[string]any
+			Egress   []struct {
+				Action string
+				To     []struct{ Networks []netip.Prefix }
+				Ports  []any
 			}
 		}
 	}
-	if err := yaml.Unmarshal(text, &policy); err != nil || policy.Kind != "NetworkPolicy" || len(policy.Spec.Egress) != 1 || strings.Join(policy.Spec.PolicyTypes, " ") != "Egress" {
-		t.Fatalf("%+v, %v", policy, err)
+	if err := yaml.Unmarshal(text, &policy); err != nil {
+		t.Fatal(err)
 	}
-	for addr, want := range map[string]bool{"169.254.169.254": false, "fe80::a9fe:a9fe": false, "169.254.169.253": true, "10.0.0.1": true, "2001:db8::1": true} {
-		a, got := netip.MustParseAddr(addr), false
-		for _, to := range policy.Spec.Egress[0].To {
-			got = got || to.IPBlock.CIDR.Contains(a) && !slices.ContainsFunc(to.IPBlock.Except, func(p netip.Prefix) bool { return p.Contains(a) })
+	everywhere, ok := policy.Spec.Subject["namespaces"]
+	if policy.Kind != "AdminNetworkPolicy" || policy.Spec.Priority == nil || *policy.Spec.Priority != 0 || !ok || len(everywhere) != 0 || len(policy.Spec.Subject) != 1 || len(policy.Spec.Egress) == 0 {
+		t.Fatalf("%+v", policy)
+	}
+	// A NetworkPolicy allows; those that select a pod add up, and without one all is
+	// allowed. The first rule of an AdminNetworkPolicy that fits decides before them,
+	// unless it passes.
+	type block struct {
+		cidr   netip.Prefix
+		except []netip.Prefix
+	}
+	prefixes := func(all ...string) (list []netip.Prefix) {
+		for _, p := range all {
+			list = append(list, netip.MustParsePrefix(p))
 		}
-		if got != want {
-			t.Errorf("a pod may speak to %s: %v", addr, got)
+		return list
+	}
+	contains := func(list []netip.Prefix, a netip.Addr) bool {
+		return slices.ContainsFunc(list, func(p netip.Prefix) bool { return p.Contains(a) })
+	}
+	allowed := func(own [][]block, a netip.Addr) bool {
+		for _, policy := range own {
+			for _, b := range policy {
+				if b.cidr.Contains(a) && !contains(b.except, a) {
+					return true
+				}
+			}
+		}
+		return len(own) == 0
+	}
+	withOurs := func(own [][]block, a netip.Addr) bool {
+		for _, rule := range policy.Spec.Egress {
+			for _, to := range rule.To {
+				if contains(to.Networks, a) && len(rule.Ports) == 0 && rule.Action != "Pass" {
+					return rule.Action == "Allow"
+				}
+			}
+		}
+		return allowed(own, a)
+	}
+	for name, own := range map[string][][]block{
+		"no policy":            nil,
+		"nothing":              {{}},
+		"one network":          {{{cidr: netip.MustParsePrefix("10.0.0.0/8")}}},
+		"all of IPv4 and IPv6": {{{cidr: netip.MustParsePrefix("0.0.0.0/0")}, {cidr: netip.MustParsePrefix("::/0")}}},
+		"the service by name":  {{{cidr: netip.MustParsePrefix("169.254.169.254/32")}, {cidr: netip.MustParsePrefix("fe80::/10")}}},
+		"two":                  {{{cidr: netip.MustParsePrefix("10.0.0.0/8")}}, {{cidr: netip.MustParsePrefix("0.0.0.0/0"), except: prefixes("10.0.0.0/8")}}},
+	} {
+		for _, addr := range []string{"169.254.169.254", "fe80::a9fe:a9fe", "169.254.169.253", "fe80::1", "10.0.0.1", "192.0.2.1", "2001:db8::1"} {
+			a := netip.MustParseAddr(addr)
+			before, after := allowed(own, a), withOurs(own, a)
+			service := addr == "169.254.169.254" || addr == "fe80::a9fe:a9fe"
+			if service && after {
+				t.Errorf("%s: a pod may speak to %s", name, addr)
+			}
+			if !service && after != before {
+				t.Errorf("%s: a pod may speak to %s: %v, and %v before", name, addr, after, before)
+			}
 		}
 	}
 }
