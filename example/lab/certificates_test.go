@@ -68,7 +68,7 @@ func TestAgentWithACertificate(t *testing.T) {
 	}
 
 	t.Run("at HAProxy", func(t *testing.T) {
-		a := behindHAProxy(t, example("haproxy.cfg", "192.0.2.10:8775", haproxyAddr+":8777", "/etc/haproxy/metadata.pem", dir+"/both.pem",
+		a := behindHAProxy(t, example("haproxy.cfg", "192.0.2.10:8775", haproxyAddr+":8777", "src 192.0.2.21 192.0.2.22 192.0.2.23", "src 127.0.0.1", "/etc/haproxy/metadata.pem", dir+"/both.pem",
 			"/etc/haproxy/", dir+"/", "/dev/log", "stderr", "192.0.2.11:18778", agentsAddr, "192.0.2.12:18778", "127.0.0.1:1", "192.0.2.11:8775", novaAddr,
 			"    server two 192.0.2.12:8775 check\n", ""))
 		leadAgent(t, "METADATA_HOST="+haproxyAddr, "METADATA_CONF="+example("metadata_agent.ini", append(agent, "192.0.2.10", haproxyAddr, "8775", "8777")...))

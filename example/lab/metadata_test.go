@@ -251,7 +251,7 @@ func TestIdentityThroughHAProxy(t *testing.T) {
 	text := string(data)
 	for _, pair := range [][2]string{
 		{" ssl crt /etc/haproxy/metadata.pem ca-file /etc/haproxy/agents-ca.pem verify required", ""},
-		{"192.0.2.10:8775", "127.0.0.1:8777"},
+		{"192.0.2.10:8775", "127.0.0.1:8777"}, {"src 192.0.2.21 192.0.2.22 192.0.2.23", "src 127.0.0.1"},
 		{"    log /dev/log local0\n", ""},
 		{"192.0.2.11:18778", agentsAddr}, {"192.0.2.12:18778", "127.0.0.1:1"},
 		{"192.0.2.11:8775", novaAddr}, {"    server two 192.0.2.12:8775 check\n", ""},

@@ -34,6 +34,9 @@ type Options struct {
 	// ClientCAFile has the CAs, in PEM, of client certificates. Optional: without it
 	// no client certificate is asked for. It needs TLS.
 	ClientCAFile string
+	// ClientNames are DNS names of which the certificate of a client has to have one.
+	// Optional: without it any certificate of the CAs is good.
+	ClientNames []string
 	// Admit returns nil for a peer that may connect; all others are closed before a
 	// byte is read. Optional: without it all may.
 	Admit func(netip.Addr) error

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -93,6 +94,9 @@ func (l *listener) askForCertificates(base *tls.Config) (*tls.Config, error) {
 		one.ClientCAs = roots.get()
 		one.VerifyConnection = func(cs tls.ConnectionState) error {
 			err := verifyClient(cs.PeerCertificates, one.ClientCAs)
+			if err == nil && len(l.options.ClientNames) > 0 && !HasName(cs.PeerCertificates[0], l.options.ClientNames) {
+				err = ErrClientName
+			}
 			if err != nil {
 				l.refused(hello.Conn.RemoteAddr().String(), err)
 			}
@@ -105,6 +109,19 @@ func (l *listener) askForCertificates(base *tls.Config) (*tls.Config, error) {
 
 // ErrNoCertificate is why a client without a certificate is refused.
 var ErrNoCertificate = errors.New("it shows no certificate")
+
+// ErrClientName is why a client is refused whose certificate has none of the names
+// that are wanted.
+var ErrClientName = errors.New("its certificate has none of the names that are wanted")
+
+// HasName reports whether a certificate has one of the names among the DNS names of
+// its subjectAltName, letter case aside (RFC 9525, section 6.3). Its common name does
+// not count, and neither does a wildcard, which names no host.
+func HasName(cert *x509.Certificate, names []string) bool {
+	return slices.ContainsFunc(cert.DNSNames, func(has string) bool {
+		return !strings.Contains(has, "*") && slices.ContainsFunc(names, func(want string) bool { return strings.EqualFold(has, want) })
+	})
+}
 
 // verifyClient does what tls.RequireAndVerifyClientCert does, where a failure can
 // be recorded: an agent whose certificate has expired is a network without

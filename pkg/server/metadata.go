@@ -15,6 +15,7 @@ import (
 	"net/netip"
 	"net/url"
 	"path"
+	"regexp"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -62,8 +63,8 @@ type MetadataServiceConfig struct {
 	// nova_client_cert and nova_client_priv_key of metadata_agent.ini).
 	TLS MetadataTLSConfig `yaml:"tls"`
 	// Agents are the addresses of the agents, as CIDRs. A caller must be one of
-	// them. Without it a client certificate is what makes an agent; one of the two
-	// is required.
+	// them. Without it a client certificate with one of tls.clientNames is what makes
+	// an agent; one of the two is required.
 	Agents []netip.Prefix `yaml:"agents"`
 	// Proxies are load balancers between the agents and this listener, as CIDRs.
 	// They, and nobody else, speak the PROXY protocol, version 2; the agent is who
@@ -83,6 +84,11 @@ type MetadataTLSConfig struct {
 	// ClientCAFile has the certificates, in PEM, of those who sign agents'. If set,
 	// a caller must have one. It is read again when it changes. Optional.
 	ClientCAFile string `yaml:"clientCAFile"`
+	// ClientNames are DNS names of which an agent's certificate must have one as a
+	// subjectAltName; its common name and wildcards do not count. A CA may have signed
+	// certificates for others as well. Required with clientCAFile if agents is empty,
+	// optional otherwise.
+	ClientNames []string `yaml:"clientNames"`
 }
 
 // Validate reports every problem, each beginning with its key. It reads the
@@ -106,8 +112,19 @@ func (c MetadataServiceConfig) Validate() error {
 		if _, err := listen.LoadCA(c.TLS.ClientCAFile); err != nil {
 			problem("tls.clientCAFile: %w", err)
 		}
+		if len(c.Agents) == 0 && len(c.TLS.ClientNames) == 0 {
+			problem("tls.clientNames: is empty, and so is agents: each certificate that a CA of clientCAFile has signed, for whatever purpose, would make an agent")
+		}
 	case len(c.Agents) == 0:
 		problem("agents: is empty, and so is tls.clientCAFile: nobody could be told from an agent")
+	}
+	if len(c.TLS.ClientNames) > 0 && c.TLS.ClientCAFile == "" {
+		problem("tls.clientNames: needs clientCAFile, which says whose certificates count")
+	}
+	for i, name := range c.TLS.ClientNames {
+		if !isHostName(name) {
+			problem("tls.clientNames[%d]: %q is not a DNS name such as agent.example.com; a wildcard is none", i, name)
+		}
 	}
 	for key, list := range map[string][]netip.Prefix{"agents": c.Agents, "proxies": c.Proxies} {
 		for i, p := range list {
@@ -128,6 +145,12 @@ func (c MetadataServiceConfig) Validate() error {
 	}
 	return errors.Join(problems...)
 }
+
+var hostName = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*$`)
+
+// isHostName reports whether s is a DNS name of a host, without a final dot (RFC 1123,
+// section 2.1).
+func isHostName(s string) bool { return len(s) <= 253 && hostName.MatchString(s) }
 
 func parseNova(s string) (*url.URL, error) {
 	if s == "" {
@@ -161,7 +184,7 @@ func loadSecrets(files []string) ([][]byte, error) {
 func (a *Agents) Listen() (net.Listener, error) {
 	c := a.config
 	o := listen.Options{
-		TLS: c.TLS.TLSConfig, ClientCAFile: c.TLS.ClientCAFile,
+		TLS: c.TLS.TLSConfig, ClientCAFile: c.TLS.ClientCAFile, ClientNames: c.TLS.ClientNames,
 		Trusted:     func(addr netip.Addr) bool { return within(c.Agents, addr) || within(c.Proxies, addr) },
 		Connections: AgentConnections,
 		Refused:     a.turnAway,
@@ -257,7 +280,7 @@ var errNotListed = errors.New("its address is none of metadataService.agents")
 // that was caught is good for ever.
 func (a *Agents) recognise(r *http.Request) error {
 	if a.config.TLS.ClientCAFile != "" && (r.TLS == nil || len(r.TLS.PeerCertificates) == 0) {
-		return listen.ErrNoCertificate // what it shows, the handshake verified
+		return listen.ErrNoCertificate // what it shows, and its name, the handshake verified
 	}
 	peer, err := parsePeer(r.RemoteAddr)
 	if err != nil {
@@ -266,7 +289,7 @@ func (a *Agents) recognise(r *http.Request) error {
 	if len(a.config.Agents) > 0 && !within(a.config.Agents, peer) {
 		return errNotListed
 	}
-	if len(a.config.Agents) == 0 && a.config.TLS.ClientCAFile == "" {
+	if len(a.config.Agents) == 0 && (a.config.TLS.ClientCAFile == "" || len(a.config.TLS.ClientNames) == 0) {
 		return errors.New("nothing says who is an agent")
 	}
 	return nil

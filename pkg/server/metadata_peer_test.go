@@ -87,7 +87,7 @@ func TestConnectionsOfStrangersAreNotKept(t *testing.T) {
 func TestBadCertificatesAreRecorded(t *testing.T) {
 	ours, foreign := newAuthority(t), newAuthority(t)
 	h := newHouse(t, newScene(t), func(c *server.MetadataServiceConfig) {
-		c.Agents, c.TLS.ClientCAFile = nil, ours.file
+		c.Agents, c.TLS.ClientCAFile, c.TLS.ClientNames = nil, ours.file, []string{agentName}
 		c.TLS.CertFile, c.TLS.KeyFile = ours.issue(t, "door")
 	})
 	at := h.serveAgents(t)
@@ -131,7 +131,7 @@ func TestCAOfAgentsIsReadAgain(t *testing.T) {
 	door, old, next := newAuthority(t), newAuthority(t), newAuthority(t)
 	file := old.file
 	h := newHouse(t, newScene(t), func(c *server.MetadataServiceConfig) {
-		c.Agents, c.TLS.ClientCAFile = nil, file
+		c.Agents, c.TLS.ClientCAFile, c.TLS.ClientNames = nil, file, []string{agentName}
 		c.TLS.CertFile, c.TLS.KeyFile = door.issue(t, "door")
 	})
 	at := h.serveAgents(t)

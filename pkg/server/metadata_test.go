@@ -9,6 +9,7 @@ import (
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
+	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/hex"
@@ -16,11 +17,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -687,8 +690,11 @@ func newAuthority(t testing.TB) *authority {
 	return a
 }
 
+// agentName is in the certificates of agents.
+const agentName = "agent.example.com"
+
 // issue gives the files of a certificate and its key.
-func (a *authority) issue(t testing.TB, name string) (cert, key string) {
+func (a *authority) issue(t testing.TB, name string, edits ...func(*x509.Certificate)) (cert, key string) {
 	t.Helper()
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -696,8 +702,11 @@ func (a *authority) issue(t testing.TB, name string) (cert, key string) {
 	}
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IPAddresses: []net.IP{net.ParseIP("127.0.0.1")}, KeyUsage: x509.KeyUsageDigitalSignature,
+		IPAddresses: []net.IP{net.ParseIP("127.0.0.1")}, DNSNames: []string{name + ".example.com"}, KeyUsage: x509.KeyUsageDigitalSignature,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
+	}
+	for _, edit := range edits {
+		edit(template)
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, &private.PublicKey, a.key)
 	if err != nil {
@@ -717,12 +726,95 @@ func (a *authority) issue(t testing.TB, name string) (cert, key string) {
 	return cert, key
 }
 
+// A CA that signs for others as well: which of its certificates make an agent.
+func TestNamesOfAgents(t *testing.T) {
+	ours := newAuthority(t)
+	n := newNova(t)
+	serve := func(names ...string) string {
+		return newHouse(t, newScene(t), func(c *server.MetadataServiceConfig) {
+			c.Agents, c.Nova, c.TLS.ClientCAFile, c.TLS.ClientNames = nil, n.URL, ours.file, names
+			c.TLS.CertFile, c.TLS.KeyFile = ours.issue(t, "door")
+		}).serveAgents(t)
+	}
+	get := func(at string, edit func(*x509.Certificate)) int {
+		t.Helper()
+		cert, err := tls.LoadX509KeyPair(ours.issue(t, "other", edit))
+		if err != nil {
+			t.Fatal(err)
+		}
+		pool := x509.NewCertPool()
+		pool.AddCert(ours.cert)
+		c := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
+			TLSClientConfig: &tls.Config{RootCAs: pool, Certificates: []tls.Certificate{cert}}, DisableKeepAlives: true,
+		}}
+		resp, err := c.Get("https://" + at + "/latest")
+		if err != nil {
+			return 0 // in the handshake
+		}
+		_ = resp.Body.Close()
+		return resp.StatusCode
+	}
+	names := func(all ...string) func(*x509.Certificate) {
+		return func(c *x509.Certificate) { c.DNSNames = all }
+	}
+	at := serve(agentName, "second.example.com")
+	for _, tt := range []struct {
+		name string
+		edit func(*x509.Certificate)
+		want int
+	}{
+		{"another name", names("other.example.com"), 0},
+		{"no name", names(), 0},
+		{"its common name alone", func(c *x509.Certificate) { c.Subject.CommonName, c.DNSNames = agentName, nil }, 0},
+		{"its common name beside another name", func(c *x509.Certificate) { c.Subject.CommonName = agentName }, 0},
+		{"a wildcard", names("*.example.com"), 0},
+		{"a wildcard of all", names("*"), 0},
+		{"a part of a label as a wildcard", names("a*.example.com"), 0},
+		{"below it", names("x." + agentName), 0},
+		{"above it", names("example.com"), 0},
+		{"it as a prefix", names(agentName + ".attacker.example"), 0},
+		{"it as a suffix", names("not" + agentName), 0},
+		{"it with a final dot", names(agentName + "."), 0},
+		{"a URI", func(c *x509.Certificate) {
+			c.DNSNames, c.URIs = nil, []*url.URL{{Scheme: "https", Host: agentName}}
+		}, 0},
+		{"an address of mail", func(c *x509.Certificate) {
+			c.DNSNames, c.EmailAddresses = nil, []string{"agent@example.com", agentName}
+		}, 0},
+		{"it", names(agentName), http.StatusOK},
+		{"the second", names("second.example.com"), http.StatusOK},
+		{"it among others", names("other.example.com", agentName), http.StatusOK},
+		{"it in capitals", names("AGENT.Example.com"), http.StatusOK},
+		{"it for servers alone", func(c *x509.Certificate) {
+			c.DNSNames, c.ExtKeyUsage = []string{agentName}, []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
+		}, 0},
+	} {
+		if got := get(at, tt.edit); got != tt.want {
+			t.Errorf("%s: %d, want %d", tt.name, got, tt.want)
+		}
+	}
+	// Without names, and without Validate, which refuses that, there is no agent.
+	bare, err := server.NewAgents(server.MetadataServiceConfig{
+		TLS: server.MetadataTLSConfig{ClientCAFile: ours.file}, SharedSecretFile: []string{secretFile(t, secret)}, Nova: n.URL,
+	}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := httptest.NewRequest(http.MethodGet, "/latest", http.NoBody)
+	r.TLS = &tls.ConnectionState{PeerCertificates: []*x509.Certificate{ours.cert}}
+	w := httptest.NewRecorder()
+	bare.ServeHTTP(w, r)
+	if w.Code != http.StatusForbidden {
+		t.Errorf("without names: %d", w.Code)
+	}
+}
+
 func TestCertificatesOfAgents(t *testing.T) {
 	ours, foreign := newAuthority(t), newAuthority(t)
 	n := newNova(t)
 	with := func(agents ...netip.Prefix) string {
 		h := newHouse(t, newScene(t), func(c *server.MetadataServiceConfig) {
-			c.Agents, c.Nova, c.TLS.ClientCAFile = agents, n.URL, ours.file
+			c.Agents, c.Nova, c.TLS.ClientCAFile, c.TLS.ClientNames = agents, n.URL, ours.file, []string{agentName}
 			c.TLS.CertFile, c.TLS.KeyFile = ours.issue(t, "door")
 		})
 		return h.serveAgents(t)
@@ -759,6 +851,12 @@ func TestMetadataServiceConfigThatIsWrong(t *testing.T) {
 		t.Errorf("a closed door: %v", err)
 	}
 	ca := newAuthority(t)
+	names := func(name string) func(*server.MetadataServiceConfig) {
+		return func(c *server.MetadataServiceConfig) {
+			c.TLS.ClientCAFile, c.TLS.ClientNames = ca.file, []string{name}
+			c.TLS.CertFile, c.TLS.KeyFile = ca.issue(t, "door")
+		}
+	}
 	for want, edit := range map[string]func(*server.MetadataServiceConfig){
 		"listen: ":                               func(c *server.MetadataServiceConfig) { c.Listen = "8775" },
 		"agents: is empty":                       func(c *server.MetadataServiceConfig) { c.Agents = nil },
@@ -767,6 +865,16 @@ func TestMetadataServiceConfigThatIsWrong(t *testing.T) {
 		"sharedSecretFile: is required":          func(c *server.MetadataServiceConfig) { c.SharedSecretFile = nil },
 		"sharedSecretFile: none.secret: no such": func(c *server.MetadataServiceConfig) { c.SharedSecretFile = []string{"none.secret"} },
 		"tls.certFile: goes with keyFile":        func(c *server.MetadataServiceConfig) { c.TLS.CertFile = "cert.pem" },
+		"tls.clientNames: is empty": func(c *server.MetadataServiceConfig) {
+			c.Agents, c.TLS.ClientCAFile = nil, ca.file
+			c.TLS.CertFile, c.TLS.KeyFile = ca.issue(t, "door")
+		},
+		"tls.clientNames: needs clientCAFile":    func(c *server.MetadataServiceConfig) { c.TLS.ClientNames = []string{agentName} },
+		`tls.clientNames[0]: "*.example.com" is`: names("*.example.com"),
+		`tls.clientNames[0]: "a b" is not`:       names("a b"),
+		`tls.clientNames[0]: "" is not`:          names(""),
+		`tls.clientNames[0]: "a.example.com."`:   names("a.example.com."),
+		`tls.clientNames[0]: "spiffe://a/b" is`:  names("spiffe://a/b"),
 		"tls.clientCAFile: needs certFile":       func(c *server.MetadataServiceConfig) { c.TLS.ClientCAFile = ca.file },
 		`nova: "127.0.0.1:8775" is not a URL`:    func(c *server.MetadataServiceConfig) { c.Nova = "127.0.0.1:8775" },
 		`nova: "http://127.0.0.1:8775" is this`:  func(c *server.MetadataServiceConfig) { c.Nova = "http://" + c.Listen },
