@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -144,5 +145,36 @@ func TestReadmeOperation(t *testing.T) {
 	out, err := cmd.CombinedOutput()
 	if err != nil || !strings.Contains(string(out), " is denied until ") || !strings.Contains(string(out), "backup.db has ") {
 		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+// Each test that SECURITY.md names is there.
+func TestSecurityNamesTests(t *testing.T) {
+	text, err := os.ReadFile("../../.github/SECURITY.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	known := map[string]bool{}
+	err = filepath.WalkDir("../..", func(path string, _ fs.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		source, err := os.ReadFile(path)
+		for _, m := range regexp.MustCompile(`(?m)^func (Test\w+)\(`).FindAllSubmatch(source, -1) {
+			known[string(m[1])] = true
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	named := regexp.MustCompile("`(Test\\w+)`").FindAllStringSubmatch(string(text), -1)
+	if len(named) < 20 {
+		t.Errorf("it names %d tests", len(named))
+	}
+	for _, m := range named {
+		if !known[m[1]] {
+			t.Errorf("there is no %s", m[1])
+		}
 	}
 }
