@@ -182,7 +182,7 @@ func (f *front) flood(at string, connections, sources int, from func(i int) stri
 	a.stop = sync.OnceFunc(func() { cancel(); all.Wait() })
 	for i := range connections {
 		all.Go(func() {
-			pause := time.NewTicker(500 * time.Millisecond)
+			pause := time.NewTicker(time.Second)
 			defer pause.Stop()
 			for ctx.Err() == nil {
 				dialer := f.dialer(from(i % sources))
