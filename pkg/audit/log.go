@@ -121,7 +121,9 @@ func (l *Log) RecordAndWait(e, withdrawn Event) error {
 	case err := <-written:
 		return err
 	case <-timeout.C:
-		l.stream.giveUp(waits)
+		if !l.stream.giveUp(waits) {
+			return <-written // the write has ended, and the line stays
+		}
 		return errSlow
 	}
 }

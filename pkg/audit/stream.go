@@ -86,6 +86,7 @@ type line struct {
 	written    func(error)
 	correction []byte
 	givenUp    bool
+	ended      bool // its write
 }
 
 // NewStream writes to out, which another part of the program owns. format is that of the
@@ -168,20 +169,25 @@ func (s *Stream) nudge() {
 }
 
 // giveUp takes a line back that was not written in time. One that is being written just
-// now is followed by its correction.
-func (s *Stream) giveUp(l *line) {
+// now is followed by its correction. It returns false if the write has ended already:
+// then the line is not corrected, and written is told how the write went.
+func (s *Stream) giveUp(l *line) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if l.ended {
+		return false
+	}
 	q := &s.queues[l.class]
 	for i, other := range q.lines {
 		if other == l {
 			q.lines = append(q.lines[:i], q.lines[i+1:]...)
 			q.bytes -= len(l.text)
 			s.lose(l.class)
-			return
+			return true
 		}
 	}
 	l.givenUp = true
+	return true
 }
 
 // Err is why the output takes no lines, nil if it does. After a failure it has the output
@@ -260,6 +266,16 @@ func (s *Stream) next() (l *line, lost [Classes]int, ok bool) {
 // finish notes how a write went. lost are those that could not be told of.
 func (s *Stream) finish(l *line, lost [Classes]int, err error) {
 	s.mu.Lock()
+	correct := false
+	if l != nil {
+		l.ended = true
+		correct = l.givenUp && err == nil
+	}
+	s.mu.Unlock()
+	if correct { // s.current is still set: a stall of this write is one of the output
+		err = s.write(l.correction)
+	}
+	s.mu.Lock()
 	s.current, s.failure = nil, err
 	for i := range lost {
 		s.lost[i] += lost[i]
@@ -267,11 +283,7 @@ func (s *Stream) finish(l *line, lost [Classes]int, err error) {
 	if err != nil && l != nil {
 		s.lose(l.class)
 	}
-	correct := l != nil && l.givenUp && err == nil
 	s.mu.Unlock()
-	if correct {
-		_ = s.write(l.correction)
-	}
 	if l != nil && l.written != nil {
 		l.written(err)
 	}

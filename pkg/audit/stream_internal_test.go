@@ -1,0 +1,70 @@
+package audit
+
+import (
+	"bytes"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// A caller that gives its line up just when the write has ended must learn how the
+// write went: the log has a grant without a correction, so the caller gets its token.
+func TestGiveUpAfterTheWrite(t *testing.T) {
+	var out bytes.Buffer
+	s := NewStream(&out, "json")
+	written := make(chan error, 1)
+	l := &line{text: []byte("grant\n"), correction: []byte("withdrawn\n"), written: func(err error) { written <- err }}
+	if err := s.add(l); err != nil {
+		t.Fatal(err)
+	}
+	err := <-written
+	if s.giveUp(l) {
+		t.Errorf("giveUp took back a line whose write had ended with %v", err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if out.String() != "grant\n" {
+		t.Errorf("the log has %q", out.String())
+	}
+}
+
+// writer calls a function with each write.
+type writer func(text []byte) (int, error)
+
+func (w writer) Write(text []byte) (int, error) { return w(text) }
+
+// A correction that stalls or fails is a stall or a failure of the output.
+func TestACorrectionThatIsNotWritten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		goOn := make(chan struct{})
+		s := NewStream(writer(func(text []byte) (int, error) {
+			<-goOn
+			if bytes.HasPrefix(text, []byte("withdrawn")) {
+				return 0, errors.New("no space left on device")
+			}
+			return len(text), nil
+		}), "json")
+		l := &line{text: []byte("grant\n"), correction: []byte("withdrawn\n")}
+		if err := s.add(l); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if !s.giveUp(l) {
+			t.Fatal("a line that is being written was not given up")
+		}
+		goOn <- struct{}{}
+		synctest.Wait()
+		time.Sleep(2 * Wait)
+		if err := s.Err(); !errors.Is(err, errSlow) {
+			t.Errorf("Err() = %v while the correction stalls, want %v", err, errSlow)
+		}
+		close(goOn)
+		synctest.Wait()
+		if err := s.Err(); err == nil {
+			t.Error("Err() = nil after the correction could not be written")
+		}
+		_ = s.Close()
+	})
+}
