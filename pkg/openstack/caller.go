@@ -154,10 +154,14 @@ func (c *callers) ask(ctx context.Context, hash tokenHash, token string, from ne
 		return "", errNoValidation
 	case err != nil:
 		return "", fmt.Errorf("keystone: %w", c.client.explain(err))
-	case !began.Before(found.expires):
-		found.userID = ""
+	default:
+		// An answer about a token proves the right; that there is no such token does not:
+		// Keystone looks for the token before it asks its policy.
+		c.client.rights.has(rightTokens)
+		if !began.Before(found.expires) {
+			found.userID = ""
+		}
 	}
-	c.client.rights.has(rightTokens)
 	found.checked = began
 	c.keep(hash, found, from, failures)
 	return found.userID, nobody(found.userID)

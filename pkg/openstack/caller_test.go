@@ -217,6 +217,15 @@ func TestValidatingNeedsARight(t *testing.T) {
 	if _, err := c.Caller(t.Context(), token, compute); err == nil || !strings.Contains(err.Error(), "role service") || errors.Is(err, attest.ErrUnknownCaller) {
 		t.Errorf("Caller = %v, want the missing right", err)
 	}
+	// Keystone looks for the token before it asks its policy, so that its answer for an
+	// invalid one does not prove the right.
+	cloud.Fail("keystone", simulator.Fault{Only: tokens, Status: 404, Body: []byte(`{"error":{"code":404}}`)})
+	if _, err := c.Caller(t.Context(), "made up", compute); !errors.Is(err, attest.ErrUnknownCaller) {
+		t.Errorf("Caller of a token that was made up = %v", err)
+	}
+	if c.RightsRefused() != 1 {
+		t.Error("an invalid token hides the missing right")
+	}
 }
 
 // flood shows as many tokens that nobody issued, from as many addresses as are given.
