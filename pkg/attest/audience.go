@@ -109,6 +109,11 @@ func loosely(name string) string {
 		s = strings.ToLower(next)
 	}
 	s = strings.ReplaceAll(s, `\`, "/")
+	if strings.HasPrefix(s, "//") {
+		// Google takes //iam.googleapis.com/... with or without "https:" (the default of
+		// allowed_audiences of a workload identity pool provider).
+		s = "https:" + s
+	}
 	scheme, rest, ok := strings.Cut(s, "://")
 	if !ok || scheme != "http" && scheme != "https" {
 		return strings.TrimRight(s, "/")

@@ -66,7 +66,7 @@ var reserved = []string{
 	"https://id.example.com/roles/db", "https://id.example.com/roles/web2", "https://id.example.com/roles", "https://id.example.com/ROLES/db",
 	"https://id.example.com/region-1/%zz", "https://db.example.com", "https://db.example.com/", "HTTPS://DB.example.com",
 	"https://db.example.com:443", "http://db.example.com", "http://db.example.com:80/", "https://db.example.com.", "https://db.example.com./", "https://db.example.com/.", "https://db.example.com/x/..", "https://db.example.com//",
-	"https://%64b.example.com", "https://%2564b.example.com", "https://DB.EXAMPLE.COM:0443/", "https://user@db.example.com", "https://db.example.com?", "https://db.example.com#x", "https:db.example.com", "https:///db.example.com",
+	"https://%64b.example.com", "https://%2564b.example.com", "https://DB.EXAMPLE.COM:0443/", "https://user@db.example.com", "https://db.example.com?", "https://db.example.com#x", "https:db.example.com", "https:///db.example.com", "//db.example.com", "//DB.example.com/",
 	"https://id.example%2ecom", "id%2Eexample.com", "x;https://db.example.com", "vault;keystone", "vault,keystone", "https://id%252eexample.com/", "https://db.example.com:",
 }
 
