@@ -304,25 +304,25 @@ func (s *Stream) write(text []byte) error {
 	if err == nil || n <= 0 {
 		return err
 	}
-	s.torn = !s.takeBack(int64(n))
+	s.torn = !s.takeBack(text[:n])
 	return err
 }
 
-// takeBack cuts n bytes off the end of the file, and reports whether that was done: not
-// if another process has written since, or the output is no file of ours.
-func (s *Stream) takeBack(n int64) bool {
+// takeBack cuts the part of a line off the end of the file, and reports whether that was
+// done: not if the file ends with anything else, as when another process has written
+// since, or the output is no file of ours.
+func (s *Stream) takeBack(part []byte) bool {
 	if s.file == nil {
 		return false
 	}
+	n := int64(len(part))
 	info, err := s.file.Stat()
 	if err != nil || !info.Mode().IsRegular() || info.Size() < n {
 		return false
 	}
-	last := make([]byte, 1)
-	if start := info.Size() - n; start > 0 {
-		if _, err := s.file.ReadAt(last, start-1); err != nil || last[0] != '\n' {
-			return false
-		}
+	end := make([]byte, n)
+	if _, err := s.file.ReadAt(end, info.Size()-n); err != nil || !bytes.Equal(end, part) {
+		return false
 	}
 	return s.file.Truncate(info.Size()-n) == nil
 }

@@ -3,6 +3,8 @@ package audit
 import (
 	"bytes"
 	"errors"
+	"os"
+	"path/filepath"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -67,4 +69,26 @@ func TestACorrectionThatIsNotWritten(t *testing.T) {
 		}
 		_ = s.Close()
 	})
+}
+
+// What another process has appended since a torn line is not cut off, whatever its length.
+func TestTakeBackAfterAnotherProcess(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "audit.log")
+	const torn, others = `{"msg":"torn`, "of another\n"
+	content := "before\n" + torn + "x\n" + others + "\n"
+	if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(file, os.O_APPEND|os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	s := &Stream{out: f, file: f}
+	if s.takeBack([]byte(torn)) {
+		t.Error("something was taken back")
+	}
+	if got, err := os.ReadFile(file); err != nil || string(got) != content {
+		t.Errorf("the file has %q (%v)", got, err)
+	}
 }
