@@ -11,7 +11,8 @@ import (
 // (IPv6 /64), within a subnet between addresses. So a client with many addresses
 // next to each other has the share of one.
 //
-// It is not safe for concurrent use. Its size is the number of things in it.
+// It is not safe for concurrent use. Its size is that of the things in it, and of the
+// networks, subnets and addresses that had their turn since the last round.
 type Fair[T any] struct {
 	root  *group[T]
 	added uint64
