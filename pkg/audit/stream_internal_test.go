@@ -58,7 +58,7 @@ func TestACorrectionThatIsNotWritten(t *testing.T) {
 		}
 		goOn <- struct{}{}
 		synctest.Wait()
-		time.Sleep(2 * Wait)
+		<-time.After(2 * Wait)
 		if err := s.Err(); !errors.Is(err, errSlow) {
 			t.Errorf("Err() = %v while the correction stalls, want %v", err, errSlow)
 		}
