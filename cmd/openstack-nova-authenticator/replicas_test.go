@@ -692,9 +692,9 @@ func TestCheckOfRedis(t *testing.T) {
 	says(bad, false, "none.secret: no such file or directory")
 }
 
-// Whoever writes to Redis, without the encryption key, lifts no denial and revives
+// A writer of Redis without the encryption key lifts no denial and revives
 // no key: neither on replicas that run nor on those that start.
-func TestWhoeverWritesToRedisLiftsNoDenial(t *testing.T) {
+func TestAWriterOfRedisLiftsNoDenial(t *testing.T) {
 	t.Parallel()
 	server, one, two := startShared(t, 1000)
 	client := redis.NewClient(&redis.Options{Addr: server.Addr})

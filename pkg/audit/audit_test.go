@@ -76,7 +76,7 @@ func names(t *testing.T, text string) []string {
 	return all
 }
 
-// Denials of strangers, of which there may be any number, take no room from grants; what
+// Denials of unproven callers, of which there may be any number, take no room from grants; what
 // was lost is said once lines are written again.
 func TestDenialsAreDroppedFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

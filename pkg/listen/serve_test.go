@@ -16,7 +16,7 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/listen"
 )
 
-// Whoever reads no answer holds up the handler no longer than the time-out.
+// A client that reads no answer holds up the handler no longer than the time-out.
 func TestClientsThatDoNotRead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l, done := newPipes(), make(chan time.Duration, 1)

@@ -26,13 +26,13 @@ const (
 
 	// Keystone is asked about few tokens that turn out to be invalid, or another
 	// user's than Nova's: within strangerFor so many of one client ([ratelimit.Levels]).
-	// There is no such limit for all clients together: strangers could use it up, and
-	// Nova's hosts would be refused with them. What strangers can ask at a time is
+	// There is no such limit for all clients together: an attacker could use it up, and
+	// Nova's hosts would be refused, too. What unproven clients can ask at a time is
 	// divided between networks. A host that has shown a token of Nova's, not long ago,
 	// has a limit of its own.
 	strangerMost = 5
 	hostMost     = 20
-	// callerChecks may be in flight for strangers, and as many for others; so many of
+	// callerChecks may be in flight for unproven clients, and as many for others; so many of
 	// each may wait, and of one client.
 	callerChecks   = 4
 	callersWaiting = 256

@@ -140,8 +140,8 @@ func (s *session) listServers(ctx context.Context, id string) ([]record, error) 
 // turns when Nova is slow ([ratelimit.Gate]).
 //
 // What proven callers ask is kept for a while, what others ask is not, and they do not
-// share a call with proven ones: how long an answer takes tells a stranger nothing of
-// what the instance itself did.
+// share a call with proven ones: how long an answer takes tells an unproven caller nothing
+// of what the instance itself did.
 type lookups struct {
 	ask     func(context.Context, attest.InstanceID) (attest.Instance, error)
 	timeout time.Duration
@@ -336,7 +336,7 @@ func (l *lookups) leave(q question, f *flight) {
 	default:
 		f.cancel()
 	}
-	// Whoever comes now must not wait for a call that was given up.
+	// A caller that comes now must not wait for a call that was given up.
 	if l.flights[q] == f {
 		delete(l.flights, q)
 	}

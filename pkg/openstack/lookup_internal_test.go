@@ -449,7 +449,7 @@ func TestAShareOfTheCallsIsReserved(t *testing.T) {
 		}
 		began := time.Now()
 		asking.Go(func() { recognised(server(t, 100)) })
-		asking.Go(func() { recognised(server(t, 19)) }) // for which a stranger waits
+		asking.Go(func() { recognised(server(t, 19)) }) // for which an unproven caller waits
 		asking.Wait()
 		if took := time.Since(began); took != time.Second {
 			t.Errorf("who was recognised waited %v, want 1s", took)

@@ -535,8 +535,8 @@ func TestCache(t *testing.T) {
 	}
 }
 
-// How long an answer takes must not tell a stranger whether somebody has asked for an instance.
-func TestCacheIsNotForStrangers(t *testing.T) {
+// How long an answer takes must not tell an unproven caller whether somebody has asked for an instance.
+func TestCacheIsForProvenCallers(t *testing.T) {
 	for name, client := range map[string]func(*testing.T, *simulator.Cloud, openstack.Options) *openstack.Client{"show": newAdmin, "list": newLister} {
 		t.Run(name, func(t *testing.T) {
 			cloud, clock := startCloud(t), newClock()
@@ -549,7 +549,7 @@ func TestCacheIsNotForStrangers(t *testing.T) {
 			for i, id := range []string{web, unknown, web, unknown} {
 				_, _ = ask(t, c, id)
 				if n := countLookups(cloud) - before; n != i+1 {
-					t.Errorf("after %d questions of a stranger, Nova was called %d times", i+1, n)
+					t.Errorf("after %d questions of an unproven caller, Nova was called %d times", i+1, n)
 				}
 			}
 		})
