@@ -40,7 +40,7 @@ type rule struct {
 	reason Reason
 	name   string
 	match  patterns
-	value  func(Instance) (string, bool)
+	value  func(Instance) (value string, known bool) // a value that is not known matches no pattern
 }
 
 // compile checks r and turns it into what can decide. The error joins one error
@@ -65,10 +65,10 @@ func (r Rules) compile() (compiled, error) {
 		}
 	}
 	if r.ProjectID != nil {
-		add(RuleProjectID, "projectID", r.ProjectID, func(in Instance) (string, bool) { return in.ProjectID, true })
+		add(RuleProjectID, "projectID", r.ProjectID, func(in Instance) (string, bool) { return in.ProjectID, in.ProjectID != "" })
 	}
 	if r.UserID != nil {
-		add(RuleUserID, "userID", r.UserID, func(in Instance) (string, bool) { return in.UserID, true })
+		add(RuleUserID, "userID", r.UserID, func(in Instance) (string, bool) { return in.UserID, in.UserID != "" })
 	}
 	for _, key := range slices.Sorted(maps.Keys(r.Metadata)) {
 		add(RuleMetadata, "metadata."+key, r.Metadata[key], func(in Instance) (string, bool) {

@@ -157,6 +157,8 @@ func TestRules(t *testing.T) {
 		{"the other of two keys", attest.Rules{Metadata: both}, func(in *attest.Instance) { delete(in.Metadata, "role") }, no(attest.RuleMetadata)},
 		{"a key that is not there is not an empty one", attest.Rules{Metadata: map[string][]string{"absent": {""}}}, nil, no(attest.RuleMetadata)},
 		{"a key that is not there, any value", attest.Rules{Metadata: map[string][]string{"absent": {"*"}}}, nil, no(attest.RuleMetadata)},
+		{"a project that is not known, any project", attest.Rules{ProjectID: []string{"*"}}, func(in *attest.Instance) { in.ProjectID = "" }, no(attest.RuleProjectID)},
+		{"a user that is not known, any user", attest.Rules{UserID: []string{"*"}}, func(in *attest.Instance) { in.UserID = "" }, no(attest.RuleUserID)},
 		{"allowAnyInstance does not undo a rule", attest.Rules{ProjectID: project, AllowAnyInstance: true}, func(in *attest.Instance) { in.ProjectID = "p2" }, no(attest.RuleProjectID)},
 		{"all hold but the metadata", attest.Rules{ProjectID: project, UserID: user, Metadata: web}, func(in *attest.Instance) { in.Metadata["role"] = "webs" }, no(attest.RuleMetadata)},
 

@@ -10,20 +10,22 @@ import (
 	"time"
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/secret"
 )
 
 // record is a server in Nova's answer (api-ref/source/servers.inc). Pointers
 // and raw values tell what is absent from what is empty: when a cell is down
 // Nova answers 200 with a record that lacks most keys
 // (api-guide/source/down_cells.rst), and a rule must not hold for lack of a
-// value.
+// value. A null is as good as absent, except where Nova's documentation says
+// what it means: no task, no launch, no zone yet.
 type record struct {
 	ID        *string                     `json:"id"`
 	Name      *string                     `json:"name"`
 	Status    *string                     `json:"status"`
 	TenantID  *string                     `json:"tenant_id"`
 	UserID    *string                     `json:"user_id"`
-	Metadata  *map[string]string          `json:"metadata"`
+	Metadata  *map[string]*string         `json:"metadata"`
 	Created   *time.Time                  `json:"created"`
 	TaskState json.RawMessage             `json:"OS-EXT-STS:task_state"`
 	Launched  json.RawMessage             `json:"OS-SRV-USG:launched_at"`
@@ -54,7 +56,7 @@ func (r record) instance() (attest.Instance, error) {
 	}
 	id, err := attest.ParseInstanceID(*r.ID)
 	if err != nil {
-		return none, fmt.Errorf("the record's id %q: %w", clip(*r.ID), err)
+		return none, fmt.Errorf("the record's id %s: %w", secret.Quote(*r.ID), err)
 	}
 	if empty(r.Status) || *r.Status == "UNKNOWN" {
 		return none, partial("status")
@@ -79,7 +81,7 @@ func (r record) instance() (attest.Instance, error) {
 	}
 	in := attest.Instance{
 		ID: id, Name: *r.Name, ProjectID: *r.TenantID, UserID: *r.UserID,
-		Metadata: *r.Metadata, Status: *r.Status, Created: *r.Created,
+		Metadata: present(*r.Metadata), Status: *r.Status, Created: *r.Created,
 		Flavor: r.Flavor.Name, Hostname: r.Hostname,
 	}
 	if err := nullable(r.Zone, &in.Zone); err != nil {
@@ -91,31 +93,65 @@ func (r record) instance() (attest.Instance, error) {
 	if err := nullable(r.TaskState, &in.TaskState); err != nil {
 		return none, fmt.Errorf("the record's task_state: %w", err)
 	}
-	var launched string
-	if err := nullable(r.Launched, &launched); err != nil {
+	if in.Launched, err = launchedAt(r.Launched); err != nil {
 		return none, fmt.Errorf("the record's launched_at: %w", err)
 	}
-	if launched != "" {
-		if in.Launched, err = time.Parse(launchedLayout, launched); err != nil {
-			return none, fmt.Errorf("the record's launched_at: %w", err)
-		}
-	}
 	for network, list := range *r.Addresses {
+		if list == nil {
+			return none, partial("addresses")
+		}
 		for _, a := range list {
-			if a.Addr == nil || a.Type == nil {
-				return none, partial("addresses")
-			}
-			if *a.Type != "fixed" && *a.Type != "floating" {
-				return none, fmt.Errorf("the record has an address of type %q", clip(*a.Type))
-			}
-			addr, err := netip.ParseAddr(*a.Addr)
+			addr, err := a.parse(network)
 			if err != nil {
-				return none, fmt.Errorf("the record's address: %w", err)
+				return none, err
 			}
-			in.Addresses = append(in.Addresses, attest.Address{Network: network, Addr: attest.Canonical(addr), MAC: parseMAC(a.MAC)})
+			in.Addresses = append(in.Addresses, addr)
 		}
 	}
 	return in, nil
+}
+
+func (a recordAddress) parse(network string) (attest.Address, error) {
+	var none attest.Address
+	if a.Addr == nil {
+		return none, partial("addresses")
+	}
+	what := fmt.Sprintf("address %s of network %s", secret.Quote(*a.Addr), secret.Quote(network))
+	if a.Type == nil {
+		return none, fmt.Errorf("%s has no OS-EXT-IPS:type: every Nova with API 2.1 writes it; see that the catalog's compute endpoint is Nova's own, and that no proxy on the way changes its answers", what)
+	}
+	if *a.Type != "fixed" && *a.Type != "floating" {
+		return none, fmt.Errorf("%s is of type %s, neither fixed nor floating", what, secret.Quote(*a.Type))
+	}
+	addr, err := netip.ParseAddr(*a.Addr)
+	if err != nil {
+		return none, fmt.Errorf("%s is no IP address", what)
+	}
+	return attest.Address{Network: network, Addr: attest.Canonical(addr), MAC: parseMAC(a.MAC)}, nil
+}
+
+// present leaves out the keys whose value is null: they are absent.
+func present(metadata map[string]*string) map[string]string {
+	all := make(map[string]string, len(metadata))
+	for key, value := range metadata {
+		if value != nil {
+			all[key] = *value
+		}
+	}
+	return all
+}
+
+// launchedAt is the zero time for null: the server was never launched.
+func launchedAt(raw json.RawMessage) (time.Time, error) {
+	var launched *string
+	if err := json.Unmarshal(raw, &launched); err != nil || launched == nil {
+		return time.Time{}, err
+	}
+	at, err := time.Parse(launchedLayout, *launched)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("%s is no time such as %s", secret.Quote(*launched), launchedLayout)
+	}
+	return at, nil
 }
 
 // imageID is "" for a server that was booted from a volume, whose image is "".

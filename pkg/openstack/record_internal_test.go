@@ -103,19 +103,124 @@ func TestAddressesAreCanonical(t *testing.T) {
 	}
 }
 
+// leastRecord is the least that is accepted.
+const leastRecord = `{"server":{"id":"64dfbbdf-552c-4ae7-9dab-666eade6030f","name":"","status":"ACTIVE","tenant_id":"p","user_id":"u","metadata":{},` +
+	`"created":"2026-11-22T07:25:01Z","OS-EXT-STS:task_state":null,"OS-SRV-USG:launched_at":null,"image":"","flavor":{},"OS-EXT-AZ:availability_zone":"","addresses":{"n":[{"addr":"fe80::1%eth0","OS-EXT-IPS:type":"fixed"}]}}}`
+
+// Null and absent are not empty. The first word of want is the key that the error
+// names; none is wanted where the value has no rule and its claim is left out.
+func TestRecordsThatLackAValue(t *testing.T) {
+	const address = `{"addr":"fe80::1%eth0","OS-EXT-IPS:type":"fixed"}`
+	tests := []struct{ name, from, to, want string }{
+		{"the id null", `"id":"64dfbbdf-552c-4ae7-9dab-666eade6030f"`, `"id":null`, "no id"},
+		{"the id a number", `"id":"64dfbbdf-552c-4ae7-9dab-666eade6030f"`, `"id":64`, "of type string"},
+		{"the id a list", `"id":"64dfbbdf-552c-4ae7-9dab-666eade6030f"`, `"id":["64dfbbdf-552c-4ae7-9dab-666eade6030f"]`, "of type string"},
+		{"the name null", `"name":""`, `"name":null`, "no name"},
+		{"the name absent", `"name":"",`, ``, "no name"},
+		{"the name a number", `"name":""`, `"name":1`, "of type string"},
+		{"the status null", `"status":"ACTIVE"`, `"status":null`, "no status"},
+		{"the project null", `"tenant_id":"p"`, `"tenant_id":null`, "no tenant_id"},
+		{"the project empty", `"tenant_id":"p"`, `"tenant_id":""`, "no tenant_id"},
+		{"the project absent", `"tenant_id":"p",`, ``, "no tenant_id"},
+		{"the project a list", `"tenant_id":"p"`, `"tenant_id":["p"]`, "of type string"},
+		{"the user null", `"user_id":"u"`, `"user_id":null`, "no user_id"},
+		{"the user empty", `"user_id":"u"`, `"user_id":""`, "no user_id"},
+		{"the metadata null", `"metadata":{}`, `"metadata":null`, "no metadata"},
+		{"the metadata absent", `"metadata":{},`, ``, "no metadata"},
+		{"the metadata a list", `"metadata":{}`, `"metadata":[]`, "metadata"},
+		{"the metadata a list of pairs", `"metadata":{}`, `"metadata":[{"role":"web"}]`, "metadata"},
+		{"a value of the metadata a number", `"metadata":{}`, `"metadata":{"role":1}`, "metadata"},
+		{"a value of the metadata a truth", `"metadata":{}`, `"metadata":{"role":false}`, "metadata"},
+		{"a value of the metadata a list", `"metadata":{}`, `"metadata":{"role":[""]}`, "metadata"},
+		{"a value of the metadata an object", `"metadata":{}`, `"metadata":{"role":{}}`, "metadata"},
+		{"created null", `"created":"2026-11-22T07:25:01Z"`, `"created":null`, "no created"},
+		{"created empty", `"created":"2026-11-22T07:25:01Z"`, `"created":""`, "parsing time"},
+		{"the task_state absent", `"OS-EXT-STS:task_state":null,`, ``, "no OS-EXT-STS:task_state"},
+		{"the task_state a list", `task_state":null`, `task_state":[]`, "task_state"},
+		{"launched_at absent", `"OS-SRV-USG:launched_at":null,`, ``, "no OS-SRV-USG:launched_at"},
+		{"launched_at empty, which is not never", `launched_at":null`, `launched_at":""`, "launched_at"},
+		{"launched_at a list", `launched_at":null`, `launched_at":[]`, "launched_at"},
+		{"the image null, which is not a boot from volume", `"image":""`, `"image":null`, "image"},
+		{"the image absent", `"image":"",`, ``, "no image"},
+		{"the image without an id", `"image":""`, `"image":{}`, "image"},
+		{"the image with an id of null", `"image":""`, `"image":{"id":null}`, "image"},
+		{"the image with an empty id", `"image":""`, `"image":{"id":""}`, "image"},
+		{"the image a list", `"image":""`, `"image":[]`, "image"},
+		{"the image false", `"image":""`, `"image":false`, "image"},
+		{"the flavor null", `"flavor":{}`, `"flavor":null`, "no flavor"},
+		{"the flavor a list", `"flavor":{}`, `"flavor":[]`, "flavor"},
+		{"the zone absent", `"OS-EXT-AZ:availability_zone":"",`, ``, "no OS-EXT-AZ:availability_zone"},
+		{"the zone a list", `availability_zone":""`, `availability_zone":["nova"]`, "availability_zone"},
+		{"the hostname a list", `"flavor":{}`, `"flavor":{},"OS-EXT-SRV-ATTR:hostname":["web"]`, "hostname"},
+		{"the addresses null", `"addresses":{"n":[` + address + `]}`, `"addresses":null`, "no addresses"},
+		{"the addresses absent", `,"addresses":{"n":[` + address + `]}`, ``, "no addresses"},
+		{"the addresses a list", `{"n":[` + address + `]}`, `[` + address + `]`, "addresses"},
+		{"the addresses of a network null", `[` + address + `]`, `null`, "no addresses"},
+		{"the addresses of a network an object", `[` + address + `]`, address, "addresses"},
+		{"an address null", `[` + address + `]`, `[null]`, "no addresses"},
+		{"an address that is a text", `[` + address + `]`, `["10.0.0.1"]`, "addresses"},
+		{"an address with addr null", `"addr":"fe80::1%eth0"`, `"addr":null`, "no addresses"},
+		{"an address without addr", `"addr":"fe80::1%eth0",`, ``, "no addresses"},
+		{"an address with an empty addr", `"addr":"fe80::1%eth0"`, `"addr":""`, "address"},
+		{"an address with a number as addr", `"addr":"fe80::1%eth0"`, `"addr":1`, "of type string"},
+		{"an address with its type null", `{"addr":"fe80::1%eth0","OS-EXT-IPS:type":"fixed"}`, `{"addr":"10.0.0.1","OS-EXT-IPS:type":null}`, `address "10.0.0.1" of network "n" has no OS-EXT-IPS:type: `},
+		{"an address without its type", `{"addr":"fe80::1%eth0","OS-EXT-IPS:type":"fixed"}`, `{"addr":"10.0.0.1"}`, `address "10.0.0.1" of network "n" has no OS-EXT-IPS:type: `},
+		{"an address without its type that may be a secret", address, `{"addr":"gAAAAABk0000000000000000000000000000"}`, `address (not shown) of network "n" has no OS-EXT-IPS:type: `},
+		{"an address with an empty type", `"OS-EXT-IPS:type":"fixed"`, `"OS-EXT-IPS:type":""`, `type ""`},
+		{"an address of another type", `"OS-EXT-IPS:type":"fixed"`, `"OS-EXT-IPS:type":"shared"`, `type "shared"`},
+
+		{"a network without addresses", `[` + address + `]`, `[]`, ""},
+		{"a MAC address of null", address, `{"addr":"10.0.0.1","OS-EXT-IPS:type":"fixed","OS-EXT-IPS-MAC:mac_addr":null}`, ""},
+		{"the zone null", `availability_zone":""`, `availability_zone":null`, ""},
+		{"the flavor's name null", `"flavor":{}`, `"flavor":{"original_name":null}`, ""},
+		{"the hostname null", `"flavor":{}`, `"flavor":{},"OS-EXT-SRV-ATTR:hostname":null`, ""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			if !strings.Contains(leastRecord, tt.from) {
+				t.Fatalf("the record has no %s", tt.from)
+			}
+			in, err := decode([]byte(strings.Replace(leastRecord, tt.from, tt.to, 1)))
+			switch {
+			case tt.want != "" && err == nil:
+				t.Errorf("accepted as %+v, want an error with %q", in, tt.want)
+			case tt.want != "" && !strings.Contains(err.Error(), tt.want):
+				t.Errorf("error %q, want %q in it", err, tt.want)
+			case tt.want == "" && err != nil:
+				t.Errorf("error %v", err)
+			case tt.want == "" && (in.Zone != "" || in.Flavor != "" || in.Hostname != ""):
+				t.Errorf("a value came from null: %+v", in)
+			}
+			if tt.want == "" && len(in.Addresses) > 0 && in.Addresses[0].MAC != (attest.MAC{}) {
+				t.Errorf("a MAC address came from null: %+v", in)
+			}
+		})
+	}
+}
+
+// A key of null is not there, so that no rule holds and no claim is written.
+func TestAMetadataValueOfNullIsAbsent(t *testing.T) {
+	in, err := decode([]byte(strings.Replace(leastRecord, `"metadata":{}`, `"metadata":{"role":null,"empty":"","env":"production"}`, 1)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(map[string]string{"empty": "", "env": "production"}, in.Metadata); diff != "" {
+		t.Errorf("metadata (-want +got):\n%s", diff)
+	}
+}
+
 // An accepted record has what rules and tokens stand on.
 func FuzzRecord(f *testing.F) {
 	for _, name := range []string{"server-show-2.1-member", "server-show-2.93-admin", "server-show-build", "server-show-rebuilt"} {
 		f.Add(recorded(f, name))
 	}
-	const complete = `{"server":{"id":"64dfbbdf-552c-4ae7-9dab-666eade6030f","name":"","status":"ACTIVE","tenant_id":"p","user_id":"u","metadata":{},` +
-		`"created":"2026-11-22T07:25:01Z","OS-EXT-STS:task_state":null,"OS-SRV-USG:launched_at":null,"image":"","flavor":{},"OS-EXT-AZ:availability_zone":"","addresses":{"n":[{"addr":"fe80::1%eth0","OS-EXT-IPS:type":"fixed"}]}}}`
-	f.Add([]byte(complete))
+	f.Add([]byte(leastRecord))
 	for _, change := range [][2]string{
 		{`"ACTIVE"`, `""`}, {`"ACTIVE"`, `"UNKNOWN"`}, {`"p"`, `""`}, {`"p"`, `null`}, {`"64d`, `"64D`}, {`"n":[`, `"n":null,"m":[`},
+		{`"metadata":{}`, `"metadata":{"role":null}`}, {`"metadata":{}`, `"metadata":{"role":"null"}`}, {`"image":""`, `"image":null`},
 		{`"fe80::1%eth0"`, `"::ffff:10.0.0.1"`}, {`launched_at":null`, `launched_at":"2026-11-22T07:25:05.000000"`}, {`task_state":null`, `task_state":{}`},
 	} {
-		f.Add([]byte(strings.Replace(complete, change[0], change[1], 1)))
+		f.Add([]byte(strings.Replace(leastRecord, change[0], change[1], 1)))
 	}
 	f.Fuzz(func(t *testing.T, body []byte) {
 		in, err := decode(body)
@@ -130,6 +235,16 @@ func FuzzRecord(f *testing.F) {
 		}
 		if again, err := attest.ParseInstanceID(in.ID.String()); err != nil || again != in.ID {
 			t.Errorf("the ID %q is none: %v", in.ID, err)
+		}
+		var raw struct {
+			Server struct{ Metadata map[string]any }
+		}
+		if json.Unmarshal(body, &raw) == nil {
+			for key, value := range in.Metadata {
+				if raw.Server.Metadata[key] != value {
+					t.Errorf("the metadata %q is %q, and Nova said %v", key, value, raw.Server.Metadata[key])
+				}
+			}
 		}
 		for _, a := range in.Addresses {
 			if !a.Addr.IsValid() || a.Addr != attest.Canonical(a.Addr) {
