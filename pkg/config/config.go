@@ -539,6 +539,7 @@ func (c *Config) Warnings() []Problem {
 		if !bound(r.ProjectID) && !bound(r.UserID) {
 			warn("roles."+c.decoder.shown("roles", name), "names no project and no user: whoever can create an instance anywhere in the cloud can meet its other rules")
 		}
+		c.unlikelyIDs("roles."+c.decoder.shown("roles", name), r.Rules, warn)
 		if r.AnyAudience && len(c.Vendordata.Users) > 0 && len(c.Vendordata.Audience) > 0 {
 			warn("roles."+c.decoder.shown("roles", name)+".anyAudience", "its tokens may be for vendordata.audience, too, as every instance's are: verifiers there must look at the role claim")
 		}

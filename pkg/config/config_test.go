@@ -422,8 +422,15 @@ roles:
     metadata:
       role: web
 `)
-	if w := c.Warnings(); len(w) > 0 {
-		t.Errorf("the warnings are %v, want none", w)
+	var got []string
+	for _, w := range c.Warnings() {
+		got = append(got, w.String())
+	}
+	if diff := cmp.Diff([]string{
+		`roles.web.projectID: "7e562c1a-8581-4230-b973-a83db9534b02" is not an ID as Keystone makes them for projects (32 hexadecimal digits in lower case): unless the project was created with an ID of another form, no instance meets the rule; print the ID with: openstack project show 7e562c1a85814230b973a83db9534b02 -f value -c id (line 14)`,
+		`roles.web.userID: "821a2eaa-c072-4c06-9aa6-a44bd7b91935" is not an ID as Keystone makes them for users (32 hexadecimal digits in lower case, or 64 for a user of LDAP): unless the user was created with an ID of another form, no instance meets the rule; print the ID with: openstack user show 821a2eaac0724c069aa6a44bd7b91935 -f value -c id (line 15)`,
+	}, got); diff != "" {
+		t.Errorf("the warnings differ (-want +got):\n%s", diff)
 	}
 	want := attest.Rules{
 		ProjectID: []string{"7e562c1a-8581-4230-b973-a83db9534b02"},
@@ -677,6 +684,57 @@ func TestTokensByRole(t *testing.T) {
 	}
 }
 
+// What cannot be an ID of Keystone makes a rule that no instance meets.
+func TestIDsThatCannotBeKeystones(t *testing.T) {
+	const (
+		id      = "7e562c1a85814230b973a83db9534b02"
+		project = " is not an ID as Keystone makes them for projects (32 hexadecimal digits in lower case): unless the project was created with an ID of another form, no instance meets the rule; print the ID with: openstack project show "
+		user    = " is not an ID as Keystone makes them for users (32 hexadecimal digits in lower case, or 64 for a user of LDAP): unless the user was created with an ID of another form, no instance meets the rule; print the ID with: openstack user show "
+		end     = " -f value -c id"
+	)
+	for _, tt := range []struct{ name, key, value, want string }{
+		{"an ID", "projectID", id, ""},
+		{"an ID of digits alone, as a text", "projectID", `"` + strings.Repeat("1", 32) + `"`, ""},
+		{"two IDs", "projectID", "[" + id + ", c0ffee00c0ffee00c0ffee00c0ffee00]", ""},
+		{"a user of LDAP", "userID", id + id, ""},
+		{"a pattern that an ID can match", "projectID", "'7e56*'", ""},
+		{"a pattern with both ends", "projectID", "'7e56*02'", ""},
+		{"a pattern of the length of an ID", "userID", "'7" + strings.Repeat("?", 31) + "'", ""},
+		{"a pattern of the length of LDAP's", "userID", "'7" + strings.Repeat("?", 63) + "'", ""},
+
+		{"a name", "projectID", "my-project", `.projectID: "my-project"` + project + "my-project" + end},
+		{"a name of hexadecimal letters", "projectID", "cafe", `.projectID: "cafe"` + project + "cafe" + end},
+		{"a name with a space", "projectID", "my project", `.projectID: "my project"` + project + "'my project'" + end},
+		{"a name that is an option", "projectID", "-h", `.projectID: "-h"` + project + "NAME" + end},
+		{"a name with a quote", "projectID", `"a'b"`, `.projectID: "a'b"` + project + "NAME" + end},
+		{"the second of a list", "projectID", "[" + id + ", web]", `.projectID[1]: "web"` + project + "web" + end},
+		{"a user's name", "userID", "nova", `.userID: "nova"` + user + "nova" + end},
+		{"a UUID with dashes", "userID", "7e562c1a-8581-4230-b973-a83db9534b02", `.userID: "7e562c1a-8581-4230-b973-a83db9534b02"` + user + id + end},
+		{"a UUID with dashes in upper case", "projectID", "7E562C1A-8581-4230-B973-A83DB9534B02", `.projectID: "7E562C1A-8581-4230-B973-A83DB9534B02"` + project + id + end},
+		{"upper case", "projectID", strings.ToUpper(id), `.projectID: (not shown)` + project + "NAME" + end},
+		{"a digit less", "projectID", id[1:], `.projectID: (not shown)` + project + "NAME" + end},
+		{"a digit more", "userID", id + "0", `.userID: (not shown)` + user + "NAME" + end},
+		{"a project with the length of a user of LDAP", "projectID", id + id, `.projectID: (not shown)` + project + "NAME" + end},
+		{"a pattern of names", "projectID", "'web-*'", `.projectID: "web-*"` + project + "NAME" + end},
+		{"a pattern of too many digits", "projectID", "'" + id + "*0'", `.projectID: (not shown)` + project + "NAME" + end},
+		{"the domain's word", "projectID", "default", `.projectID: "default"` + project + "default" + end},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c := mustLoad(t, "listen: 127.0.0.1:1\n"+auth+"roles:\n  web:\n    "+tt.key+": "+tt.value+"\n")
+			var got, want []string
+			for _, w := range c.Warnings() {
+				got = append(got, w.String())
+			}
+			if tt.want != "" {
+				want = []string{"roles.web" + tt.want + " (line 8)"}
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("the warnings differ (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
 func TestWarnings(t *testing.T) {
 	const (
 		tls   = "tls: {certFile: server.pem, keyFile: server-key.pem}\n"
@@ -750,10 +808,10 @@ func TestWarnings(t *testing.T) {
 		{"role for all", tls + auth + "roles:\n  web: {allowAnyInstance: true}\n", nil, []string{"roles.web: " + open + " (line 7)"}},
 		{"role of any project", tls + auth + "roles:\n  web: {projectID: '*'}\n", nil, []string{"roles.web: " + open + " (line 7)"}},
 		{"role of any project, in other words", tls + auth + "roles:\n  web: {projectID: '?*'}\n", nil, []string{"roles.web: " + open + " (line 7)"}},
-		{"role of one project or any", tls + auth + "roles:\n  web: {projectID: [a, '*']}\n", nil, []string{"roles.web: " + open + " (line 7)"}},
-		{"role of any project, but one user", tls + auth + "roles:\n  web: {projectID: '*', userID: a}\n", nil, nil},
-		{"role of some projects", tls + auth + "roles:\n  web: {projectID: [a, 'b*']}\n", nil, nil},
-		{"role of a user", tls + auth + "roles:\n  web: {userID: a}\n", nil, nil},
+		{"role of one project or any", tls + auth + "roles:\n  web: {projectID: ['a*', '*']}\n", nil, []string{"roles.web: " + open + " (line 7)"}},
+		{"role of any project, but one user", tls + auth + "roles:\n  web: {projectID: '*', userID: 821a2eaac0724c069aa6a44bd7b91935}\n", nil, nil},
+		{"role of some projects", tls + auth + "roles:\n  web: {projectID: ['a*', 'b*']}\n", nil, nil},
+		{"role of a user", tls + auth + "roles:\n  web: {userID: 821a2eaac0724c069aa6a44bd7b91935}\n", nil, nil},
 
 		{"several, in the order of their lines", "roles:\n  web: {allowAnyInstance: true}\n" + issuer("http://id.example.com") + "  tokenExpiry: 2h\nlisten: :80\n", nil, []string{
 			"roles.web: " + open + " (line 2)",

@@ -1,0 +1,85 @@
+package config
+
+import (
+	"fmt"
+	"regexp"
+	"strings"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/secret"
+)
+
+// keystoneKind is a kind of thing whose ID Keystone makes.
+type keystoneKind struct {
+	name    string // as in `openstack NAME show`
+	lengths []int  // of its IDs, which are hexadecimal digits in lower case
+	digits  string // the lengths in words
+}
+
+// Keystone makes IDs with uuid4().hex. The user of a directory (LDAP) has a SHA-256
+// in hexadecimal in its place.
+func keystoneProject() keystoneKind {
+	return keystoneKind{"project", []int{32}, "32 hexadecimal digits in lower case"}
+}
+
+func keystoneUser() keystoneKind {
+	return keystoneKind{"user", []int{32, 64}, "32 hexadecimal digits in lower case, or 64 for a user of LDAP"}
+}
+
+// unlikelyIDs are warnings of the IDs in a role's rules that Keystone does not make:
+// a name in place of an ID makes a rule that no instance meets. Other IDs are
+// possible, as those of projects that were copied from another system.
+func (c *Config) unlikelyIDs(role string, r attest.Rules, warn func(path, format string, args ...any)) {
+	for _, rule := range []struct {
+		key      string
+		patterns []string
+		kind     keystoneKind
+	}{{"projectID", r.ProjectID, keystoneProject()}, {"userID", r.UserID, keystoneUser()}} {
+		for i, pattern := range rule.patterns {
+			if rule.kind.makes(pattern) {
+				continue
+			}
+			path := role + "." + rule.key
+			if at := fmt.Sprintf("%s[%d]", path, i); c.lines[at] > 0 {
+				path = at // it is written as a list
+			}
+			warn(path, "%s is not an ID as Keystone makes them for %[2]ss (%[3]s): unless the %[2]s was created with an ID of another form, no instance meets the rule; print the ID with: openstack %[2]s show %[4]s -f value -c id",
+				secret.Quote(pattern), rule.kind.name, rule.kind.digits, argument(pattern))
+		}
+	}
+}
+
+// makes reports whether an ID of this kind can match the pattern.
+func (k keystoneKind) makes(pattern string) bool {
+	literal := strings.ReplaceAll(pattern, "*", "")
+	if strings.Trim(literal, "0123456789abcdef?") != "" {
+		return false
+	}
+	for _, n := range k.lengths {
+		if len(literal) == n || len(literal) < n && literal != pattern {
+			return true
+		}
+	}
+	return false
+}
+
+var (
+	dashed    = regexp.MustCompile(`\A[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\z`)
+	plainName = regexp.MustCompile(`\A[A-Za-z0-9_.@][A-Za-z0-9_.@-]*\z`)
+	quotable  = regexp.MustCompile(`\A[A-Za-z0-9_.@][A-Za-z0-9_.@$ -]*\z`)
+)
+
+// argument is the value as an argument of a command in a shell: an ID as Keystone
+// writes it, a name, or NAME for what is neither or may be a secret.
+func argument(value string) string {
+	switch {
+	case dashed.MatchString(value):
+		return strings.ToLower(strings.ReplaceAll(value, "-", ""))
+	case !secret.Shown(value):
+	case plainName.MatchString(value):
+		return value
+	case quotable.MatchString(value):
+		return "'" + value + "'"
+	}
+	return "NAME"
+}
