@@ -21,7 +21,7 @@ const (
 	malformed = " The server could not comply with the request since it is either malformed or otherwise incorrect. The client is assumed to be in error."
 )
 
-// Account is a user with roles in one project.
+// Account is a user with roles in one project, on the system or in a domain.
 //
 // Roles decide the rights: "admin" sees every server and all fields, and validates any token; "service" validates any
 // token; "project_reader" sees every project; "instance_reader" lists the servers of all projects as [Policy] allows. Every account, whatever its roles
@@ -37,11 +37,20 @@ type Account struct {
 	ProjectDomainID   string // empty: "default"
 	ProjectDomainName string // empty: "Default"
 	Roles             []string
+	// Scope is where the roles are: "" in the project, [ScopeSystem] or [ScopeDomain], the domain of the user. Nova
+	// allows roles elsewhere than in a project nothing, as it does with enforce_scope, its default since 2023.1.
+	Scope string
 
 	ApplicationCredentialID     string // empty: made from the account's ID and the credential's name
 	ApplicationCredentialName   string
 	ApplicationCredentialSecret string // empty: no application credential
 }
+
+// The scopes of an [Account] whose roles are not in a project.
+const (
+	ScopeSystem = "system"
+	ScopeDomain = "domain"
+)
 
 // token is what Keystone remembers of a token. The account is looked up at every use, so that changed roles count at
 // once, as they do in Keystone.
@@ -248,6 +257,10 @@ type (
 			Name   string    `json:"name"`
 			Domain domainRef `json:"domain"`
 		} `json:"project"`
+		Domain *domainRef `json:"domain"`
+		System *struct {
+			All bool `json:"all"`
+		} `json:"system"`
 	}
 )
 
@@ -262,14 +275,23 @@ func (u userRef) is(a Account) bool {
 	return u.Name == a.Name && u.Domain.is(a.DomainID, a.DomainName)
 }
 
-// covers tells whether the account has a role in the scope that is asked for. No scope means its project.
+// covers tells whether the account has a role in the scope that is asked for. No scope means its own.
 func (a Account) covers(scope json.RawMessage) bool {
 	if len(scope) == 0 || string(scope) == "null" || string(scope) == `"unscoped"` {
 		return true
 	}
 	var s scopeRef
-	if err := json.Unmarshal(scope, &s); err != nil || s.Project == nil {
-		return false // the system or a domain
+	if err := json.Unmarshal(scope, &s); err != nil {
+		return false
+	}
+	switch a.Scope {
+	case ScopeSystem:
+		return s.System != nil && s.System.All
+	case ScopeDomain:
+		return s.Domain != nil && s.Domain.is(a.DomainID, a.DomainName)
+	}
+	if s.Project == nil {
+		return false
 	}
 	if s.Project.ID != "" {
 		return s.Project.ID == a.ProjectID
@@ -390,12 +412,19 @@ func (c *Cloud) replyToken(w http.ResponseWriter, r *http.Request, status int, v
 		"audit_ids":  []string{t.auditID},
 		"expires_at": t.expires.Format(timestamp),
 		"issued_at":  t.issued.Format(timestamp),
-		"project": object{
+		"roles":      roles,
+	}
+	switch a.Scope {
+	case ScopeSystem:
+		body["system"] = object{"all": true}
+	case ScopeDomain:
+		body["domain"] = object{"id": a.DomainID, "name": a.DomainName}
+	default:
+		body["project"] = object{
 			"domain": object{"id": a.ProjectDomainID, "name": a.ProjectDomainName},
 			"id":     a.ProjectID, "name": a.ProjectName,
-		},
-		"is_domain": false,
-		"roles":     roles,
+		}
+		body["is_domain"] = false
 	}
 	if t.method == "application_credential" {
 		body["application_credential"] = object{

@@ -174,6 +174,7 @@ func TestTheSimulatorAnswersAsTheLab(t *testing.T) {
 		compare("a login with "+name, request{method: "POST", at: "identity", path: "/v3/auth/tokens", body: body, headers: []string{"Content-Type", "application/json"}})
 	}
 	for _, account := range []string{"nova-vendordata", "authenticator-admin", "demo", "other", "no-rights", "nobody", "a forger"} {
+		compare(account+" validates no token", request{method: "GET", at: "identity", path: "/v3/auth/tokens?nocatalog", account: account})
 		for name, subject := range map[string]string{"demo's token": "{demo's token}", "garbage": "junk"} {
 			compare(account+" validates "+name, request{
 				method: "GET", at: "identity", path: "/v3/auth/tokens?nocatalog", account: account, headers: []string{"X-Subject-Token", subject},
@@ -190,6 +191,7 @@ func TestTheSimulatorAnswersAsTheLab(t *testing.T) {
 				"/v2.1/servers/detail?all_tenants=1&limit=2&uuid={web-1}",
 				"/v2.1/servers/detail?all_tenants=1&limit=2&uuid={other-1}",
 				"/v2.1/servers/detail?all_tenants=1&limit=2&uuid={unknown}",
+				"/v2.1/servers/detail?limit=1&status=deleted&uuid={unknown}",
 			} {
 				compare(account+" "+version+" "+path, request{method: "GET", at: "compute", path: path, account: account, version: version})
 			}

@@ -18,14 +18,29 @@ const (
 	serverError  = "Unexpected API Error. Please report this at http://bugs.launchpad.net/nova/ and attach the Nova API log if possible.\n<class 'nova.exception.NovaException'>"
 )
 
-// Policy is what the role instance_reader may do besides reading its own project. A new cloud allows both.
+// Policy is what the role instance_reader may do besides reading its own project, of which a new cloud allows both, and
+// what Nova's policy withholds from the others.
 type Policy struct {
 	// GetAllTenants allows all_tenants=1 (os_compute_api:servers:detail:get_all_tenants); without it that is 403.
 	GetAllTenants bool
 	// AllowAllFilters allows the uuid filter (os_compute_api:servers:allow_all_filters). Without it the filter is
 	// silently ignored and all servers come: Nova's trap, which a client must notice by comparing the ID.
 	AllowAllFilters bool
+	// AdminIsNoAdmin has the role admin be as good as member: context_is_admin wants more than the name of the role.
+	AdminIsNoAdmin bool
+	// RefuseShow refuses to show a server (os_compute_api:servers:show). Nova looks for the server first.
+	RefuseShow bool
+	// RefuseDetail refuses every list (os_compute_api:servers:detail), as one of the account's own project.
+	RefuseDetail bool
 }
+
+// forbidden is what Nova says of a policy.
+func forbidden(w http.ResponseWriter, policy string) {
+	novaError(w, http.StatusForbidden, "forbidden", "Policy doesn't allow "+policy+" to be performed.")
+}
+
+// isAdmin reports whether Nova takes the caller for an administrator (its rule context_is_admin).
+func (p Policy) isAdmin(caller Account) bool { return caller.has("admin") && !p.AdminIsNoAdmin }
 
 // SetPolicy replaces the policy.
 func (c *Cloud) SetPolicy(p Policy) {
@@ -213,16 +228,21 @@ func (c *Cloud) novaVersion(r *http.Request) object {
 func (c *Cloud) showServer(w http.ResponseWriter, r *http.Request, caller Account, version microversion, id string) {
 	c.mu.RLock()
 	s, ok := c.servers[strings.ToLower(id)]
+	policy := c.policy
 	c.mu.RUnlock()
-	if !ok || !caller.has("admin") && s.ProjectID != caller.ProjectID {
+	if !ok || !policy.isAdmin(caller) && s.ProjectID != caller.ProjectID {
 		novaError(w, http.StatusNotFound, "itemNotFound", "Instance "+id+" could not be found.")
+		return
+	}
+	if policy.RefuseShow || caller.Scope != "" {
+		forbidden(w, "os_compute_api:servers:show")
 		return
 	}
 	if s.Partial && !version.since(69) {
 		novaError(w, http.StatusInternalServerError, "computeFault", serverError)
 		return
 	}
-	v := view{root: rootURL(r) + computePrefix, version: version, caller: caller, single: true}
+	v := view{root: rootURL(r) + computePrefix, version: version, caller: caller, admin: policy.isAdmin(caller), single: true}
 	reply(w, http.StatusOK, object{"server": v.record(s)})
 }
 
@@ -233,6 +253,7 @@ type listing struct {
 	limit      int
 	marker     string
 	partial    bool // whether servers in cells that are down are in it
+	deleted    bool // the deleted servers alone, of which there is none here
 }
 
 // parseListing reads the query; a parameter given twice counts with its last value. What is wrong with it is said in
@@ -262,6 +283,11 @@ func parseListing(query url.Values, version microversion) (l listing, wrong stri
 			}
 		case "marker":
 			l.marker = strings.ToLower(value)
+		case "status":
+			if !strings.EqualFold(value, "deleted") {
+				return l, "The simulator knows status=deleted alone."
+			}
+			l.deleted = true
 		default:
 			return l, fmt.Sprintf("'%s' does not match any of the regexes: '^_'", name)
 		}
@@ -282,16 +308,23 @@ func (c *Cloud) listServers(w http.ResponseWriter, r *http.Request, caller Accou
 	policy := c.policy
 	candidates := slices.Collect(maps.Values(c.servers))
 	c.mu.RUnlock()
-	reader := caller.has("instance_reader")
-	if l.allTenants && !caller.has("admin") && !(reader && policy.GetAllTenants) {
-		novaError(w, http.StatusForbidden, "forbidden", "Policy doesn't allow os_compute_api:servers:detail:get_all_tenants to be performed.")
+	reader, admin := caller.has("instance_reader"), policy.isAdmin(caller)
+	switch {
+	case policy.RefuseDetail || caller.Scope != "":
+		forbidden(w, "os_compute_api:servers:detail")
+		return
+	case l.deleted && !admin:
+		novaError(w, http.StatusForbidden, "forbidden", "Only administrators may list deleted instances")
+		return
+	case l.allTenants && !admin && !(reader && policy.GetAllTenants):
+		forbidden(w, "os_compute_api:servers:detail:get_all_tenants")
 		return
 	}
-	if !caller.has("admin") && !(reader && policy.AllowAllFilters) {
+	if !admin && !(reader && policy.AllowAllFilters) {
 		l.uuid = ""
 	}
 	found := slices.DeleteFunc(candidates, func(s Server) bool {
-		return !l.allTenants && s.ProjectID != caller.ProjectID || l.uuid != "" && s.ID != l.uuid || s.Partial && !l.partial
+		return l.deleted || !l.allTenants && s.ProjectID != caller.ProjectID || l.uuid != "" && s.ID != l.uuid || s.Partial && !l.partial
 	})
 	slices.SortFunc(found, newestFirst)
 	if l.marker != "" {
@@ -304,7 +337,7 @@ func (c *Cloud) listServers(w http.ResponseWriter, r *http.Request, caller Accou
 	}
 	found = found[:min(len(found), l.limit)]
 
-	v := view{root: rootURL(r) + computePrefix, version: version, caller: caller}
+	v := view{root: rootURL(r) + computePrefix, version: version, caller: caller, admin: admin}
 	records := make([]any, 0, len(found))
 	for _, s := range found {
 		records = append(records, v.record(s))

@@ -115,6 +115,7 @@ type view struct {
 	root    string // of Nova, without a version
 	version microversion
 	caller  Account
+	admin   bool // for Nova
 	single  bool // one server, not a list: some fields are there only then
 }
 
@@ -123,7 +124,6 @@ func (v view) record(s Server) object {
 	if s.Partial {
 		return v.partialRecord(s)
 	}
-	admin := v.caller.has("admin")
 	record := object{
 		"id":           s.ID,
 		"name":         s.Name,
@@ -163,7 +163,7 @@ func (v view) record(s Server) object {
 		record["progress"] = 0
 	}
 	// Nova asks Neutron for the groups as the caller, who gets none of other projects.
-	if len(s.SecurityGroups) > 0 && (admin || s.ProjectID == v.caller.ProjectID) {
+	if len(s.SecurityGroups) > 0 && (v.admin || s.ProjectID == v.caller.ProjectID) {
 		groups := make([]any, 0, len(s.SecurityGroups))
 		for _, name := range s.SecurityGroups {
 			groups = append(groups, object{"name": name})
@@ -171,7 +171,7 @@ func (v view) record(s Server) object {
 		record["security_groups"] = groups
 	}
 	v.addVersioned(record, s)
-	if admin {
+	if v.admin {
 		v.addAdmin(record, s)
 	}
 	return record

@@ -6,8 +6,8 @@
 // Zed (Keystone 22, Nova 26, microversions 2.1 to 2.93) with the default policy, together with the policy of a
 // least-rights account: a role instance_reader that may list the servers of all projects (see [Policy]).
 //
-// What it does not: it keeps no secret safe, stores nothing, knows no system or domain scope, and shows no server in
-// the process of deletion. Real Nova caches validated tokens for minutes; this one forgets a revoked token at once.
+// What it does not: it keeps no secret safe, stores nothing, gives every user one scope, and shows no server in the
+// process of deletion. Real Nova caches validated tokens for minutes; this one forgets a revoked token at once.
 // A query parameter that it does not implement is refused, so that no test believes in a filter that filters nothing.
 package simulator
 

@@ -529,6 +529,12 @@ func TestListServers(t *testing.T) {
 		"least rights without all_tenants":              {both, "finder", "uuid=" + web, 200, []string{}},
 		"trap: filter not allowed, all servers come":    {simulator.Policy{GetAllTenants: true}, "finder", "all_tenants=1&uuid=" + web, 200, all},
 		"list of all projects not allowed":              {simulator.Policy{AllowAllFilters: true}, "finder", "all_tenants=1&uuid=" + web, 403, nil},
+		"admin, deleted":                                {both, "boss", "status=deleted&uuid=" + unknown, 200, []string{}},
+		"least rights, deleted":                         {both, "finder", "all_tenants=1&status=deleted", 403, nil},
+		"admin by name, deleted":                        {simulator.Policy{AdminIsNoAdmin: true}, "boss", "status=deleted", 403, nil},
+		"admin by name, all projects":                   {simulator.Policy{AdminIsNoAdmin: true}, "boss", "all_tenants=1", 403, nil},
+		"another status":                                {both, "boss", "status=active", 400, nil},
+		"no list at all":                                {simulator.Policy{RefuseDetail: true}, "boss", "", 403, nil},
 		"limit":                                         {both, "boss", "all_tenants=1&limit=2", 200, all[:2]},
 		"limit zero":                                    {both, "boss", "all_tenants=1&limit=0", 200, []string{}},
 		"marker":                                        {both, "boss", "all_tenants=1&marker=" + web, 200, all[1:]},
@@ -552,6 +558,50 @@ func TestListServers(t *testing.T) {
 				t.Error(diff)
 			}
 		})
+	}
+}
+
+// Roles on the system or in a domain read no server, and whether there is one is known to them: Nova looks first.
+func TestScopesThatAreNoProject(t *testing.T) {
+	c := start(t)
+	for _, test := range []struct{ scope, asked, key string }{
+		{simulator.ScopeSystem, `{"system":{"all":true}}`, "system"},
+		{simulator.ScopeDomain, `{"domain":{"id":"default"}}`, "domain"},
+	} {
+		c.AddAccount(simulator.Account{Name: test.scope, Password: "secret", Roles: []string{"admin"}, Scope: test.scope})
+		for _, other := range []string{`{"project":{"id":"workloads-id"}}`, `{"system":{"all":false}}`, `{"domain":{"id":"other"}}`} {
+			if a := ask(t, "POST", c.AuthURL()+"/auth/tokens", passwordLogin(test.scope, "secret", `,"scope":`+other)); a.status != 401 {
+				t.Errorf("%s scope: login with %s: status %d", test.scope, other, a.status)
+			}
+		}
+		a := ask(t, "POST", c.AuthURL()+"/auth/tokens", passwordLogin(test.scope, "secret", `,"scope":`+test.asked))
+		token := a.header.Get("X-Subject-Token")
+		body, _ := a.json(t)["token"].(map[string]any)
+		if a.status != 201 || body[test.key] == nil || body["project"] != nil {
+			t.Errorf("%s scope: %d %s", test.scope, a.status, a.body)
+		}
+		for path, want := range map[string]int{
+			"/servers/" + web: 403, "/servers/" + unknown: 404, "/servers/detail?all_tenants=1": 403, "/servers/detail": 403, "/servers/detail?status=deleted": 403,
+		} {
+			if a := getNova(t, c, path, token, "2.93"); a.status != want {
+				t.Errorf("%s scope: GET %s: status %d, want %d", test.scope, path, a.status, want)
+			}
+		}
+	}
+}
+
+func TestShowThatIsRefused(t *testing.T) {
+	c := start(t)
+	c.SetPolicy(simulator.Policy{RefuseShow: true})
+	boss := login(t, c, "boss")
+	for id, want := range map[string]int{web: 403, unknown: 404} {
+		if a := getNova(t, c, "/servers/"+id, boss, "2.93"); a.status != want {
+			t.Errorf("GET %s: status %d, want %d", id, a.status, want)
+		}
+	}
+	c.SetPolicy(simulator.Policy{AdminIsNoAdmin: true})
+	if a := getNova(t, c, "/servers/"+web, boss, "2.93"); a.status != 404 {
+		t.Errorf("an admin by name alone is shown the server of another project: %d", a.status)
 	}
 }
 
