@@ -44,7 +44,8 @@ func (p Proof) parts() []Proof {
 // value proves nothing.
 type Evidence struct {
 	addr         netip.Addr
-	intermediary bool // addr is a load balancer's
+	intermediary bool   // addr is a load balancer's
+	why          string // no client is known, if addr is a load balancer's
 	agent        agentClaim
 	document     Document
 }
@@ -64,9 +65,10 @@ func FromAddress(addr netip.Addr) Evidence {
 
 // FromIntermediary is the evidence of a caller of which only the load balancer
 // in front of it was seen. It proves nothing, also when an instance has that
-// very address: everyone behind the balancer would be that instance.
-func FromIntermediary(addr netip.Addr) Evidence {
-	return Evidence{addr: Canonical(addr), intermediary: true}
+// very address: everyone behind the balancer would be that instance. The operator
+// reads why, a short text without secrets; "" for a balancer that named no client.
+func FromIntermediary(addr netip.Addr, why string) Evidence {
+	return Evidence{addr: Canonical(addr), intermediary: true, why: why}
 }
 
 // FromMetadataAgent is the evidence of a caller for whom a metadata agent
@@ -119,7 +121,11 @@ func (e Evidence) offers(part Proof) bool {
 // String is for the operator's log.
 func (e Evidence) String() string {
 	if e.intermediary {
-		return e.addr.String() + ", a trusted proxy that named no client"
+		text := e.addr.String() + ", a trusted proxy that named no client"
+		if e.why != "" {
+			text += ": " + e.why
+		}
+		return text
 	}
 	return e.addr.String()
 }

@@ -68,7 +68,7 @@ func TestAddressProof(t *testing.T) {
 		t.Run(tt.name+", but only the balancer was seen", func(t *testing.T) {
 			s := newScene(t)
 			s.instance.Addresses = at(tt.has...)
-			s.evidence = attest.FromIntermediary(netip.MustParseAddr(tt.from))
+			s.evidence = attest.FromIntermediary(netip.MustParseAddr(tt.from), "it sent none")
 			if got, want := s.ask(t), no(attest.AddressMismatch); got != want {
 				t.Errorf("from %s to an instance with %v: %s, want %s", tt.from, tt.has, got, want)
 			}
@@ -81,7 +81,7 @@ func TestZeroValueEvidenceProvesNothing(t *testing.T) {
 	for name, e := range map[string]attest.Evidence{
 		"the zero value":            {},
 		"of the zero address":       attest.FromAddress(netip.Addr{}),
-		"of a balancer without one": attest.FromIntermediary(netip.Addr{}),
+		"of a balancer without one": attest.FromIntermediary(netip.Addr{}, ""),
 	} {
 		s := newScene(t)
 		s.instance.Addresses = append(s.instance.Addresses, attest.Address{})
@@ -109,7 +109,7 @@ func TestEvidenceHasACanonicalAddress(t *testing.T) {
 		if got := attest.FromAddress(addr).Addr(); got != want {
 			t.Errorf("FromAddress(%s).Addr() = %s, want %s", in, got, want)
 		}
-		if got := attest.FromIntermediary(addr).Addr(); got != want {
+		if got := attest.FromIntermediary(addr, "").Addr(); got != want {
 			t.Errorf("FromIntermediary(%s).Addr() = %s, want %s", in, got, want)
 		}
 	}
@@ -121,7 +121,10 @@ func TestEvidenceSaysWhichAddressIsAProxys(t *testing.T) {
 	if got, want := attest.FromAddress(addr).String(), "10.20.0.11"; got != want {
 		t.Errorf("%q, want %q", got, want)
 	}
-	if got, want := attest.FromIntermediary(addr).String(), "10.20.0.11, a trusted proxy that named no client"; got != want {
+	if got, want := attest.FromIntermediary(addr, "").String(), "10.20.0.11, a trusted proxy that named no client"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	if got, want := attest.FromIntermediary(addr, "it sent none").String(), "10.20.0.11, a trusted proxy that named no client: it sent none"; got != want {
 		t.Errorf("%q, want %q", got, want)
 	}
 }

@@ -1,12 +1,14 @@
 package server
 
 import (
+	"fmt"
 	"net/http"
 	"net/netip"
 	"slices"
 	"strings"
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/secret"
 )
 
 const headerForwardedFor = "X-Forwarded-For"
@@ -43,18 +45,48 @@ func (c ProxyConfig) evidence(r *http.Request) attest.Evidence {
 	}
 	if c.Via == ViaProtocol {
 		// The proxy speaks for itself (its health checks), or names one of us.
-		return attest.FromIntermediary(at)
+		return attest.FromIntermediary(at, "its PROXY header has none, or an address of proxy.trusted")
 	}
-	hops := strings.Split(strings.Join(r.Header.Values(headerForwardedFor), ","), ",")
-	for _, hop := range slices.Backward(hops) {
+	lines := r.Header.Values(headerForwardedFor)
+	if len(lines) == 0 {
+		return attest.FromIntermediary(at, "it sent no X-Forwarded-For")
+	}
+	for _, hop := range slices.Backward(strings.Split(strings.Join(lines, ","), ",")) {
 		addr, err := netip.ParseAddr(strings.TrimSpace(hop))
 		if err != nil {
-			break
+			return attest.FromIntermediary(at, quoteHop(hop)+" in X-Forwarded-For is not an IP address: a proxy must write the address alone, without a port or brackets")
 		}
 		at = attest.Canonical(addr)
 		if !c.trusts(at) {
 			return attest.FromAddress(at)
 		}
 	}
-	return attest.FromIntermediary(at)
+	return attest.FromIntermediary(at, proxiesAlone)
+}
+
+// proxiesAlone is why no client is known where each hop is a trusted proxy.
+const proxiesAlone = "X-Forwarded-For has addresses of proxy.trusted alone"
+
+// quoteHop is a part of X-Forwarded-For for the operator, as it may be written by a
+// client and has any length.
+func quoteHop(hop string) string {
+	const most = 64
+	if hop = strings.TrimSpace(hop); len(hop) > most {
+		return secret.Hidden
+	}
+	return secret.Quote(hop)
+}
+
+// quoteHops is [quoteHop] for some of the parts in a header's lines.
+func quoteHops(lines []string) string {
+	const most = 4
+	hops := strings.Split(strings.Join(lines, ","), ",")
+	var all []string
+	for _, hop := range hops[:min(len(hops), most)] {
+		all = append(all, quoteHop(hop))
+	}
+	if more := len(hops) - most; more > 0 {
+		all = append(all, fmt.Sprintf("and %d more", more))
+	}
+	return strings.Join(all, ", ")
 }

@@ -134,6 +134,46 @@ func TestClientAddress(t *testing.T) {
 	}
 }
 
+// The operator is told why a load balancer's client is not known.
+func TestTheDenialSaysWhyNoClientIsKnown(t *testing.T) {
+	const alone = ` is not an IP address: a proxy must write the address alone`
+	for _, row := range []struct {
+		name   string
+		proxy  server.ProxyConfig
+		peer   string
+		header http.Header
+		why    string
+	}{
+		{"no header", byHeader, proxy1, nil, proxy1 + ", a trusted proxy that named no client: it sent no X-Forwarded-For"},
+		{"an empty header", byHeader, proxy1, forwardedFor(""), proxy1 + `, a trusted proxy that named no client: "" in X-Forwarded-For` + alone},
+		{"a word", byHeader, proxy1, forwardedFor(vm + ", unknown"), proxy1 + `, a trusted proxy that named no client: "unknown" in X-Forwarded-For` + alone},
+		{"a word before another proxy", byHeader, proxy1, forwardedFor("unknown, " + proxy2), proxy2 + `, a trusted proxy that named no client: "unknown" in X-Forwarded-For` + alone},
+		{"a port", byHeader, proxy1, forwardedFor(vm + ":443"), `"10.20.0.11:443" in X-Forwarded-For` + alone},
+		{"brackets", byHeader, proxy1, forwardedFor("[" + vm6 + "]:443"), `"[2001:db8::11]:443" in X-Forwarded-For` + alone},
+		{"what may be a secret", byHeader, proxy1, forwardedFor("gAAAAABk" + strings.Repeat("0", 40)), `(not shown) in X-Forwarded-For` + alone},
+		{"a control character", byHeader, proxy1, forwardedFor("1\x1b2"), `(not shown) in X-Forwarded-For` + alone},
+		{"8000 characters", byHeader, proxy1, forwardedFor(strings.Repeat("1.", 4000)), `(not shown) in X-Forwarded-For` + alone},
+		{"proxies alone", byHeader, proxy1, forwardedFor(proxy2 + "," + proxy1), proxy2 + ", a trusted proxy that named no client: X-Forwarded-For has addresses of proxy.trusted alone"},
+		{"a PROXY header without a client", byProxy, "127.0.0.2", forwardedFor(vm), "127.0.0.2, a trusted proxy that named no client: its PROXY header has none, or an address of proxy.trusted"},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			s := newScene(t)
+			s.proxy = row.proxy
+			d := s.open(t)
+			r := d.request(row.peer, webForm)
+			for name, values := range row.header {
+				r.Header[name] = values
+			}
+			got := d.do(t, r)
+			got.wants(t, http.StatusForbidden, "access_denied", "")
+			detail := fmt.Sprint(d.audit.only(t, got)["detail"])
+			if !strings.Contains(detail, row.why) || len(detail) > 400 {
+				t.Errorf("the detail is %q, want %q in it", detail, row.why)
+			}
+		})
+	}
+}
+
 // A handler that asks echo, and not us, must not be misled either.
 func TestEchoBelievesNoHeader(t *testing.T) {
 	d := newScene(t).open(t)
@@ -166,7 +206,7 @@ func FuzzClientAddress(f *testing.F) {
 		}
 		want := byHeader.Evidence(request(proxy1, header))
 		if onlyProxies(header) {
-			if want != attest.FromIntermediary(want.Addr()) {
+			if want != attest.FromIntermediary(want.Addr(), server.NoClient) {
 				t.Fatalf("%q names none but load balancers, and is evidence of %v", header, want)
 			}
 			return

@@ -21,11 +21,12 @@ var (
 // BadRequest is the only error of the parsers.
 type BadRequest = badRequest
 
-// Timeouts towards clients, and how long a line or a certificate is waited for.
+// What is bounded, and why no client is known.
 const (
 	LargeCopies   = largeCopies
 	MaxVendordata = maxVendordata
 	CheckKept     = checkKept
+	NoClient      = proxiesAlone
 )
 
 // Evidence is what is known of who sent a request.

@@ -429,13 +429,25 @@ func (a *Agents) claim(r *http.Request) (attest.Evidence, attest.InstanceID, err
 	invalid := func(format string, args ...any) (attest.Evidence, attest.InstanceID, error) {
 		return none, attest.InstanceID{}, &attest.Denied{Reason: attest.AgentClaimInvalid, Detail: fmt.Sprintf(format, args...)}
 	}
+	notOneAddress := func(lines []string) (attest.Evidence, attest.InstanceID, error) {
+		text := "X-Forwarded-For is %s, not one IP address"
+		if strings.Contains(strings.Join(lines, ","), ",") {
+			text += ": a proxy between the agent and us added its peer; in HAProxy write `no option forwardfor` where it sends this on"
+		}
+		return invalid(text, quoteHops(lines))
+	}
 	if len(r.Header.Values("X-Metadata-Provider")) > 0 {
 		return invalid("X-Metadata-Provider is for Nova alone")
 	}
 	said := map[string]string{}
 	for _, name := range []string{"X-Instance-ID", "X-Tenant-ID", "X-Instance-ID-Signature", headerForwardedFor} {
 		values := r.Header.Values(name)
-		if len(values) != 1 || values[0] == "" {
+		switch {
+		case len(values) == 1 && values[0] == "":
+			return invalid("%s is empty", name)
+		case len(values) > 1 && name == headerForwardedFor:
+			return notOneAddress(values)
+		case len(values) != 1:
 			return invalid("%s is there %d times", name, len(values))
 		}
 		said[name] = values[0]
@@ -454,7 +466,7 @@ func (a *Agents) claim(r *http.Request) (attest.Evidence, attest.InstanceID, err
 	}
 	addr, err := netip.ParseAddr(said[headerForwardedFor])
 	if err != nil {
-		return invalid("X-Forwarded-For is %q, not one address", clean(said[headerForwardedFor]))
+		return notOneAddress([]string{said[headerForwardedFor]})
 	}
 	return attest.FromMetadataAgent(id, said["X-Tenant-ID"], addr), id, nil
 }

@@ -229,6 +229,39 @@ func TestMetadataServiceRefuses(t *testing.T) {
 	}
 }
 
+// A proxy that adds its peer to the agent's header is the common mistake, and the
+// audit line names it.
+func TestTheDenialSaysWhatIsWrongWithTheAgentsAddress(t *testing.T) {
+	const added = ", not one IP address: a proxy between the agent and us added its peer; in HAProxy write `no option forwardfor` where it sends this on"
+	for name, tt := range map[string]struct {
+		values []string
+		want   string
+	}{
+		"two lines":              {[]string{home, "192.0.2.9"}, `X-Forwarded-For is "` + home + `", "192.0.2.9"` + added},
+		"two in a line":          {[]string{home + ", 192.0.2.9"}, `X-Forwarded-For is "` + home + `", "192.0.2.9"` + added},
+		"many":                   {[]string{strings.Repeat(home+",", 9) + home}, `and 6 more` + added},
+		"a word":                 {[]string{"unknown"}, `X-Forwarded-For is "unknown", not one IP address`},
+		"what may be a secret":   {[]string{"gAAAAABk" + strings.Repeat("0", 40)}, `X-Forwarded-For is (not shown), not one IP address`},
+		"a long text":            {[]string{strings.Repeat("1.", 4000)}, `X-Forwarded-For is (not shown), not one IP address`},
+		"an empty line":          {[]string{""}, `X-Forwarded-For is empty`},
+		"no line":                {nil, `X-Forwarded-For is there 0 times`},
+		"an empty line and more": {[]string{"", home}, `X-Forwarded-For is "", "` + home + `"` + added},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newHouse(t, newScene(t), nil)
+			r := h.request(http.MethodPut, webToken)
+			r.Header["X-Forwarded-For"] = tt.values
+			if got := h.do(t, r); got.status != http.StatusForbidden {
+				t.Fatalf("%d %s", got.status, got.body)
+			}
+			line := h.audit.parsed(t)[0]
+			if detail := fmt.Sprint(line["detail"]); line["reason"] != string(attest.AgentClaimInvalid) || !strings.Contains(detail, tt.want) || len(detail) > 400 {
+				t.Errorf("%v: %q, want %q", line["reason"], detail, tt.want)
+			}
+		})
+	}
+}
+
 // Not an agent: nothing is told, and nothing reaches Nova.
 func TestStrangersGetNothingFromTheMetadataService(t *testing.T) {
 	nova := newNova(t)
