@@ -329,7 +329,7 @@ func (c *Config) validate() []error {
 	add("tls.", c.TLS.Validate())
 	if c.TLS.CertFile != "" && c.TLS.KeyFile != "" {
 		_, err := listen.LoadCertificate(c.TLS)
-		add("tls: ", err)
+		add("tls.", err)
 	}
 	add("proxy.", c.Proxy.Validate())
 	add("auth.", attest.ValidateProofs(c.Auth.Proof))
@@ -362,7 +362,7 @@ func (c *Config) validate() []error {
 	add("metadataService.", c.MetadataService.Validate())
 	if m := c.MetadataService; m.Listen != "" && m.TLS.CertFile != "" && m.TLS.KeyFile != "" {
 		_, err := listen.LoadCertificate(m.TLS.TLSConfig)
-		add("metadataService.tls: ", err)
+		add("metadataService.tls.", err)
 	}
 	add("audit.", c.Audit.Validate())
 	for _, f := range c.guarded() {

@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"slices"
@@ -36,25 +37,44 @@ func (c TLSConfig) Validate() error {
 const maxPEM = 1 << 20
 
 // LoadCertificate reads the certificate and key, from files of at most 1 MiB each.
+// The error joins one error for each file that cannot be read, each beginning with
+// its key.
 func LoadCertificate(c TLSConfig) (*tls.Certificate, error) {
-	chain, err := secret.ReadFile(c.CertFile, maxPEM)
-	if err != nil {
-		return nil, err
-	}
-	key, err := secret.ReadFile(c.KeyFile, maxPEM)
-	if err != nil {
-		return nil, err
+	chain, chainErr := readPEM(c.CertFile, "the certificate and its chain")
+	key, keyErr := readPEM(c.KeyFile, "the private key of the certificate")
+	if chainErr != nil || keyErr != nil {
+		return nil, errors.Join(keyed("certFile", chainErr), keyed("keyFile", keyErr))
 	}
 	cert, err := tls.X509KeyPair(chain, key)
 	if err != nil {
-		return nil, err
+		what := strings.TrimPrefix(err.Error(), "tls: ")
+		return nil, keyed("certFile", secret.FileError(c.CertFile, fmt.Errorf("with keyFile %s: %s", c.KeyFile, what)))
 	}
 	return &cert, nil
 }
 
+func keyed(key string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", key, err)
+}
+
+// readPEM reads a file, and says what belongs there if it cannot be read.
+func readPEM(file, what string) ([]byte, error) {
+	data, err := secret.ReadFile(file, maxPEM)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, fmt.Errorf("%w: put %s there (PEM), or correct the path", err, what)
+	case errors.Is(err, fs.ErrPermission):
+		return nil, fmt.Errorf("%w: let the user of this server read the file, and enter the folders on the way", err)
+	}
+	return data, err
+}
+
 // LoadCA reads the certificates, in PEM, of a file of at most 1 MiB.
 func LoadCA(file string) (*x509.CertPool, error) {
-	data, err := secret.ReadFile(file, maxPEM)
+	data, err := readPEM(file, "the certificates of the CAs")
 	if err != nil {
 		return nil, err
 	}
@@ -156,6 +176,7 @@ type watched[T any] struct {
 	value   T
 	looked  time.Time
 	changed []time.Time
+	failed  string // the error that was logged last, "" after a success
 }
 
 func watch[T any](log *slog.Logger, read func() (T, error), files ...string) (*watched[T], error) {
@@ -179,15 +200,20 @@ func (w *watched[T]) get() T {
 
 func (w *watched[T]) reload() {
 	changed := w.modified()
-	if slices.Equal(changed, w.changed) {
+	if slices.Equal(changed, w.changed) && w.failed == "" {
 		return
 	}
 	value, err := w.read()
 	if err != nil {
-		w.log.Error("the certificate changed and cannot be read; the old one stays", "error", err)
+		if w.failed == err.Error() {
+			return
+		}
+		w.failed = err.Error()
+		w.log.Error("a certificate's file changed and cannot be read: the old one stays in use, and the next start fails; put the file right, it is read again without a restart",
+			"file", w.files[0], "error", err)
 		return
 	}
-	w.value, w.changed = value, changed
+	w.value, w.changed, w.failed = value, changed, ""
 	w.log.Info("certificate read again", "file", w.files[0])
 }
 

@@ -90,24 +90,71 @@ func TestCertificateIsReadAgain(t *testing.T) {
 		<-time.After(time.Nanosecond)
 		expect("second.example.com")
 
-		for name, damage := range map[string]func(){
-			"is no certificate":   func() { must(t, os.WriteFile(files.CertFile, []byte("x"), 0o600)) },
-			"belongs to no key":   func() { writeCertificate(t, files, "third.example.com"); otherKey(t, files) },
-			"is gone":             func() { must(t, os.Remove(files.CertFile)) },
-			"is there for a half": func() { must(t, os.Truncate(files.KeyFile, 20)) },
+		for name, tt := range map[string]struct {
+			damage func()
+			want   string
+		}{
+			"is no certificate":   {func() { must(t, os.WriteFile(files.CertFile, []byte("x"), 0o600)) }, "certFile: " + files.CertFile + ": "},
+			"belongs to no key":   {func() { writeCertificate(t, files, "third.example.com"); otherKey(t, files) }, "private key does not match"},
+			"is gone":             {func() { must(t, os.Remove(files.CertFile)) }, "certFile: " + files.CertFile + ": no such file or directory: put the certificate and its chain there"},
+			"has lost its key":    {func() { must(t, os.Remove(files.KeyFile)) }, "keyFile: " + files.KeyFile + ": no such file or directory: put the private key of the certificate there"},
+			"is there for a half": {func() { must(t, os.Truncate(files.KeyFile, 20)) }, "keyFile " + files.KeyFile},
 		} {
 			writeCertificate(t, files, "second.example.com")
-			change(damage)
+			change(func() {})
 			<-time.After(listen.CertificateAge)
 			expect("second.example.com")
-			if !strings.Contains(log.String(), "the old one stays") {
-				t.Errorf("a certificate that %s is not reported", name)
+			before := log.String()
+			change(tt.damage)
+			for range 5 {
+				<-time.After(listen.CertificateAge)
+				expect("second.example.com")
+			}
+			said := strings.TrimPrefix(log.String(), before)
+			if strings.Count(said, "the old one stays") != 1 || !strings.Contains(said, tt.want) {
+				t.Errorf("of a certificate that %s is said: %s; want it once, with %q", name, said, tt.want)
 			}
 		}
 		change(func() { writeCertificate(t, files, "third.example.com") })
 		<-time.After(listen.CertificateAge)
 		expect("third.example.com")
+
+		// It is put back as it was, to the time of its files.
+		before := log.String()
+		must(t, os.Rename(files.CertFile, files.CertFile+".away"))
+		<-time.After(listen.CertificateAge)
+		expect("third.example.com")
+		must(t, os.Rename(files.CertFile+".away", files.CertFile))
+		<-time.After(listen.CertificateAge)
+		expect("third.example.com")
+		if said := strings.TrimPrefix(log.String(), before); !strings.Contains(said, "certificate read again") {
+			t.Errorf("that the file is back is not said: %s", said)
+		}
 	})
+}
+
+// The error at start names the file and what belongs there.
+func TestCertificateThatIsGone(t *testing.T) {
+	files, _ := newCertificate(t, "first.example.com")
+	must(t, os.Remove(files.CertFile))
+	want := "certFile: " + files.CertFile + ": no such file or directory: put the certificate and its chain there (PEM), or correct the path"
+	if _, err := listen.LoadCertificate(files); err == nil || err.Error() != want {
+		t.Errorf("error %v, want %q", err, want)
+	}
+	must(t, os.Remove(files.KeyFile))
+	if _, err := listen.LoadCertificate(files); err == nil || !strings.Contains(err.Error(), "keyFile: "+files.KeyFile) || !strings.Contains(err.Error(), want) {
+		t.Errorf("error %v, want both files in it", err)
+	}
+	if _, err := listen.LoadCA(files.CertFile); err == nil || err.Error() != files.CertFile+": no such file or directory: put the certificates of the CAs there (PEM), or correct the path" {
+		t.Errorf("error %v", err)
+	}
+	if os.Geteuid() == 0 {
+		return // who may read all files
+	}
+	must(t, os.WriteFile(files.CertFile, nil, 0))
+	if _, err := listen.LoadCA(files.CertFile); err == nil || !strings.Contains(err.Error(), files.CertFile+": permission denied: let the user of this server read the file") {
+		t.Errorf("error %v", err)
+	}
 }
 
 func must(t *testing.T, err error) {
