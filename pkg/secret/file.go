@@ -17,11 +17,24 @@ func exists(path string) bool {
 // ReadFile reads a file that the configuration names, of at most limit bytes. The
 // error begins with the path if it [IsPath], and shows nothing of it otherwise.
 func ReadFile(path string, limit int64) ([]byte, error) {
+	return readFile(path, limit, func(*os.File, string) error { return nil })
+}
+
+// ReadOwned is [ReadFile] for a file on whose contents root acts: it is refused if it
+// is not root's own ([CheckOwner]).
+func ReadOwned(path string, limit int64) ([]byte, error) {
+	return readFile(path, limit, CheckOwner)
+}
+
+func readFile(path string, limit int64, check func(f *os.File, path string) error) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, FileError(path, err)
 	}
 	defer f.Close()
+	if err := check(f, path); err != nil {
+		return nil, err // it names the path
+	}
 	data, err := io.ReadAll(io.LimitReader(f, limit+1))
 	if err != nil {
 		return nil, FileError(path, err)
