@@ -20,7 +20,7 @@ import (
 const onlineTimeout = 30 * time.Second
 
 // unverified is what is said of `verify: false` in clouds.yaml.
-const unverified = "the cloud says verify: false: whoever sits between can answer for Nova, and so be any instance; give it a cacert instead"
+const unverified = "the cloud says verify: false: an attacker on the way can answer as Nova, and so be any instance; give it a cacert instead"
 
 // finding is one line of check.
 type finding struct {
@@ -93,6 +93,9 @@ func check(ctx context.Context, file string, online bool) (*report, error) {
 		return r, nil
 	}
 	defer cloud.Close()
+	for _, said := range cloud.Warnings() {
+		r.add("warning", config.Problem{Path: "openstack", Message: said})
+	}
 	if cloud.Unverified() {
 		r.add("warning", config.Problem{Path: "openstack", Message: unverified})
 	}

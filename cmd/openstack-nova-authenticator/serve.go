@@ -380,6 +380,9 @@ func serve(ctx context.Context, file string, stdout, stderr io.Writer) error {
 		}
 		defer s.close()
 		s.door = d
+		for _, said := range s.cloud.Warnings() {
+			s.log.Warn("configuration", "file", file, "warning", "openstack: "+said)
+		}
 		if s.cloud.Unverified() {
 			s.log.Warn("configuration", "file", file, "warning", "openstack: "+unverified)
 		}

@@ -17,9 +17,6 @@ import (
 	"time"
 
 	"github.com/gophercloud/gophercloud/v2"
-	"github.com/gophercloud/gophercloud/v2/openstack"
-	"github.com/gophercloud/gophercloud/v2/openstack/identity/v3/tokens"
-	"github.com/gophercloud/gophercloud/v2/openstack/utils"
 	"golang.org/x/sync/singleflight"
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
@@ -147,6 +144,10 @@ func New(cfg Config, opts Options) (*Client, error) {
 	return c, nil
 }
 
+// Warnings tells of what the files and variables of the credentials say and what is not
+// used, or may not be meant.
+func (c *Client) Warnings() []string { return c.creds.Warnings }
+
 // Unverified reports whether the cloud's certificates are taken as they come,
 // as `verify: false` in clouds.yaml has it.
 func (c *Client) Unverified() bool { return c.creds.tls.InsecureSkipVerify }
@@ -256,40 +257,42 @@ func (c *Client) connected() (*session, error) {
 	return nil, c.logins.err()
 }
 
-// connectTimeout leaves room for the four calls of a first login.
-func (c *Client) connectTimeout() time.Duration { return 4 * c.cfg.Timeout }
+// connectTimeout leaves room for the calls of a first login: two documents of versions,
+// the login, and what the account may do.
+func (c *Client) connectTimeout() time.Duration { return 6 * c.cfg.Timeout }
 
 // login signs in at Keystone, finds Nova, and probes what the account may do.
 func (c *Client) login(ctx context.Context) (*session, error) {
-	provider, err := openstack.NewClient(c.creds.auth.IdentityEndpoint)
+	provider := c.newProvider()
+	keystone, err := c.keystoneV3(ctx, provider, c.creds.AuthURL)
 	if err != nil {
-		return nil, setup("auth_url: %w", hideValues(err))
-	}
-	provider.HTTPClient = newHTTPClient(c.cfg, c.transport)
-	if c.userAgent != "" {
-		provider.UserAgent.Prepend(c.userAgent)
-	}
-	if err := openstack.Authenticate(asKeystone(ctx), provider, c.creds.auth); err != nil {
 		return nil, c.refusal("keystone", err)
 	}
-	c.guardLogins(provider)
-
-	compute, err := openstack.NewComputeV2(provider, c.creds.endpoint)
+	c.transport.allow(keystone)
+	granted, err := c.signIn(ctx, provider, keystone.base())
 	if err != nil {
-		if errors.As(err, new(*gophercloud.ErrEndpointNotFound)) {
-			return nil, setup("keystone's catalog has no %s endpoint of type compute%s", c.creds.endpoint.Availability, inRegion(c.creds.endpoint.Region))
-		}
-		return nil, c.explain(err)
+		return nil, c.refusal("keystone", err)
 	}
-	minor, err := c.microversion(ctx, compute)
+	c.guardLogins(provider, keystone.base())
+	found, err := c.findNova(ctx, provider, granted)
 	if err != nil {
 		return nil, err
 	}
-	compute.Microversion = fmt.Sprintf("2.%d", minor)
+	minor, err := found.version.minor(found.endpoint)
+	if err != nil {
+		return nil, err
+	}
+	compute := &gophercloud.ServiceClient{ProviderClient: provider, Type: "compute", Endpoint: found.endpoint.base(), Microversion: fmt.Sprintf("2.%d", minor)}
 	// Keystone where we signed in, not where the catalog has it: that may be out of
 	// our reach.
-	identity := &gophercloud.ServiceClient{ProviderClient: provider, Type: "identity", Endpoint: gophercloud.NormalizeURL(provider.IdentityBase) + "v3/"}
-	s := &session{compute: compute, identity: identity, region: c.regionOf(provider)}
+	if c.creds.Identity != "" {
+		if keystone, err = c.keystoneV3(ctx, c.newProvider(), c.creds.Identity); err != nil {
+			return nil, c.refusal("keystone", err)
+		}
+		c.transport.allow(keystone)
+	}
+	identity := &gophercloud.ServiceClient{ProviderClient: provider, Type: "identity", Endpoint: keystone.base()}
+	s := &session{compute: compute, identity: identity, region: found.region}
 	s.info = Info{Account: c.creds.describe(), Endpoint: secret.Text(compute.Endpoint), Microversion: compute.Microversion}
 	if c.projects != nil {
 		switch err := c.projects.probe(ctx, s); {
@@ -306,109 +309,30 @@ func (c *Client) login(ctx context.Context) (*session, error) {
 	return s, c.probe(ctx, s)
 }
 
-// guardLogins keeps a cloud that refuses our token from being answered with a
-// login for each refusal, and a caller who leaves from ending the login that
-// others wait for.
-func (c *Client) guardLogins(provider *gophercloud.ProviderClient) {
-	login := provider.ReauthFunc
-	var mu sync.Mutex
-	last := c.now()
-	provider.ReauthFunc = func(context.Context) error {
-		mu.Lock()
-		defer mu.Unlock()
-		now := c.now()
-		if err := c.logins.err(); err != nil {
-			return err
-		}
-		if now.Sub(last) < pauseUnreachable {
-			return errors.New("nova refuses a token that keystone issued within the last second")
-		}
-		ctx, cancel := context.WithTimeout(c.life, c.cfg.Timeout)
-		defer cancel()
-		if err := login(asKeystone(ctx)); err != nil {
-			err = c.refusal("keystone", err)
-			c.logins.failed(err)
-			return err
-		}
-		last = c.now()
-		c.logins.succeeded()
-		return nil
+// findNova finds the Nova of a login.
+func (c *Client) findNova(ctx context.Context, provider *gophercloud.ProviderClient, granted *grant) (*compute, error) {
+	found := &compute{region: c.creds.Region}
+	address, projectID := c.creds.Compute.Endpoint, ""
+	if granted.Project != nil {
+		projectID = granted.Project.ID
 	}
-}
-
-// microversion picks the newest microversion that both sides know
-// (api-guide/source/microversions.rst).
-func (c *Client) microversion(ctx context.Context, compute *gophercloud.ServiceClient) (int, error) {
-	base, err := utils.BaseVersionedEndpoint(compute.Endpoint)
+	if address == "" {
+		if !granted.scoped() {
+			return nil, setup("the login of %s has no scope, so that keystone gives it neither rights nor a catalog: name a project (OS_PROJECT_NAME or OS_PROJECT_ID, project_name or project_id of clouds.yaml)", c.creds.describe())
+		}
+		e, err := c.pick(granted.Catalog)
+		if err != nil {
+			return nil, err
+		}
+		address, found.region = e.URL, cmp.Or(found.region, e.RegionID, e.Region)
+	}
+	e, err := parseCatalogURL(address)
 	if err != nil {
-		return 0, setup("nova's endpoint %s: %w", secret.Quote(compute.Endpoint), hideValues(err))
+		return nil, setup("nova's endpoint %w", err)
 	}
-	var doc struct {
-		Version *struct {
-			Version    string `json:"version"`
-			MinVersion string `json:"min_version"`
-		} `json:"version"`
-	}
-	if _, err := compute.Get(ctx, gophercloud.NormalizeURL(base), &doc, nil); err != nil {
-		return 0, c.refusal("nova", err)
-	}
-	if doc.Version == nil {
-		return 0, setup("%s is not nova's v2.1 API: it answers without a version", base)
-	}
-	oldest, err := minorOf2(doc.Version.MinVersion)
-	if err != nil {
-		return 0, setup("%s: min_version: %w", base, err)
-	}
-	newest, err := minorOf2(doc.Version.Version)
-	if err != nil {
-		return 0, setup("%s: version: %w", base, err)
-	}
-	if oldest > newestMinor {
-		return 0, setup("nova wants microversion 2.%d at least, and 2.%d is the newest known here", oldest, newestMinor)
-	}
-	return min(newest, newestMinor), nil
-}
-
-func minorOf2(version string) (int, error) {
-	major, minor, err := utils.ParseMicroversion(version)
-	if err == nil && (major != 2 || minor < 1) {
-		err = fmt.Errorf("%q is not one of 2.1 and later", clip(version))
-	}
-	return minor, err
-}
-
-// regionOf is the region of the Nova that is used: the one asked for, or that of
-// the catalog's first endpoint, which gophercloud takes.
-func (c *Client) regionOf(provider *gophercloud.ProviderClient) string {
-	if c.creds.endpoint.Region != "" {
-		return c.creds.endpoint.Region
-	}
-	result, ok := provider.GetAuthResult().(tokens.CreateResult)
-	if !ok {
-		return ""
-	}
-	catalog, err := result.ExtractServiceCatalog()
-	if err != nil {
-		return ""
-	}
-	for _, entry := range catalog.Entries {
-		if entry.Type != "compute" {
-			continue
-		}
-		for _, e := range entry.Endpoints {
-			if gophercloud.Availability(e.Interface) == c.creds.endpoint.Availability {
-				return cmp.Or(e.RegionID, e.Region)
-			}
-		}
-	}
-	return ""
-}
-
-func inRegion(region string) string {
-	if region == "" {
-		return ""
-	}
-	return " in region " + secret.Show(region)
+	c.transport.allow(e)
+	found.endpoint, found.version, err = c.novaV21(ctx, provider, e, projectID)
+	return found, err
 }
 
 // refusal tells a failure that will not pass from one that may.

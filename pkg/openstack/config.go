@@ -9,17 +9,19 @@ import (
 // Config says which cloud to ask, and how.
 type Config struct {
 	// Cloud is the name of a cloud in clouds.yaml. Optional: without it OS_CLOUD
-	// names one, and without that the OS_* variables are the credentials.
+	// names one, without that the OS_* variables are the credentials, and without
+	// OS_AUTH_URL the only cloud of the file.
 	Cloud string `yaml:"cloud"`
-	// CloudsFile is the path of clouds.yaml; a secure.yaml beside it is read,
-	// too. Optional: without it OS_CLIENT_CONFIG_FILE, ./clouds.yaml,
-	// ~/.config/openstack/clouds.yaml and /etc/openstack/clouds.yaml are tried.
+	// CloudsFile is the path of clouds.yaml. Optional: without it
+	// OS_CLIENT_CONFIG_FILE and clouds.yaml in ., ~/.config/openstack and
+	// /etc/openstack are tried. secure.yaml can be in the same folder, or in one of
+	// these.
 	CloudsFile string `yaml:"cloudsFile"`
 	// Region is the region whose Nova is asked. Optional: without it the
-	// cloud's, then OS_REGION_NAME.
+	// cloud's, then OS_REGION_NAME, then the first of the catalog.
 	Region string `yaml:"region"`
 	// Interface is which endpoint of the catalog is used: public, internal or
-	// admin. Optional: without it the cloud's or that of OS_INTERFACE, then
+	// admin. Optional: without it the cloud's (OS_INTERFACE among OS_*), then
 	// public.
 	Interface string `yaml:"interface"`
 	// Lookup is how an instance is found: show (GET /servers/ID: an admin, or a

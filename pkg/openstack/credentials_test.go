@@ -381,22 +381,22 @@ func TestLoginThatCannotSucceed(t *testing.T) {
 		{
 			name:  "neither user nor user ID",
 			env:   with("OS_USERNAME", "-"),
-			atNew: true, want: []string{"the OS_* variables", "UserID"},
+			atNew: true, want: []string{"the OS_* variables", "OS_USERNAME or OS_USER_ID"},
 		},
 		{
 			name:  "an application credential without its secret",
 			env:   map[string]string{"OS_AUTH_URL": "@AUTH", "OS_APPLICATION_CREDENTIAL_ID": "credential-id", "OS_PASSWORD": password},
-			atNew: true, want: []string{"the OS_* variables", "Secret"},
+			atNew: true, want: []string{"the OS_* variables", "OS_APPLICATION_CREDENTIAL_SECRET"},
 		},
 		{
 			name:  "an application credential's name without a user",
 			env:   map[string]string{"OS_AUTH_URL": "@AUTH", "OS_APPLICATION_CREDENTIAL_NAME": "key", "OS_APPLICATION_CREDENTIAL_SECRET": secret},
-			atNew: true, want: []string{"the OS_* variables", "Username"},
+			atNew: true, want: []string{"the OS_* variables", "OS_USERNAME"},
 		},
 		{
 			name:  "a way to log in that is not supported",
 			env:   with("OS_AUTH_TYPE", "v3oidcpassword"),
-			atNew: true, want: []string{"OS_AUTH_TYPE=v3oidcpassword", "password and v3applicationcredential"},
+			atNew: true, want: []string{`OS_AUTH_TYPE: the auth_type "v3oidcpassword" is not supported`, "password, v3password and v3applicationcredential"},
 		},
 		{
 			name:  "an interface that no catalog has is not taken for public",
@@ -418,7 +418,7 @@ func TestLoginThatCannotSucceed(t *testing.T) {
 			name:  "a cloud without an auth section",
 			cfg:   openstack.Config{Cloud: "mine"},
 			files: map[string]string{"clouds.yaml": "clouds: {mine: {region_name: RegionOne}}"},
-			atNew: true, want: []string{`cloud "mine"`, "no auth section"},
+			atNew: true, want: []string{`cloud "mine"`, "no auth_url"},
 		},
 		{
 			name:  "a cloud without an auth_url",
@@ -471,13 +471,13 @@ func TestLoginThatCannotSucceed(t *testing.T) {
 		{
 			name: "a region that does not exist",
 			env:  with("OS_REGION_NAME", "RegionThree"),
-			want: []string{"no public endpoint of type compute in region RegionThree"},
+			want: []string{"no public endpoint of type compute in region RegionThree", "RegionOne, RegionTwo"},
 		},
 		{
 			name: "an interface that the catalog does not have",
 			cfg:  openstack.Config{Interface: "admin"},
 			env:  with("OS_INTERFACE", "public"),
-			want: []string{"no admin endpoint of type compute"},
+			want: []string{"no admin endpoint of type compute", "internal, public"},
 		},
 		{
 			name:  "an auth_url that is no URL",
@@ -563,11 +563,16 @@ func TestPrivateAuthority(t *testing.T) {
 		defer c.Close()
 		mustFind(t, c, web)
 	})
-	t.Run("in OS_CACERT, for a cloud of clouds.yaml that names none", func(t *testing.T) {
+	t.Run("in OS_CACERT alone, it is not known for a named cloud, which says so", func(t *testing.T) {
 		cleanEnvironment(t)
 		writeFiles(t, ".", map[string]string{"clouds.yaml": fill(cloudsYAML, f, "")})
 		c := newFrom(t, map[string]string{"OS_CLOUD": "mine", "OS_CACERT": ca})
-		mustFind(t, c, web)
+		if _, err := c.Connect(t.Context()); !isSetup(err) {
+			t.Errorf("Connect = %v, want a SetupError", err)
+		}
+		if got := strings.Join(c.Warnings(), "\n"); !strings.Contains(got, "OS_CACERT is not read with a named cloud") {
+			t.Errorf("the warnings are %q", got)
+		}
 		if c.Unverified() {
 			t.Error("the client says that it looks at no certificate")
 		}

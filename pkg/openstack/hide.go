@@ -2,7 +2,6 @@ package openstack
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
 	"net/http"
 	"net/url"
@@ -25,7 +24,7 @@ func (e *hiddenError) Unwrap() error { return e.err }
 // repeats it, and the user information of URLs.
 func (c credentials) hide(err error) error {
 	text := err.Error()
-	for _, own := range []string{c.auth.Password, c.auth.ApplicationCredentialSecret} {
+	for _, own := range []string{c.Password, c.ApplicationCredential.Secret} {
 		if len(own) > 3 { // a shorter one is in many words
 			text = strings.ReplaceAll(text, own, secret.Hidden)
 		}
@@ -48,15 +47,6 @@ func hideValues(err error) error {
 	text := wrongType.ReplaceAllString(err.Error(), "the value has the wrong type")
 	text = unknownAnchor.ReplaceAllString(text, "unknown anchor referenced")
 	return &hiddenError{secret.Values(text), err}
-}
-
-// validAuthURL has no place for a user: Keystone takes none there.
-func validAuthURL(s string) error {
-	u, err := url.Parse(s)
-	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
-		return fmt.Errorf("auth_url: %s is not a URL such as https://keystone.example.com/v3", secret.Quote(s))
-	}
-	return nil
 }
 
 // proxyFromEnvironment is [http.ProxyFromEnvironment], whose error quotes a URL that

@@ -1,208 +1,179 @@
 package openstack
 
 import (
-	"bytes"
+	"context"
 	"crypto/tls"
-	"encoding/json"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"os"
 	"strings"
+	"sync"
 
 	"github.com/gophercloud/gophercloud/v2"
-	"github.com/gophercloud/gophercloud/v2/openstack/config/clouds"
+	"github.com/gophercloud/gophercloud/v2/openstack/identity/v3/tokens"
 
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/clouds"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/secret"
 )
 
+// maxPEM bounds the files of certificates. All authorities of a system take some 200 KiB.
+const maxPEM = 1 << 20
+
 // credentials are what a login needs.
 type credentials struct {
-	auth     gophercloud.AuthOptions
-	endpoint gophercloud.EndpointOpts
-	tls      *tls.Config
-	source   string // for messages
+	*clouds.Cloud
+	auth gophercloud.AuthOptions
+	tls  *tls.Config
 }
-
-// envCloud is the name under which the OS_* variables are handed to the parser
-// of clouds.yaml, so that both ways to log in share every rule.
-const envCloud = "envvars"
-
-// errNoCredentials says where credentials may come from.
-var errNoCredentials = errors.New("no credentials: set openstack.cloud, OS_CLOUD, or OS_AUTH_URL and its companions (source an openrc file)")
 
 func (c Config) credentials() (credentials, error) {
-	name := c.Cloud
-	if name == "" {
-		name = os.Getenv("OS_CLOUD")
-	}
-	var options []clouds.ParseOption
-	source := "the OS_* variables"
-	if name != "" {
-		source = fmt.Sprintf("cloud %s of clouds.yaml", secret.Quote(name))
-		// What the named cloud says wins over the variables of a shell.
-		options = append(options, clouds.WithCloudName(name), clouds.WithRegion(c.Region), clouds.WithEndpointType(c.Interface))
-		if c.CloudsFile != "" {
-			options = append(options, clouds.WithLocations(c.CloudsFile))
-		}
-	} else {
-		cloud, err := environment()
-		if err != nil {
-			return credentials{}, err
-		}
-		// JSON is YAML, and the parser takes nothing but a file.
-		file, err := json.Marshal(clouds.Clouds{Clouds: map[string]clouds.Cloud{envCloud: cloud}})
-		if err != nil {
-			return credentials{}, fmt.Errorf("%s: %w", source, err)
-		}
-		options = append(options, clouds.WithCloudName(envCloud), clouds.WithCloudsYAML(bytes.NewReader(file)))
-		if c.Region != "" {
-			options = append(options, clouds.WithRegion(c.Region))
-		}
-		if c.Interface != "" {
-			options = append(options, clouds.WithEndpointType(c.Interface))
-		}
-	}
-
-	if file := os.Getenv("OS_CLIENT_CONFIG_FILE"); name != "" && c.CloudsFile == "" && file != "" && !secret.IsPath(file, ".") {
-		return credentials{}, fmt.Errorf("OS_CLIENT_CONFIG_FILE: there is no such file; the value is %s", secret.Hidden)
-	}
-	auth, endpoint, tlsConfig, err := parseCloud(options)
+	found, err := clouds.Read(clouds.Query{Cloud: c.Cloud, File: c.CloudsFile, Region: c.Region, Interface: c.Interface}, os.Environ())
 	if err != nil {
-		return credentials{}, fmt.Errorf("%s: %w", source, err)
+		return credentials{}, hideValues(err)
 	}
-	complete(&auth)
-	if endpoint.Region == "" {
-		endpoint.Region = os.Getenv("OS_REGION_NAME")
+	creds := credentials{Cloud: found, auth: authOptions(found)}
+	for name, address := range map[string]string{"auth_url": found.AuthURL, "compute_endpoint_override": found.Compute.Endpoint, "identity_endpoint_override": found.Identity} {
+		if address == "" {
+			continue
+		}
+		if _, err := parseEndpoint(address); err != nil {
+			return credentials{}, fmt.Errorf("%s: %s: %w", found.Source, name, err)
+		}
 	}
-	if auth.IdentityEndpoint == "" {
-		return credentials{}, fmt.Errorf("%s: there is no auth_url", source)
+	if _, err := creds.auth.ToTokenV3CreateMap(nil); err != nil {
+		return credentials{}, fmt.Errorf("%s: %w", found.Source, hideValues(err))
 	}
-	if err := validAuthURL(auth.IdentityEndpoint); err != nil {
-		return credentials{}, fmt.Errorf("%s: %w", source, err)
+	if creds.tls, err = tlsConfig(found); err != nil {
+		return credentials{}, fmt.Errorf("%s: %w", found.Source, err)
 	}
-	if _, err := auth.ToTokenV3CreateMap(nil); err != nil {
-		return credentials{}, fmt.Errorf("%s: %w", source, hideValues(err))
-	}
-	tlsConfig.MinVersion = tls.VersionTLS12
-	return credentials{auth, endpoint, tlsConfig, source}, nil
+	return creds, nil
 }
 
-// parseCloud turns the parser's panic over a cloud without `auth` into an error.
-func parseCloud(options []clouds.ParseOption) (a gophercloud.AuthOptions, e gophercloud.EndpointOpts, t *tls.Config, err error) {
-	defer func() {
-		if recover() != nil {
-			err = errors.New("the cloud has no auth section")
+// authOptions are the account and the scope in gophercloud's words.
+func authOptions(c *clouds.Cloud) gophercloud.AuthOptions {
+	scope := &gophercloud.AuthScope{
+		ProjectID: c.Scope.Project.ID, ProjectName: c.Scope.Project.Name,
+		DomainID: c.Scope.Domain.ID, DomainName: c.Scope.Domain.Name,
+		System: c.Scope.System, TrustID: c.Scope.Trust,
+	}
+	if d := c.Scope.Project.Domain; d != (clouds.Domain{}) {
+		scope.DomainID, scope.DomainName = d.ID, d.Name
+	}
+	return gophercloud.AuthOptions{
+		IdentityEndpoint: c.AuthURL,
+		Username:         c.User.Name, UserID: c.User.ID, DomainID: c.User.Domain.ID, DomainName: c.User.Domain.Name,
+		Password:                c.Password,
+		ApplicationCredentialID: c.ApplicationCredential.ID, ApplicationCredentialName: c.ApplicationCredential.Name,
+		ApplicationCredentialSecret: c.ApplicationCredential.Secret,
+		Scope:                       scope, AllowReauth: true,
+	}
+}
+
+func tlsConfig(c *clouds.Cloud) (*tls.Config, error) {
+	config := &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: c.Insecure} //nolint:gosec // as the operator says, and is warned of
+	if c.CACert != "" {
+		text, err := secret.ReadFile(c.CACert, maxPEM)
+		if err != nil {
+			return nil, fmt.Errorf("cacert: %w", err)
 		}
-	}()
-	a, e, t, err = clouds.Parse(options...)
+		config.RootCAs = x509.NewCertPool()
+		if !config.RootCAs.AppendCertsFromPEM(text) {
+			return nil, fmt.Errorf("cacert: %w", secret.FileError(c.CACert, errors.New("has no certificate in PEM")))
+		}
+	}
+	if c.Cert == "" {
+		return config, nil
+	}
+	cert, err := secret.ReadFile(c.Cert, maxPEM)
 	if err != nil {
-		err = hideValues(err)
+		return nil, fmt.Errorf("cert: %w", err)
 	}
-	return a, e, t, err
-}
-
-// environment reads all that python-openstackclient takes for a login by
-// password or application credential
-// (https://docs.openstack.org/python-openstackclient/latest/cli/man/openstack.html).
-func environment() (clouds.Cloud, error) {
-	first := func(names ...string) string {
-		for _, name := range names {
-			if v := os.Getenv(name); v != "" {
-				return v
-			}
+	key := cert
+	if c.Key != "" {
+		if key, err = secret.ReadFile(c.Key, maxPEM); err != nil {
+			return nil, fmt.Errorf("key: %w", err)
 		}
-		return ""
 	}
-	if os.Getenv("OS_AUTH_URL") == "" {
-		return clouds.Cloud{}, errNoCredentials
+	pair, err := tls.X509KeyPair(cert, key)
+	if err != nil {
+		return nil, fmt.Errorf("cert: %w", secret.FileError(c.Cert, hideValues(err)))
 	}
-	if t := os.Getenv("OS_AUTH_TYPE"); !supportedAuthType(t) {
-		return clouds.Cloud{}, fmt.Errorf("OS_AUTH_TYPE=%s is not supported; password and v3applicationcredential are", secret.Show(t))
-	}
-	face := first("OS_INTERFACE", "OS_ENDPOINT_TYPE")
-	switch strings.TrimSuffix(face, "URL") {
-	case "", "public", "internal", "admin":
-	default:
-		// The parser would take it for public.
-		return clouds.Cloud{}, fmt.Errorf("OS_INTERFACE or OS_ENDPOINT_TYPE: %s is none of public, internal, admin", secret.Quote(face))
-	}
-	cloud := clouds.Cloud{
-		AuthInfo: &clouds.AuthInfo{
-			AuthURL:                     os.Getenv("OS_AUTH_URL"),
-			Username:                    first("OS_USERNAME", "OS_USER_NAME"),
-			UserID:                      first("OS_USER_ID", "OS_USERID"),
-			Password:                    os.Getenv("OS_PASSWORD"),
-			ApplicationCredentialID:     os.Getenv("OS_APPLICATION_CREDENTIAL_ID"),
-			ApplicationCredentialName:   os.Getenv("OS_APPLICATION_CREDENTIAL_NAME"),
-			ApplicationCredentialSecret: os.Getenv("OS_APPLICATION_CREDENTIAL_SECRET"),
-			ProjectID:                   first("OS_PROJECT_ID", "OS_TENANT_ID"),
-			ProjectName:                 first("OS_PROJECT_NAME", "OS_TENANT_NAME"),
-			UserDomainID:                first("OS_USER_DOMAIN_ID", "OS_DEFAULT_DOMAIN_ID", "OS_DEFAULT_DOMAIN"),
-			UserDomainName:              first("OS_USER_DOMAIN_NAME", "OS_DEFAULT_DOMAIN_NAME"),
-			ProjectDomainID:             first("OS_PROJECT_DOMAIN_ID", "OS_DEFAULT_DOMAIN_ID", "OS_DEFAULT_DOMAIN"),
-			ProjectDomainName:           first("OS_PROJECT_DOMAIN_NAME", "OS_DEFAULT_DOMAIN_NAME"),
-			DomainID:                    os.Getenv("OS_DOMAIN_ID"),
-			DomainName:                  os.Getenv("OS_DOMAIN_NAME"),
-			SystemScope:                 os.Getenv("OS_SYSTEM_SCOPE"),
-			TrustID:                     os.Getenv("OS_TRUST_ID"),
-		},
-		RegionName:     os.Getenv("OS_REGION_NAME"),
-		EndpointType:   face,
-		CACertFile:     os.Getenv("OS_CACERT"),
-		ClientCertFile: os.Getenv("OS_CERT"),
-		ClientKeyFile:  os.Getenv("OS_KEY"),
-	}
-	// A name given beside an ID is what Keystone would call ambiguous; the more
-	// specific variable wins over the default.
-	if os.Getenv("OS_USER_DOMAIN_ID") == "" && cloud.AuthInfo.UserDomainName != "" {
-		cloud.AuthInfo.UserDomainID = ""
-	}
-	if os.Getenv("OS_PROJECT_DOMAIN_ID") == "" && cloud.AuthInfo.ProjectDomainName != "" {
-		cloud.AuthInfo.ProjectDomainID = ""
-	}
-	return cloud, nil
+	config.Certificates = []tls.Certificate{pair}
+	return config, nil
 }
 
-func supportedAuthType(t string) bool {
-	switch t {
-	case "", "password", "v3password", "v3applicationcredential", "applicationcredential":
-		return true
-	}
-	return false
+// grant is what Keystone says of a token that it issued
+// (api-ref/source/v3/authenticate-v3.inc, "Password authentication with scoped authorization").
+type grant struct {
+	Project *struct {
+		ID string `json:"id"`
+	} `json:"project"`
+	Domain *struct {
+		ID string `json:"id"`
+	} `json:"domain"`
+	System  map[string]bool `json:"system"`
+	Catalog []service       `json:"catalog"`
 }
 
-// complete fills in what python-openstackclient assumes and drops what the
-// chosen way to log in must not carry.
-func complete(a *gophercloud.AuthOptions) {
-	a.AllowReauth = true
-	// A token cannot be renewed, and gophercloud prefers it to all but a password.
-	a.TokenID = ""
-	if a.ApplicationCredentialID != "" || a.ApplicationCredentialName != "" {
-		// An application credential is bound to its project; Keystone refuses a
-		// scope beside it, and gophercloud prefers a password.
-		a.Password, a.Scope, a.TenantID, a.TenantName = "", nil, "", ""
+func (g *grant) scoped() bool { return g.Project != nil || g.Domain != nil || len(g.System) > 0 }
+
+// provider is a new client for the calls of one login. It has no token yet.
+func (c *Client) newProvider() *gophercloud.ProviderClient {
+	p := &gophercloud.ProviderClient{HTTPClient: newHTTPClient(c.cfg, c.transport)}
+	p.UseTokenLock()
+	if c.userAgent != "" {
+		p.UserAgent.Prepend(c.userAgent)
 	}
-	if a.UserID != "" {
-		a.Username, a.DomainID, a.DomainName = "", "", ""
-	}
-	if a.Username != "" {
-		a.DomainID, a.DomainName = domain(a.DomainID, a.DomainName)
-	}
-	if s := a.Scope; s != nil && s.ProjectName != "" {
-		s.DomainID, s.DomainName = domain(s.DomainID, s.DomainName)
-	}
+	return p
 }
 
-// domain gives the one way to name a domain: its ID, else its name, else
-// "default", as python-openstackclient has it.
-func domain(id, name string) (string, string) {
-	switch {
-	case id != "":
-		return id, ""
-	case name != "":
-		return "", name
+// signIn gets a token from the Keystone whose v3 API has this URL.
+func (c *Client) signIn(ctx context.Context, p *gophercloud.ProviderClient, keystone string) (*grant, error) {
+	auth := c.creds.auth // gophercloud writes into it
+	scope := *auth.Scope
+	auth.Scope = &scope
+	service := &gophercloud.ServiceClient{ProviderClient: p, Type: "identity", Endpoint: keystone}
+	result := tokens.Create(asKeystone(ctx), service, &auth)
+	if result.Err != nil {
+		return nil, result.Err
 	}
-	return "default", ""
+	var granted grant
+	if err := result.ExtractIntoStructPtr(&granted, "token"); err != nil {
+		return nil, err
+	}
+	return &granted, p.SetTokenAndAuthResult(result)
+}
+
+// guardLogins keeps a cloud that refuses our token from being answered with a
+// login for each refusal, and a caller who leaves from ending the login that
+// others wait for.
+func (c *Client) guardLogins(provider *gophercloud.ProviderClient, keystone string) {
+	var mu sync.Mutex
+	last := c.now()
+	provider.ReauthFunc = func(context.Context) error {
+		mu.Lock()
+		defer mu.Unlock()
+		now := c.now()
+		if err := c.logins.err(); err != nil {
+			return err
+		}
+		if now.Sub(last) < pauseUnreachable {
+			return errors.New("nova refuses a token that keystone issued within the last second")
+		}
+		ctx, cancel := context.WithTimeout(c.life, c.cfg.Timeout)
+		defer cancel()
+		again := c.newProvider()
+		if _, err := c.signIn(ctx, again, keystone); err != nil {
+			err = c.refusal("keystone", err)
+			c.logins.failed(err)
+			return err
+		}
+		provider.CopyTokenFrom(again)
+		last = c.now()
+		c.logins.succeeded()
+		return nil
+	}
 }
 
 // describe says who logged in where, without any secret. Keystone knows the name, so
@@ -214,14 +185,14 @@ func (c credentials) describe() string { return c.describeAs(func(name string) s
 func (c credentials) claim() string { return c.describeAs(secret.Show) }
 
 func (c credentials) describeAs(show func(name string) string) string {
-	who := show(c.auth.Username)
-	switch {
-	case c.auth.ApplicationCredentialID != "":
-		who = "application credential " + show(c.auth.ApplicationCredentialID)
-	case c.auth.ApplicationCredentialName != "":
-		who = "application credential " + show(c.auth.ApplicationCredentialName)
-	case c.auth.Username == "":
-		who = "user ID " + show(c.auth.UserID)
+	who := show(c.User.Name)
+	switch own := c.ApplicationCredential; {
+	case own.ID != "":
+		who = "application credential " + show(own.ID)
+	case own.Name != "":
+		who = "application credential " + show(own.Name)
+	case c.User.Name == "":
+		who = "user ID " + show(c.User.ID)
 	}
-	return fmt.Sprintf("%s at %s (%s)", who, show(strings.TrimSuffix(c.auth.IdentityEndpoint, "/")), c.source)
+	return fmt.Sprintf("%s at %s (%s)", who, show(strings.TrimSuffix(c.AuthURL, "/")), c.Source)
 }

@@ -7,6 +7,8 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
+	"sync"
 	"time"
 )
 
@@ -18,6 +20,11 @@ var (
 	errBodyTooLarge = fmt.Errorf("the answer is longer than %d bytes", maxBody)
 	errRedirect     = errors.New("the answer is a redirect, which is not followed: it would carry the token elsewhere")
 )
+
+// maxOrigins bounds the places that logins have named. A catalog changes seldom.
+const maxOrigins = 16
+
+var errElsewhere = errors.New("a request with a secret was about to leave for a host that neither the configuration nor the catalog names")
 
 // Observer is told of every call to the cloud: service is keystone or nova,
 // outcome one of ok, not_found, refused, error, unreachable.
@@ -37,10 +44,40 @@ func serviceOf(ctx context.Context) string {
 	return "nova"
 }
 
-// transport bounds and observes every call.
+// transport bounds and observes every call, and keeps our token and password at the
+// places for which they are.
 type transport struct {
 	base    *http.Transport
 	observe Observer
+
+	mu      sync.Mutex
+	allowed map[string]bool // scheme and host
+}
+
+// allow lets secrets go to the scheme and host of an endpoint, which the configuration
+// or the catalog names.
+func (t *transport) allow(e endpoint) {
+	u, err := url.Parse(e.origin)
+	if err != nil {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.allowed == nil || len(t.allowed) >= maxOrigins {
+		t.allowed = map[string]bool{}
+	}
+	t.allowed[u.Scheme+"://"+u.Host] = true
+}
+
+// mayGo reports whether a request may leave: one without a token and a body has no
+// secret.
+func (t *transport) mayGo(r *http.Request) bool {
+	if r.Header.Get("X-Auth-Token") == "" && r.Header.Get("X-Subject-Token") == "" && r.Body == nil {
+		return true
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.allowed[r.URL.Scheme+"://"+r.URL.Host]
 }
 
 func newTransport(cfg Config, creds credentials, observe Observer) *transport {
@@ -57,10 +94,13 @@ func newTransport(cfg Config, creds credentials, observe Observer) *transport {
 		MaxResponseHeaderBytes: 64 << 10,
 		ForceAttemptHTTP2:      true,
 	}
-	return &transport{base, observe}
+	return &transport{base: base, observe: observe}
 }
 
 func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
+	if !t.mayGo(r) {
+		return nil, errElsewhere
+	}
 	begin := time.Now()
 	resp, err := t.base.RoundTrip(r)
 	if t.observe != nil {
