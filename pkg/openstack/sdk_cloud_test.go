@@ -1,0 +1,336 @@
+package openstack_test
+
+import (
+	"cmp"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/json"
+	"encoding/pem"
+	"io"
+	"log/slog"
+	"math/big"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// shape is how a cloud is built. In its URLs @HTTP and @HTTPS are the two
+// listeners, and @PROJECT is the ID of the project.
+type shape struct {
+	// keystone is the path of Keystone, as a rule /identity.
+	keystone string
+	// link is the URL of v3 in the version documents of Keystone. As a rule it is
+	// that of the request.
+	link string
+	// unlinked has a Keystone without version documents, which answers 404.
+	unlinked bool
+	// nova are the paths below which there is a Nova, as a rule /compute alone.
+	nova []string
+	// novaLink is what is before the version in the links of Nova's version documents.
+	// As a rule it is that of the request.
+	novaLink string
+	// catalog are the endpoints of Nova, each as "region interface URL". As a rule
+	// it is one, public in RegionOne, on the listener of the login.
+	catalog []string
+	// kind and name are those of Nova in the catalog, as a rule compute and nova.
+	kind, name string
+	// redirect sends all requests of the listener without TLS to the one with it.
+	redirect bool
+	// clientCert has the listener with TLS want a certificate of the client.
+	clientCert bool
+}
+
+// sdkCloud is a Keystone and a Nova of some shape, on a listener without TLS and one
+// with it, that take every account. It keeps the logins and the lookups of web.
+type sdkCloud struct {
+	shape
+	plain, tls *httptest.Server
+
+	mu      sync.Mutex
+	reached reached
+}
+
+// reached is where the requests of a client went. A request is "METHOD URL", with the
+// name in the client's certificate if it showed one.
+type reached struct {
+	Login  string `json:"login,omitempty"`  // the request
+	Body   any    `json:"body,omitempty"`   // what it says about account and scope
+	Lookup string `json:"lookup,omitempty"` // of web
+	// Unverified says that the certificates of the cloud are taken as they come.
+	Unverified bool `json:"unverified,omitempty"`
+}
+
+const (
+	sdkProject = "0c5a9d1e5f0b4c0c8f4f5b7c9f2d6a11"
+	sdkToken   = "gAAAAAfake"
+)
+
+func newSDKCloud(t *testing.T, s shape, ca *authority) *sdkCloud {
+	t.Helper()
+	s.keystone, s.kind, s.name = cmp.Or(s.keystone, "/identity"), cmp.Or(s.kind, "compute"), cmp.Or(s.name, "nova")
+	if s.nova == nil {
+		s.nova = []string{"/compute"}
+	}
+	c := &sdkCloud{shape: s}
+	c.plain, c.tls = httptest.NewUnstartedServer(http.HandlerFunc(c.serve)), httptest.NewUnstartedServer(http.HandlerFunc(c.serve))
+	c.tls.TLS = &tls.Config{Certificates: []tls.Certificate{ca.server}}
+	if s.clientCert {
+		c.tls.TLS.ClientAuth = tls.RequireAnyClientCert
+	}
+	for _, server := range []*httptest.Server{c.plain, c.tls} {
+		server.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
+		t.Cleanup(server.Close)
+	}
+	c.plain.Start()
+	c.tls.StartTLS()
+	return c
+}
+
+// fill puts the addresses of the cloud in the place of @HTTP, @HTTPS, @AUTH and
+// @PROJECT, and dir in that of @HERE.
+func (c *sdkCloud) fill(s, dir string) string {
+	return strings.NewReplacer("@HTTPS", c.tls.URL, "@HTTP", c.plain.URL, "@AUTH", c.plain.URL+c.keystone+"/v3",
+		"@PROJECT", sdkProject, "@HERE", dir).Replace(s)
+}
+
+// take returns what was reached, and forgets it.
+func (c *sdkCloud) take() reached {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	r := c.reached
+	c.reached = reached{}
+	return r
+}
+
+func (c *sdkCloud) serve(w http.ResponseWriter, r *http.Request) {
+	if c.redirect && r.TLS == nil {
+		http.Redirect(w, r, c.tls.URL+r.URL.RequestURI(), http.StatusPermanentRedirect)
+		return
+	}
+	base := c.plain.URL
+	if r.TLS != nil {
+		base = c.tls.URL
+	}
+	// What is at the root comes last.
+	for _, root := range c.nova {
+		if path, ok := below(r.URL.Path, root); ok && root != "/" {
+			c.serveNova(w, r, base+root, path)
+			return
+		}
+	}
+	if path, ok := below(r.URL.Path, c.keystone); ok {
+		c.serveKeystone(w, r, base, path)
+		return
+	}
+	if slices.Contains(c.nova, "/") {
+		c.serveNova(w, r, base, r.URL.Path)
+		return
+	}
+	http.NotFound(w, r)
+}
+
+// below is the rest of path below root.
+func below(path, root string) (rest string, ok bool) {
+	rest, ok = strings.CutPrefix(path, strings.TrimSuffix(root, "/"))
+	return rest, ok && (rest == "" || strings.HasPrefix(rest, "/"))
+}
+
+func (c *sdkCloud) serveKeystone(w http.ResponseWriter, r *http.Request, base, path string) {
+	link := base + strings.TrimSuffix(c.keystone, "/") + "/v3/"
+	if c.link != "" {
+		link = c.fill(c.link, "")
+	}
+	version := object{"id": "v3.14", "status": "stable", "links": []object{{"rel": "self", "href": link}}}
+	switch path = strings.TrimSuffix(path, "/"); {
+	case r.Method == http.MethodPost && path == "/v3/auth/tokens":
+		c.login(w, r, base)
+	case c.unlinked:
+		http.NotFound(w, r)
+	case path == "":
+		answer(w, http.StatusMultipleChoices, object{"versions": object{"values": []object{version}}})
+	case path == "/v3":
+		answer(w, http.StatusOK, object{"version": version})
+	default:
+		answer(w, http.StatusNotFound, object{"error": object{"code": 404, "message": "Not Found", "title": "Not Found"}})
+	}
+}
+
+func (c *sdkCloud) login(w http.ResponseWriter, r *http.Request, base string) {
+	var login struct {
+		Auth struct {
+			Identity struct{ Methods []string }
+			Scope    any
+		}
+	}
+	body, err := io.ReadAll(r.Body)
+	if err == nil {
+		err = json.Unmarshal(body, &login)
+	}
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	c.mu.Lock()
+	c.reached.Login = c.request(r)
+	_ = json.Unmarshal(body, &c.reached.Body)
+	c.mu.Unlock()
+
+	now := time.Now().UTC()
+	token := object{
+		"methods": login.Auth.Identity.Methods, "issued_at": now.Format(keystoneTime), "expires_at": now.Add(time.Hour).Format(keystoneTime),
+		"user": object{"id": "user-id", "name": "authenticator", "domain": object{"id": "default", "name": "Default"}},
+	}
+	if login.Auth.Scope != nil || slices.Contains(login.Auth.Identity.Methods, "application_credential") {
+		token["roles"] = []object{{"id": "admin-id", "name": "admin"}}
+		token["project"] = object{"id": sdkProject, "name": "service", "domain": object{"id": "default", "name": "Default"}}
+		token["catalog"] = c.entries(base)
+	}
+	w.Header().Set("X-Subject-Token", sdkToken)
+	answer(w, http.StatusCreated, object{"token": token})
+}
+
+const keystoneTime = "2006-01-02T15:04:05.000000Z"
+
+// entries are those of the catalog: Keystone, and after it Nova.
+func (c *sdkCloud) entries(base string) []object {
+	lines := c.catalog
+	if lines == nil {
+		lines = []string{"RegionOne public " + base + c.nova[0] + "/v2.1"}
+	}
+	var nova []object
+	for _, line := range lines {
+		part := strings.Fields(line)
+		nova = append(nova, object{"id": line, "region": part[0], "region_id": part[0], "interface": part[1], "url": c.fill(part[2], "")})
+	}
+	keystone := object{"id": "keystone", "region": "RegionOne", "region_id": "RegionOne", "interface": "public", "url": base + c.keystone}
+	return []object{
+		{"id": "1", "type": "identity", "name": "keystone", "endpoints": []object{keystone}},
+		{"id": "2", "type": c.kind, "name": c.name, "endpoints": nova},
+	}
+}
+
+func (c *sdkCloud) serveNova(w http.ResponseWriter, r *http.Request, base, path string) {
+	if c.novaLink != "" {
+		base = c.fill(c.novaLink, "")
+	}
+	version := func(id, status, newest, oldest string) object {
+		link := base + "/" + strings.TrimSuffix(id, ".0") + "/"
+		return object{"id": id, "status": status, "version": newest, "min_version": oldest, "links": []object{{"rel": "self", "href": link}}}
+	}
+	legacy, current := version("v2.0", "SUPPORTED", "", ""), version("v2.1", "CURRENT", "2.96", "2.1")
+	path = strings.Trim(path, "/")
+	switch path {
+	case "":
+		answer(w, http.StatusOK, object{"versions": []object{legacy, current}})
+		return
+	case "v2":
+		answer(w, http.StatusOK, object{"version": legacy})
+		return
+	case "v2.1":
+		answer(w, http.StatusOK, object{"version": current})
+		return
+	}
+	_, path, _ = strings.Cut(path, "/")
+	switch path = strings.TrimPrefix(path, sdkProject+"/"); {
+	case r.Header.Get("X-Auth-Token") != sdkToken:
+		answer(w, http.StatusUnauthorized, object{"error": object{"code": 401, "message": "no token", "title": "Unauthorized"}})
+	case path == "servers/"+web:
+		c.mu.Lock()
+		c.reached.Lookup = c.request(r)
+		c.mu.Unlock()
+		answer(w, http.StatusOK, object{"server": sdkServer})
+	case path == "servers/detail" && strings.Contains(r.URL.RawQuery, web):
+		answer(w, http.StatusOK, object{"servers": []object{sdkServer}})
+	case path == "servers/detail":
+		answer(w, http.StatusOK, object{"servers": []object{}})
+	default:
+		answer(w, http.StatusNotFound, object{"itemNotFound": object{"code": 404, "message": "Instance could not be found."}})
+	}
+}
+
+var sdkServer = object{
+	"id": web, "name": "web-1", "status": "ACTIVE", "tenant_id": "workloads-id", "user_id": "user-id", "metadata": object{},
+	"created": "2026-11-22T07:25:01Z", "OS-SRV-USG:launched_at": "2026-11-22T07:25:05.000000", "OS-EXT-STS:task_state": nil,
+	"OS-EXT-AZ:availability_zone": "nova", "OS-EXT-SRV-ATTR:hostname": "web-1", "addresses": object{},
+	"image": "", "flavor": object{"original_name": "m1.nano", "vcpus": 1},
+}
+
+// request is the request with the addresses of this cloud as [shape] has them.
+func (c *sdkCloud) request(r *http.Request) string {
+	text := r.Method + " @HTTP" + r.URL.Path
+	if r.TLS != nil {
+		text = r.Method + " @HTTPS" + r.URL.Path
+		if shown := r.TLS.PeerCertificates; len(shown) > 0 {
+			text += " as " + shown[0].Subject.CommonName
+		}
+	}
+	return strings.ReplaceAll(text, sdkProject, "@PROJECT")
+}
+
+func answer(w http.ResponseWriter, status int, body any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(body)
+}
+
+// authority is what signed the certificate of the listener with TLS.
+type authority struct {
+	server tls.Certificate
+	files  map[string]string // ca.pem, another.pem of another authority, client.pem and its client.key, both.pem
+}
+
+func newAuthority(t *testing.T) *authority {
+	t.Helper()
+	a := &authority{files: map[string]string{}}
+	caKey, ca := newCertificate(t, "ca", nil, nil)
+	_, another := newCertificate(t, "another", nil, nil)
+	serverKey, server := newCertificate(t, "server", ca, caKey)
+	clientKey, client := newCertificate(t, "client", ca, caKey)
+	a.server = tls.Certificate{Certificate: [][]byte{server.Raw}, PrivateKey: serverKey}
+	for name, cert := range map[string]*x509.Certificate{"ca.pem": ca, "another.pem": another, "client.pem": client} {
+		a.files[name] = string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw}))
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(clientKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.files["client.key"] = string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
+	a.files["both.pem"] = a.files["client.pem"] + a.files["client.key"]
+	return a
+}
+
+// newCertificate makes an authority of its own unless it is given one.
+func newCertificate(t *testing.T, name string, parent *x509.Certificate, parentKey *ecdsa.PrivateKey) (*ecdsa.PrivateKey, *x509.Certificate) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
+		KeyUsage: x509.KeyUsageDigitalSignature, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, BasicConstraintsValid: true,
+	}
+	if parent == nil {
+		template.IsCA, template.KeyUsage, template.IPAddresses = true, x509.KeyUsageCertSign, nil
+		parent, parentKey = template, key
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, parent, &key.PublicKey, parentKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key, cert
+}

@@ -1,0 +1,319 @@
+package openstack_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/openstack"
+)
+
+var updateSDK = flag.Bool("update-sdk", false, "write testdata/sdk/answers.json")
+
+// sdkRow is a set of files and an environment, which openstacksdk and we read.
+type sdkRow struct {
+	name string
+	// cloud is the name that is asked for. Optional.
+	cloud string
+	// env are the variables; beside them is a HOME, which "-" takes away.
+	env map[string]string
+	// files are below the working directory, where HOME is home.
+	files map[string]string
+	shape shape
+
+	// refused is a part of our message, if neither logs in.
+	refused string
+
+	// ours is why we do something else on purpose: we are refused, if there is
+	// refused, or send what is in want where it is not empty.
+	ours string
+	want reached
+
+	// todo is a row in which we differ, and should not.
+	todo bool
+}
+
+// sdkAnswer is what came of a row.
+type sdkAnswer struct {
+	Error string  `json:"error,omitempty"` // its class
+	Sent  reached `json:"sent"`
+}
+
+const sdkAnswers = "testdata/sdk/answers.json"
+
+// TestSameAsOpenStackSDK has the real openstacksdk and us log in and look up a server at
+// the same cloud with the same files and variables. Account, scope, URL of the login, URL
+// of the lookup, and certificates are to be the same.
+//
+// What openstacksdk does is kept in testdata/sdk/answers.json, so that the test has
+// something to compare with where there is no Python. Where there is, the answers are
+// asked for anew; -update-sdk writes them.
+func TestSameAsOpenStackSDK(t *testing.T) {
+	ca := newAuthority(t)
+	clouds, dirs := make([]*sdkCloud, len(sdkRows)), make([]string, len(sdkRows))
+	names := map[string]bool{}
+	for i, row := range sdkRows {
+		if names[row.name] {
+			t.Fatalf("two rows have the name %q", row.name)
+		}
+		names[row.name] = true
+		clouds[i], dirs[i] = newSDKCloud(t, row.shape, ca), t.TempDir()
+		files := maps.Clone(ca.files)
+		for name, content := range ca.files {
+			files["home/"+name] = content
+		}
+		for name, content := range row.files {
+			files[name] = clouds[i].fill(content, dirs[i])
+		}
+		writeFiles(t, dirs[i], files)
+	}
+	kept := keptAnswers(t)
+	if python, err := sdkPython(t); err != nil {
+		if os.Getenv("CI") == "true" || *updateSDK {
+			t.Fatalf("openstacksdk: %v", err)
+		}
+		t.Logf("SKIPPED: asking openstacksdk anew; the answers of %s are used: %v", sdkAnswers, err)
+	} else {
+		asked := askSDK(t, python, clouds, dirs)
+		if *updateSDK {
+			keepAnswers(t, asked)
+			kept = asked
+		}
+		if diff := cmp.Diff(kept, asked); diff != "" {
+			t.Errorf("openstacksdk does not what %s says (-file +openstacksdk); -update-sdk writes it:\n%s", sdkAnswers, diff)
+		}
+		kept = asked
+	}
+
+	for i, row := range sdkRows {
+		t.Run(row.name, func(t *testing.T) {
+			sdk := kept[row.name]
+			got, err := row.send(t, clouds[i], dirs[i])
+			problem := row.compare(sdk, got, err)
+			switch {
+			case row.todo && problem == "":
+				t.Error("the row is as it should be: take todo away")
+			case row.todo:
+				t.Logf("TODO: %s", problem)
+			case problem != "":
+				t.Error(problem)
+			}
+		})
+	}
+}
+
+// compare returns what is wrong with our result, or nothing.
+func (row sdkRow) compare(sdk sdkAnswer, got reached, err error) string {
+	switch {
+	case row.ours == "" && row.refused == "" && sdk.Error != "":
+		return fmt.Sprintf("openstacksdk fails with %s; our error is %v", sdk.Error, err)
+	case row.ours == "" && row.refused != "" && sdk.Error == "":
+		return fmt.Sprintf("openstacksdk succeeds: %+v; our error is %v", sdk.Sent, err)
+	case row.refused != "" && err == nil:
+		return fmt.Sprintf("we succeed: %+v", got)
+	case row.refused != "" && !strings.Contains(err.Error(), row.refused):
+		return fmt.Sprintf("our message is not %q: %v", row.refused, err)
+	case row.refused != "":
+		return ""
+	case err != nil:
+		return fmt.Sprintf("%v; what was sent: %+v", err, got)
+	case row.ours == "":
+		if diff := cmp.Diff(sdk.Sent, got); diff != "" {
+			return fmt.Sprintf("(-openstacksdk +ours)\n%s", diff)
+		}
+		return ""
+	}
+	// What differs on purpose, and all the rest as the SDK has it.
+	want := row.want
+	if want.Login == "" {
+		want.Login = sdk.Sent.Login
+	}
+	if want.Body == nil {
+		want.Body = sdk.Sent.Body
+	}
+	if want.Lookup == "" {
+		want.Lookup = sdk.Sent.Lookup
+	}
+	if text, ok := want.Body.(string); ok {
+		if err := json.Unmarshal([]byte(text), &want.Body); err != nil {
+			return err.Error()
+		}
+	}
+	if diff := cmp.Diff(sdk.Sent, got); diff == "" {
+		return "we do the same as openstacksdk: take `ours` away"
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		return fmt.Sprintf("(-wanted +ours)\n%s", diff)
+	}
+	return ""
+}
+
+// environ are the variables of the row.
+func (row sdkRow) environ(c *sdkCloud, dir string) map[string]string {
+	env := map[string]string{"HOME": filepath.Join(dir, "home")}
+	for name, value := range row.env {
+		env[name] = c.fill(value, dir)
+	}
+	maps.DeleteFunc(env, func(_, value string) bool { return value == "-" })
+	return env
+}
+
+// send has our client log in and look web up.
+func (row sdkRow) send(t *testing.T, cloud *sdkCloud, dir string) (reached, error) {
+	t.Helper()
+	cleanEnvironment(t)
+	for _, name := range []string{"HOME", "XDG_CONFIG_DIRS"} {
+		if err := os.Unsetenv(name); err != nil { // cleanEnvironment brings HOME back
+			t.Fatal(err)
+		}
+	}
+	setenv(t, row.environ(cloud, dir))
+	t.Chdir(dir)
+	cfg := config()
+	cfg.Cloud = row.cloud
+	c, err := openstack.New(cfg, openstack.Options{})
+	if err != nil {
+		return reached{}, err
+	}
+	defer c.Close()
+	if _, err = c.Connect(t.Context()); err == nil {
+		_, err = ask(t, c, web)
+	}
+	checkDiscreet(t, err)
+	sent := cloud.take()
+	sent.Unverified = c.Unverified()
+	return sent, err
+}
+
+// askSDK has openstacksdk do the same for all rows.
+func askSDK(t *testing.T, python string, clouds []*sdkCloud, dirs []string) map[string]sdkAnswer {
+	t.Helper()
+	type question struct {
+		Env   map[string]string `json:"env"`
+		Dir   string            `json:"cwd"`
+		Cloud *string           `json:"cloud"`
+	}
+	var questions []question
+	for i, row := range sdkRows {
+		q := question{Env: row.environ(clouds[i], dirs[i]), Dir: dirs[i]}
+		if row.cloud != "" {
+			q.Cloud = &row.cloud
+		}
+		questions = append(questions, q)
+	}
+	in, err := json.Marshal(questions)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, python, "testdata/sdk/ask.py")
+	cmd.Stdin = bytes.NewReader(in)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	var said []struct {
+		Error      string
+		Unverified bool
+	}
+	if err == nil {
+		err = json.Unmarshal(out, &said)
+	}
+	if err != nil || len(said) != len(sdkRows) {
+		t.Fatalf("openstacksdk: %v\n%s", err, stderr.String())
+	}
+	answers := map[string]sdkAnswer{}
+	for i, row := range sdkRows {
+		class, text, _ := strings.Cut(said[i].Error, ": ")
+		sent := clouds[i].take()
+		sent.Unverified = said[i].Unverified
+		answers[row.name] = sdkAnswer{class, sent}
+		if class != "" && row.refused == "" && row.ours == "" {
+			t.Logf("%s: openstacksdk says %s: %s", row.name, class, text)
+		}
+	}
+	return answers
+}
+
+// sdkPython is a Python with openstacksdk. It is made in the cache of the user once for
+// each list of what is installed.
+func sdkPython(t *testing.T) (string, error) {
+	t.Helper()
+	python, err := exec.LookPath("python3")
+	if err != nil {
+		return "", err
+	}
+	list, err := os.ReadFile("testdata/sdk/requirements.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		cache = t.TempDir()
+	}
+	sum := sha256.Sum256(append(list, python...))
+	venv := filepath.Join(cache, "openstack-nova-authenticator", "openstacksdk-"+hex.EncodeToString(sum[:8]))
+	ready := filepath.Join(venv, "bin", "python")
+	if err := exec.CommandContext(t.Context(), ready, "-c", "import openstack").Run(); err == nil {
+		return ready, nil
+	}
+	// Another run may be making the same, so it gets its name when it is finished. One
+	// that has the name and does not run is broken.
+	if err := os.RemoveAll(venv); err != nil {
+		return "", err
+	}
+	unfinished := fmt.Sprintf("%s-%d", venv, os.Getpid())
+	t.Cleanup(func() { _ = os.RemoveAll(unfinished) })
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	defer cancel()
+	for _, command := range [][]string{
+		{python, "-m", "venv", unfinished},
+		{filepath.Join(unfinished, "bin", "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", "testdata/sdk/requirements.txt"},
+	} {
+		if out, err := exec.CommandContext(ctx, command[0], command[1:]...).CombinedOutput(); err != nil {
+			return "", fmt.Errorf("%v: %w\n%s", command, err, out)
+		}
+	}
+	if err := os.Rename(unfinished, venv); err != nil && !errors.Is(err, os.ErrExist) {
+		return "", err
+	}
+	return ready, nil
+}
+
+func keptAnswers(t *testing.T) map[string]sdkAnswer {
+	t.Helper()
+	kept := map[string]sdkAnswer{}
+	data, err := os.ReadFile(sdkAnswers)
+	if err == nil {
+		err = json.Unmarshal(data, &kept)
+	}
+	if err != nil && !*updateSDK {
+		t.Fatal(err)
+	}
+	return kept
+}
+
+func keepAnswers(t *testing.T, answers map[string]sdkAnswer) {
+	t.Helper()
+	data, err := json.MarshalIndent(answers, "", "  ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(sdkAnswers, append(data, '\n'), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
