@@ -17,12 +17,14 @@ write_accounts() { # again when demo.json is there, which has the id of the appl
         printf 'username: %s\npassword: %s\nuser_domain_name: Default\n' "$user" "$SECRET"
         case $scope in
           system) echo "system_scope: all" ;;
+          domain) echo "domain_name: Default" ;;
           *) printf 'project_name: %s\nproject_domain_name: Default\n' "$scope" ;;
         esac
       } | cloud "$name" password
     done <<'ACCOUNTS'
 admin admin admin
 system-admin admin system
+domain-admin admin domain
 demo demo workloads
 demo-reader demo-reader workloads
 other other other
