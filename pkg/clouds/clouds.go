@@ -360,6 +360,11 @@ func regionsOf(v *value) (all []namedRegion, many bool, err error) {
 					return nil, false, fmt.Errorf("%s: a region has no name", item.path)
 				}
 				one.name = item.get("name").text
+				for _, key := range slices.Sorted(maps.Keys(item.keys)) {
+					if key != "name" && key != "values" {
+						return nil, false, fmt.Errorf("%s: a region has the keys name and values; write %s below values", item.path, shownKey(key))
+					}
+				}
 			}
 			all = append(all, one)
 		}

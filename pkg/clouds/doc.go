@@ -15,12 +15,20 @@
 //     python-openstackclient; openstacksdk lets Keystone refuse it.
 //   - Without an auth_type, an application credential is used if there is one.
 //   - A profile that is a URL is not fetched.
+//   - secure.yaml is looked for beside clouds.yaml as well.
+//   - A cloud of clouds.yaml that has the name of OS_CLOUD_NAME is used; openstacksdk
+//     refuses to choose between it and OS_*.
+//   - Null is as good as no value. openstacksdk takes it for the text None in some
+//     places, and fails in others.
+//   - default_domain_id gives way to a domain that is named.
+//   - With auth_plugin alone, the old name of auth_type, its value is the auth_type.
 //   - A key that has to do with the way to the cloud, and that this package does not
 //     know, is a warning.
 //
 // With a named cloud only OS_CLOUD, OS_CLIENT_CONFIG_FILE and OS_CLIENT_SECURE_FILE
-// are read of the environment, and OS_REGION_NAME if the cloud has no region. The openstack command reads the rest of OS_* as well, so that the account
-// depends on the shell; a server must not.
+// are read of the environment, and OS_REGION_NAME if the cloud has no region. The
+// openstack command reads the rest of OS_* as well, so that the account depends on the
+// shell; a server must not.
 //
 // The package makes no call and reads no file but those named above: certificates are
 // read by the caller.

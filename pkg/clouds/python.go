@@ -63,7 +63,7 @@ func pythonRepr(f float64) string {
 	return s
 }
 
-// boolean is the value of a switch such as verify, as openstacksdk takes it: a word
+// boolean is the value of a switch, as openstacksdk takes that of insecure: a word
 // of YAML 1.1, or true or false in quotes or in a variable.
 func (v *value) boolean() (is, ok bool) {
 	word := strings.ToLower(v.text)

@@ -191,7 +191,7 @@ func (s *settings) account(c *Cloud, kind string) error {
 		ofProject = Domain{cmp.Or(ofProject.ID, domain.ID), cmp.Or(ofProject.Name, domain.Name)}
 		domain = Domain{}
 	}
-	c.User = named(s.login("user_id", "userid"), s.login("username", "user_name"), ofUser, fallback)
+	c.User = named(s.login("user_id"), s.login("username", "user_name"), ofUser, fallback)
 	if c.User == (Name{}) && (kind == password || given.ID == "") {
 		return fmt.Errorf("there is no user: set %s or %s", s.key("username"), s.key("user_id"))
 	}
@@ -349,10 +349,14 @@ func (s *settings) certificates(c *Cloud) error {
 	if verify.isText() {
 		is, ok := verify.boolean()
 		switch {
-		case ok:
+		case ok && (is || verify.plain):
 			c.Insecure = c.Insecure || !is
-		case c.CACert == "" && strings.ContainsAny(verify.text, "/."):
+		case c.CACert != "":
+			s.warn("%s: is a text, not false, so that certificates are verified", verify.path)
+		case strings.ContainsAny(verify.text, "/."):
 			c.CACert = verify.text // the path of a CA, as python-requests takes it
+		case ok:
+			return fmt.Errorf("%s: is a text, not false, and openstacksdk takes it for the path of a CA: set insecure: true (OS_INSECURE=true) if certificates are not to be verified", verify.path)
 		default:
 			return fmt.Errorf("%s: %s is neither true nor false", verify.path, secret.Quote(verify.text))
 		}

@@ -303,11 +303,14 @@ func (e catalogEndpoint) isIn(region string) bool {
 // pick chooses Nova's endpoint of the catalog: the first of the best interface.
 func (c *Client) pick(catalog []service) (catalogEndpoint, error) {
 	wanted := c.creds.Compute
-	var types []string
+	var types, names []string
 	var all []catalogEndpoint
 	for _, s := range catalog {
 		if !slices.Contains(types, secret.Show(s.Type)) {
 			types = append(types, secret.Show(s.Type))
+		}
+		if s.Type == wanted.Type {
+			names = append(names, secret.Show(s.Name))
 		}
 		if s.Type == wanted.Type && (wanted.Name == "" || s.Name == wanted.Name) {
 			all = append(all, s.Endpoints...)
@@ -331,6 +334,8 @@ func (c *Client) pick(catalog []service) (catalogEndpoint, error) {
 	}
 	text := fmt.Sprintf("keystone's catalog has no %s endpoint of type %s%s", strings.Join(c.creds.Interfaces, " or "), secret.Show(wanted.Type), inRegion(c.creds.Region))
 	switch {
+	case len(all) == 0 && len(names) > 0 && !slices.Contains(names, wanted.Name):
+		text += fmt.Sprintf(" and name %s; the names are %s (compute_service_name)", secret.Show(wanted.Name), listed(names))
 	case len(all) == 0:
 		text += "; its types are " + listed(types)
 	case len(faces) == 0:

@@ -38,11 +38,10 @@ type shape struct {
 	// novaLink is what is before the version in the links of Nova's version documents.
 	// As a rule it is that of the request.
 	novaLink string
-	// catalog are the endpoints of Nova, each as "region interface URL". As a rule
-	// it is one, public in RegionOne, on the listener of the login.
+	// catalog are the endpoints of Nova, each as "region interface URL", and the type
+	// and name of the service if they are not compute and nova. As a rule it is one,
+	// public in RegionOne, on the listener of the login.
 	catalog []string
-	// kind and name are those of Nova in the catalog, as a rule compute and nova.
-	kind, name string
 	// redirect sends all requests of the listener without TLS to the one with it.
 	redirect bool
 	// clientCert has the listener with TLS want a certificate of the client.
@@ -76,7 +75,7 @@ const (
 
 func newSDKCloud(t *testing.T, s shape, ca *authority) *sdkCloud {
 	t.Helper()
-	s.keystone, s.kind, s.name = cmp.Or(s.keystone, "/identity"), cmp.Or(s.kind, "compute"), cmp.Or(s.name, "nova")
+	s.keystone = cmp.Or(s.keystone, "/identity")
 	if s.nova == nil {
 		s.nova = []string{"/compute"}
 	}
@@ -206,16 +205,18 @@ func (c *sdkCloud) entries(base string) []object {
 	if lines == nil {
 		lines = []string{"RegionOne public " + base + c.nova[0] + "/v2.1"}
 	}
-	var nova []object
-	for _, line := range lines {
-		part := strings.Fields(line)
-		nova = append(nova, object{"id": line, "region": part[0], "region_id": part[0], "interface": part[1], "url": c.fill(part[2], "")})
-	}
 	keystone := object{"id": "keystone", "region": "RegionOne", "region_id": "RegionOne", "interface": "public", "url": base + c.keystone}
-	return []object{
-		{"id": "1", "type": "identity", "name": "keystone", "endpoints": []object{keystone}},
-		{"id": "2", "type": c.kind, "name": c.name, "endpoints": nova},
+	all := []object{{"id": "identity", "type": "identity", "name": "keystone", "endpoints": []object{keystone}}}
+	for _, line := range lines {
+		part := append(strings.Fields(line), "compute", "nova")
+		region, face, url, kind, name := part[0], part[1], part[2], part[3], part[4]
+		if last := all[len(all)-1]; last["type"] != kind || last["name"] != name {
+			all = append(all, object{"id": line, "type": kind, "name": name, "endpoints": []object{}})
+		}
+		last := all[len(all)-1]
+		last["endpoints"] = append(last["endpoints"].([]object), object{"id": line, "region": region, "region_id": region, "interface": face, "url": c.fill(url, "")})
 	}
+	return all
 }
 
 func (c *sdkCloud) serveNova(w http.ResponseWriter, r *http.Request, base, path string) {

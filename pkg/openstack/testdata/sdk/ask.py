@@ -1,6 +1,6 @@
 """Has openstacksdk read clouds.yaml and OS_*, and ask Nova for one server.
 
-Input: a JSON list of {"env": {...}, "cwd": "...", "cloud": "..." or null}.
+Input: a JSON list of {"env": {...}, "cwd": "...", "asked": {"cloud": "...", ...}}.
 Output: a JSON list, in the same order, of {"error": "" or "Class: text", "unverified":
 whether the certificates of the cloud are taken as they come}. What the SDK sends is
 recorded by the cloud that it calls.
@@ -27,7 +27,7 @@ def ask(row):
     importlib.reload(openstack.config)
     answer = {"error": "", "unverified": False}
     try:
-        cloud = openstack.connect(cloud=row["cloud"])
+        cloud = openstack.connect(**row["asked"])
         cloud.compute.get("/servers/" + SERVER).raise_for_status()
         answer["unverified"] = cloud.session.verify is False
     except Exception as e:
