@@ -66,7 +66,7 @@ The exit status is 1 when there is an error, or with --strict a warning, else 0.
 			return nil
 		},
 	}
-	cmd.Flags().BoolVar(&online, "online", false, "log in to OpenStack, find out what the account may do, and ask Redis if the state is there")
+	cmd.Flags().BoolVar(&online, "online", false, "log in to OpenStack, ask for every right that the roles need, and ask Redis if the state is there")
 	cmd.Flags().BoolVar(&strict, "strict", false, "fail on warnings")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd

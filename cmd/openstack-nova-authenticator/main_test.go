@@ -42,6 +42,7 @@ const (
 	scriptElsewhere = "11111111-aaaa-4aaa-8aaa-000000000002"
 	scriptBuilt     = "11111111-aaaa-4aaa-8aaa-000000000003" // until the script launches it
 	scriptNova      = "d0fd9128b4574898af1ba8f4e7836ede"
+	scriptBoss      = "5a0dd42ae8eb4ce0bb3aa18cb9a5c70c"
 )
 
 // TestScripts runs the program as its users do: files, signals, sockets. Every
@@ -110,6 +111,8 @@ func scriptCloud() (*simulator.Cloud, error) {
 		{Name: "validator", Roles: []string{"reader", "instance_reader", "service"}},
 		{Name: "nova", ID: scriptNova, Roles: []string{"service"}},
 		{Name: "member", Roles: []string{"member"}},
+		{Name: "boss", ID: scriptBoss, Roles: []string{"admin"}},
+		{Name: "system", Roles: []string{"admin"}, Scope: simulator.ScopeSystem},
 	} {
 		a.Password, a.ProjectName = "secret-word", "service"
 		cloud.AddAccount(a)
@@ -271,6 +274,14 @@ func cmdCloud(ts *testscript.TestScript, _ bool, args []string) {
 	}
 	fault := simulator.Fault{}
 	switch args[0] {
+	case "allow": // what the name of a role promises
+		cloud.SetPolicy(simulator.Policy{GetAllTenants: true, AllowAllFilters: true})
+		cloud.AddAccount(simulator.Account{Name: "authenticator", Password: "secret-word", ProjectName: "service", Roles: []string{"reader", "instance_reader", "project_reader"}})
+		cloud.AddAccount(simulator.Account{Name: "tenant", ProjectID: scriptProject, ProjectName: "shop"})
+		return
+	case "refuse":
+		cloud.SetPolicy(simulator.Policy{AdminIsNoAdmin: true})
+		return
 	case "down":
 		fault.Status = http.StatusServiceUnavailable
 	case "hang":

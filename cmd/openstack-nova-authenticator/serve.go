@@ -309,27 +309,30 @@ func (s *service) loadKeys(ctx context.Context) error {
 	return nil
 }
 
-// connect logs in, and tries again until that works. How often Keystone is asked is the
-// client's to say. Instances that ask meanwhile have it try, too.
+// connect logs in, and tries again until that works and the account has all rights that
+// the configuration needs. How often the cloud is asked is the client's to say. Instances
+// that ask meanwhile have it try, too.
 func (s *service) connect(ctx context.Context) {
-	said := ""
+	said, narrow := "", false
 	for {
 		info, err := s.cloud.Connect(ctx)
-		switch {
-		case ctx.Err() != nil:
+		if ctx.Err() != nil {
 			return
-		case err == nil:
-			if info.Narrow {
-				s.log.Warn("the account sees the instances of one project alone", "scope", info.Scope)
-			}
-			return
-		case errors.As(err, new(*openstack.SetupError)) && err.Error() != said:
-			s.log.Error("the cloud refuses the account or cannot be used; no token is issued until that is mended, and it is tried again", "error", err)
-		case err.Error() != said:
-			s.log.Warn("the cloud cannot be reached; no token is issued until it can, and it is tried again", "error", err)
 		}
-		said = err.Error()
-		if !wait(ctx, tryAgain) {
+		if err != nil && err.Error() != said {
+			said = err.Error()
+			if errors.As(err, new(*openstack.SetupError)) {
+				s.log.Error("the cloud refuses the account or cannot be used; no token is issued until that is mended, and it is tried again", "error", err)
+			} else {
+				s.log.Warn("the cloud cannot be reached; no token is issued until it can, and it is tried again", "error", err)
+			}
+		}
+		if info.Narrow && !narrow {
+			narrow = true
+			s.log.Warn("the account sees the instances of one project alone", "scope", info.Scope)
+		}
+		// The client logs the rights that are missing.
+		if err == nil && len(info.Lacks) == 0 || !wait(ctx, tryAgain) {
 			return
 		}
 	}

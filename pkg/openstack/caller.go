@@ -39,8 +39,6 @@ const (
 	callersOfOne   = 4
 )
 
-var errNoValidation = setup("the account may not validate tokens: it needs the role service (see example/vendordata)")
-
 type tokenHash = [sha256.Size]byte
 
 // callers remembers whose tokens callers showed.
@@ -150,14 +148,15 @@ func (c *callers) ask(ctx context.Context, hash tokenHash, token string, from ne
 	switch {
 	case errors.Is(err, attest.ErrUnknownCaller):
 	case gophercloud.ResponseCodeIs(err, http.StatusForbidden):
-		c.client.rights.lacks(rightTokens, errNoValidation)
-		return "", errNoValidation
+		err := s.refusedTokens()
+		c.client.lacks(rightTokens, err)
+		return "", err
 	case err != nil:
 		return "", fmt.Errorf("keystone: %w", c.client.explain(err))
 	default:
 		// An answer about a token proves the right; that there is no such token does not:
 		// Keystone looks for the token before it asks its policy.
-		c.client.rights.has(rightTokens)
+		c.client.has(rightTokens)
 		if !began.Before(found.expires) {
 			found.userID = ""
 		}
@@ -253,16 +252,11 @@ func (s *session) caller(ctx context.Context, token string) (tokenOwner, error) 
 			} `json:"user"`
 		} `json:"token"`
 	}
-	var fault struct {
-		Error *struct {
-			Code int `json:"code"`
-		} `json:"error"`
-	}
 	_, err := s.identity.Get(asKeystone(ctx), s.identity.ServiceURL("auth", "tokens")+"?nocatalog", &answer, &gophercloud.RequestOpts{
 		MoreHeaders: map[string]string{"X-Subject-Token": token},
 	})
 	switch {
-	case notFound(err, &fault) && fault.Error != nil && fault.Error.Code == http.StatusNotFound:
+	case keystoneNotFound(err):
 		return tokenOwner{}, attest.ErrUnknownCaller
 	case err != nil:
 		return tokenOwner{}, err
@@ -270,10 +264,4 @@ func (s *session) caller(ctx context.Context, token string) (tokenOwner, error) 
 		return tokenOwner{}, errors.New("the answer is about no user")
 	}
 	return tokenOwner{userID: answer.Token.User.ID, expires: answer.Token.Expires}, nil
-}
-
-// validates reports whether Keystone's own policy lets the account validate the
-// tokens of others. Nothing but a token of somebody else's could prove it.
-func validates(roles []string) bool {
-	return slices.Contains(roles, "service") || slices.Contains(roles, "admin")
 }

@@ -207,14 +207,9 @@ func TestASlowKeystoneSlowsNoLookup(t *testing.T) {
 func TestValidatingNeedsARight(t *testing.T) {
 	cloud := startCloud(t)
 	c := newClient(t, as("authenticator", "service", cloud.AuthURL()), config(), openstack.Options{Callers: []string{"nova-id"}})
-	if info := connect(t, c); !strings.Contains(info.Missing, "neither service nor admin") {
-		t.Errorf("missing is %q", info.Missing)
-	}
-	if info := connect(t, newValidator(t, cloud, openstack.Options{})); info.Missing != "" {
-		t.Errorf("of an account that may, missing is %q", info.Missing)
-	}
+	connect(t, c)
 	token, _ := novaToken(t, cloud)
-	if _, err := c.Caller(t.Context(), token, compute); err == nil || !strings.Contains(err.Error(), "role service") || errors.Is(err, attest.ErrUnknownCaller) {
+	if _, err := c.Caller(t.Context(), token, compute); err == nil || !strings.Contains(err.Error(), "identity:validate_token") || errors.Is(err, attest.ErrUnknownCaller) {
 		t.Errorf("Caller = %v, want the missing right", err)
 	}
 	// Keystone looks for the token before it asks its policy, so that its answer for an

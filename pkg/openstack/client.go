@@ -75,6 +75,7 @@ type Client struct {
 	session  *session
 	logins   backoff
 	connects singleflight.Group
+	probes   singleflight.Group
 
 	lookups  *lookups
 	projects *projects // nil unless their names are wanted
@@ -96,6 +97,9 @@ type session struct {
 	identity *gophercloud.ServiceClient
 	region   string // of Nova's endpoint
 	info     Info
+	holder   holder
+	asked    time.Time // when the rights were
+	refused  error     // why no instance can be looked up
 }
 
 // list reports whether instances are found by a list over all projects.
@@ -109,11 +113,10 @@ type Info struct {
 	Lookup       string `json:"lookup"` // show or list
 	Scope        string `json:"scope"`  // whose instances the account sees, in words
 	Narrow       bool   `json:"narrow"` // it sees one project alone, as far as can be told
-	// Missing is a right that it seems to lack, in words: Keystone's policy can be
-	// another than its own, and cannot be tried.
+	// Missing is a right that it may lack, in words: the cloud does not tell.
 	Missing string `json:"missing,omitempty"`
-	// Lacks are rights that it was refused and that some roles need, in words. Those
-	// roles get nothing.
+	// Lacks are rights that the cloud refuses, each in words: what the account may not do,
+	// who it is, the policy, and what gives the right. Roles that need one get nothing.
 	Lacks []string `json:"lacks,omitempty"`
 }
 
@@ -157,7 +160,9 @@ func (c *Client) Close() {
 	c.end()
 	c.lookups.close()
 	// A login outlives those who began it.
-	_, _, _ = c.connects.Do("", func() (any, error) { return nil, errClosed })
+	for _, calls := range []*singleflight.Group{&c.connects, &c.probes} {
+		_, _, _ = calls.Do("", func() (any, error) { return (*session)(nil), errClosed })
+	}
 	c.transport.base.CloseIdleConnections()
 }
 
@@ -173,9 +178,13 @@ func (c *Client) Instance(ctx context.Context, id attest.InstanceID, caller neti
 }
 
 // Connect logs in unless that is done, and finds out what the account may do. A
-// [*SetupError] will not go away by waiting.
+// [*SetupError] will not go away by waiting. A right that is missing is no error: it is
+// in the Info, and asked for again by a later call.
 func (c *Client) Connect(ctx context.Context) (Info, error) {
 	s, err := c.connect(ctx)
+	if err == nil && len(s.info.Lacks) > 0 {
+		s, err = c.probeAgain(ctx, s)
+	}
 	if err != nil {
 		return Info{}, err
 	}
@@ -219,11 +228,8 @@ func (c *Client) connect(ctx context.Context) (*session, error) {
 		c.logins.succeeded()
 		c.log.Info("logged in", "account", s.info.Account, "nova", s.info.Endpoint, "microversion", s.info.Microversion,
 			"lookup", s.info.Lookup, "scope", s.info.Scope)
-		for _, right := range s.info.Lacks {
-			c.log.Error("the account lacks a right; roles that need it get no token", "right", right)
-		}
 		if s.info.Missing != "" {
-			c.log.Warn("the account seems to lack a right", "right", s.info.Missing)
+			c.log.Warn("the account may lack a right", "right", s.info.Missing)
 		}
 		return s, nil
 	})
@@ -257,9 +263,9 @@ func (c *Client) connected() (*session, error) {
 	return nil, c.logins.err()
 }
 
-// connectTimeout leaves room for the calls of a first login: two documents of versions,
-// the login, and what the account may do.
-func (c *Client) connectTimeout() time.Duration { return 6 * c.cfg.Timeout }
+// connectTimeout leaves room for the calls of a first login: two documents of versions, the
+// login, as many as four to find the way of the lookup, and two for other rights.
+func (c *Client) connectTimeout() time.Duration { return 9 * c.cfg.Timeout }
 
 // login signs in at Keystone, finds Nova, and probes what the account may do.
 func (c *Client) login(ctx context.Context) (*session, error) {
@@ -294,18 +300,6 @@ func (c *Client) login(ctx context.Context) (*session, error) {
 	identity := &gophercloud.ServiceClient{ProviderClient: provider, Type: "identity", Endpoint: keystone.base()}
 	s := &session{compute: compute, identity: identity, region: found.region}
 	s.info = Info{Account: c.creds.describe(), Endpoint: secret.Text(compute.Endpoint), Microversion: compute.Microversion}
-	if c.projects != nil {
-		switch err := c.projects.probe(ctx, s); {
-		case errors.As(err, new(*SetupError)):
-			// Roles that need no names go on.
-			s.info.Lacks = append(s.info.Lacks, err.Error())
-			c.rights.lacks(rightProjects, err)
-		case err != nil:
-			return nil, err
-		default:
-			c.rights.has(rightProjects)
-		}
-	}
 	return s, c.probe(ctx, s)
 }
 
@@ -343,7 +337,7 @@ func (c *Client) refusal(service string, err error) error {
 		return setup("%s refuses the login of %s: wrong user, password, domain or project, or one of them is disabled", service, c.creds.claim())
 	case gophercloud.ResponseCodeIs(err, http.StatusBadRequest), gophercloud.ResponseCodeIs(err, http.StatusForbidden), gophercloud.ResponseCodeIs(err, http.StatusNotAcceptable):
 		return setup("%s refuses: %w", service, c.explain(err))
-	case service == "keystone" && unknownCredential(err):
+	case service == "keystone" && keystoneNotFound(err):
 		return setup("keystone knows no %s: it was deleted, or is another cloud's", c.creds.claim())
 	case errors.As(err, &tlsErr):
 		return setup("%s's certificate is not trusted (a private CA goes into OS_CACERT or cacert of clouds.yaml): %w", service, c.creds.hide(err))
@@ -351,9 +345,9 @@ func (c *Client) refusal(service string, err error) error {
 	return c.explain(err)
 }
 
-// unknownCredential reports whether err is Keystone's own 404, which it answers
-// to an application credential that it does not have, and not a balancer's.
-func unknownCredential(err error) bool {
+// keystoneNotFound reports whether err is Keystone's own 404, which it answers to an
+// application credential or a token that it does not have, and not a balancer's.
+func keystoneNotFound(err error) bool {
 	var fault struct {
 		Error *struct {
 			Code int `json:"code"`

@@ -40,4 +40,24 @@
 // unless the context is an admin's). A list with `all_tenants=1&uuid=ID` finds
 // the same record with two policies for a role that has no other right; see
 // example/openstack.
+//
+// After a login the cloud is asked for each right that the configuration needs. The names
+// of roles decide nothing: policies are the cloud's own. The requests, each about a random
+// ID:
+//
+//	right                  request                                      refused    granted
+//	list all projects      GET servers/detail?all_tenants=1&uuid=ID     403        200, no server
+//	use the filter uuid    the same                                     -          200, no server
+//	be an admin for Nova   GET servers/detail?status=deleted&uuid=ID    403        200
+//	show a server          GET servers/ID                               403        404 itemNotFound
+//	read a project's name  GET projects/ID                              403        404
+//	validate a token       GET auth/tokens without X-Subject-Token      403        404
+//
+// Nova looks for a server before it asks its policy of showing, so that the 404 proves the
+// endpoint and not the right: an account to which Nova refuses lists of its own project, or
+// whose token is of no project, is taken to lack it. Keystone looks for a token before it
+// asks its policy, too, and asks that first if there is no token to look for.
+//
+// A right that the cloud refuses ends nothing. It is in [Info] and [Client.Rights], what
+// needs it fails, and it is asked for again.
 package openstack

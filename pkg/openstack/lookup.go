@@ -40,6 +40,12 @@ const (
 // fetch asks Nova for one server, in one call.
 func (c *Client) fetch(ctx context.Context, id attest.InstanceID) (attest.Instance, error) {
 	s, err := c.connect(ctx)
+	if err == nil && s.refused != nil {
+		s, err = c.probeAgain(ctx, s)
+	}
+	if err == nil {
+		err = s.refused
+	}
 	if err != nil {
 		return attest.Instance{}, err
 	}
@@ -48,6 +54,16 @@ func (c *Client) fetch(ctx context.Context, id attest.InstanceID) (attest.Instan
 		find = s.find
 	}
 	in, err := find(ctx, id)
+	switch {
+	case gophercloud.ResponseCodeIs(err, http.StatusForbidden):
+		err = s.refusedLookup()
+		c.lacks(rightLookup, err)
+	case errors.As(err, new(*lack)):
+		c.lacks(rightLookup, err)
+	case err == nil || s.list() && errors.Is(err, attest.ErrNoInstance):
+		// That a server is unknown to a show proves nothing: Nova asks its policy later.
+		c.has(rightLookup)
+	}
 	switch {
 	case errors.Is(err, attest.ErrNoInstance):
 		if s.list() && c.wasSeen(id) {
@@ -108,14 +124,12 @@ func unknownServer(err error) bool {
 func (s *session) find(ctx context.Context, id attest.InstanceID) (attest.Instance, error) {
 	found, err := s.listServers(ctx, id.String())
 	switch {
-	case gophercloud.ResponseCodeIs(err, http.StatusForbidden):
-		return attest.Instance{}, fmt.Errorf("the account lost nova's policy %s", policyAllTenants)
 	case err != nil:
 		return attest.Instance{}, err
 	case len(found) == 0:
 		return attest.Instance{}, attest.ErrNoInstance
 	case len(found) > 1 || found[0].ID == nil || !strings.EqualFold(*found[0].ID, id.String()):
-		return attest.Instance{}, fmt.Errorf("nova ignored the uuid filter: the account lacks its policy %s", policyAllFilters)
+		return attest.Instance{}, s.refusedFilter()
 	}
 	return found[0].instance()
 }

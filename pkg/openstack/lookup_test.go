@@ -124,43 +124,16 @@ func TestListAsksForOneID(t *testing.T) {
 	}
 }
 
-func TestListWithoutItsRights(t *testing.T) {
-	list := config()
-	list.Lookup = openstack.LookupList
-	const tenants, filters = "os_compute_api:servers:detail:get_all_tenants", "os_compute_api:servers:allow_all_filters"
-
-	for _, test := range []struct {
-		name   string
-		policy simulator.Policy
-		cfg    openstack.Config
-		want   string
-	}{
-		{"without the right to all projects", simulator.Policy{AllowAllFilters: true}, list, tenants},
-		{"without the right to the uuid filter", simulator.Policy{GetAllTenants: true}, list, filters},
-		{"without the right to the uuid filter, and left to choose", simulator.Policy{GetAllTenants: true}, config(), filters},
-	} {
-		t.Run(test.name+" the start fails", func(t *testing.T) {
-			cloud := startCloud(t)
-			cloud.SetPolicy(test.policy)
-			c := newClient(t, as("authenticator", "service", cloud.AuthURL()), test.cfg, openstack.Options{})
-			_, err := c.Connect(t.Context())
-			if !isSetup(err) || !strings.Contains(err.Error(), test.want) {
-				t.Errorf("Connect = %v, want a SetupError that names %s", err, test.want)
-			}
-			_, err = ask(t, c, web)
-			checkBroken(t, err)
-		})
-	}
-
+func TestListThatLosesItsRights(t *testing.T) {
 	for _, test := range []struct {
 		name    string
 		policy  simulator.Policy
 		servers []string // that stay in the cloud
 		want    string
 	}{
-		{"all projects", simulator.Policy{AllowAllFilters: true}, []string{web, foreign}, tenants},
-		{"the uuid filter, with two servers in the cloud", simulator.Policy{GetAllTenants: true}, []string{web, foreign}, filters},
-		{"the uuid filter, with another's server alone in the cloud", simulator.Policy{GetAllTenants: true}, []string{foreign}, filters},
+		{"all projects", simulator.Policy{AllowAllFilters: true}, []string{web, foreign}, policyTenants},
+		{"the uuid filter, with two servers in the cloud", simulator.Policy{GetAllTenants: true}, []string{web, foreign}, policyFilters},
+		{"the uuid filter, with another's server alone in the cloud", simulator.Policy{GetAllTenants: true}, []string{foreign}, policyFilters},
 	} {
 		t.Run("the right to "+test.name+" is withdrawn while we run", func(t *testing.T) {
 			cloud := startCloud(t)
@@ -179,9 +152,15 @@ func TestListWithoutItsRights(t *testing.T) {
 			if err := c.Check(t.Context()); err == nil || errors.Is(err, attest.ErrNoInstance) {
 				t.Errorf("Check = %v, want an error", err)
 			}
-			cloud.SetPolicy(simulator.Policy{GetAllTenants: true, AllowAllFilters: true})
+			if err := c.Rights(); err == nil || !strings.Contains(err.Error(), test.want) || c.RightsRefused() != 1 {
+				t.Errorf("Rights = %v, want %s", err, test.want)
+			}
+			cloud.SetPolicy(leastRights())
 			cloud.SetServer(webServer())
 			mustFind(t, c, web)
+			if err := c.Rights(); err != nil {
+				t.Errorf("Rights = %v", err)
+			}
 		})
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"strings"
 	"sync"
 	"time"
 
@@ -18,8 +17,6 @@ const (
 	projectFor   = 10 * time.Minute
 	projectsSize = 8192
 )
-
-var errNoProjects = setup("the account may not read the names of projects, which a role's claims want: it needs keystone's policy identity:get_project (see example/openstack)")
 
 // projects keeps what projects are called.
 type projects struct {
@@ -65,13 +62,14 @@ func (p *projects) get(ctx context.Context, id string) (project, error) {
 		}
 		found, err := s.project(ctx, id)
 		if gophercloud.ResponseCodeIs(err, http.StatusForbidden) {
-			p.client.rights.lacks(rightProjects, errNoProjects)
-			return project{}, errNoProjects
+			err := s.refusedProjects()
+			p.client.lacks(rightProjects, err)
+			return project{}, err
 		}
 		if err != nil {
 			return project{}, fmt.Errorf("keystone project %s: %w", clip(id), p.client.explain(err))
 		}
-		p.client.rights.has(rightProjects)
+		p.client.has(rightProjects)
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		p.known.put(id, found, began)
@@ -93,17 +91,4 @@ func (s *session) project(ctx context.Context, id string) (project, error) {
 		return project{}, errors.New("the answer is not about it")
 	}
 	return answer.Project.project, nil
-}
-
-// probe makes sure that the account may read the projects of others: for one
-// that does not exist Keystone says so to those alone who may.
-func (p *projects) probe(ctx context.Context, s *session) error {
-	_, err := s.project(ctx, strings.ReplaceAll(probeID(), "-", ""))
-	switch {
-	case err == nil || gophercloud.ResponseCodeIs(err, http.StatusNotFound):
-		return nil
-	case gophercloud.ResponseCodeIs(err, http.StatusForbidden):
-		return errNoProjects
-	}
-	return p.client.refusal("keystone", err)
 }

@@ -78,10 +78,10 @@ func (m *Metrics) WatchLog(lost func() uint64) {
 	}, func() float64 { return float64(lost()) }))
 }
 
-// WatchRights tells how many rights the cloud refused the account that roles or doors need.
+// WatchRights tells how many rights the cloud refuses the account that the configuration needs.
 func (m *Metrics) WatchRights(refused func() int) {
 	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Namespace: namespace, Name: "cloud_rights_refused", Help: "Rights that roles or doors need and the cloud refused the account when they were last used.",
+		Namespace: namespace, Name: "cloud_rights_refused", Help: "Rights that lookups, roles or doors need and the cloud refused the account when it was last asked.",
 	}, func() float64 { return float64(refused()) }))
 }
 
