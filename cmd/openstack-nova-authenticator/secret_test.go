@@ -253,7 +253,7 @@ func TestNoSecretOfCloudsFilesIsPrinted(t *testing.T) {
 	s := newSpilled(t)
 	s.write(t, s.base)
 	good := configtest.Values{
-		"clouds.mine.auth.auth_url": os.Getenv("OS_AUTH_URL"), "clouds.mine.auth.username": "authenticator", "clouds.mine.auth.password": "secret-word",
+		"clouds.mine.auth.auth_url": os.Getenv("OS_AUTH_URL"), "clouds.mine.auth.username": "validator", "clouds.mine.auth.password": "secret-word",
 		"clouds.mine.auth.project_name": "service",
 	}
 	for name := range account("") {
