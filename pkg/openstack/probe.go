@@ -160,7 +160,7 @@ func (c *Client) probeShow(ctx context.Context, s *session) error {
 		return s.refusedList(policyDetail)
 	}
 	// The policy of showing is the same by default, and can be another.
-	s.info.Missing = fmt.Sprintf("nova refuses %s the list of its own project (policy %s), and may refuse to show an instance (policy %s): %s", s.holder, policyDetail, policyShow, s.holder.grant("reader"))
+	s.info.Missing = fmt.Sprintf("nova refuses %s the list of its own project (policy %s), and may refuse to show an instance (policy %s): %s", s.holder, policyDetail, policyShow, s.holder.byDefault(policyDetail))
 	return nil
 }
 

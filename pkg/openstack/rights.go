@@ -40,7 +40,7 @@ type lack struct {
 }
 
 func (l *lack) Error() string {
-	return fmt.Sprintf("the account may not %s: the cloud refuses it to %s (policy %s): %s", l.what, l.who, l.policy, l.remedy)
+	return fmt.Sprintf("the account may not %s: policy %s refuses %s: %s", l.what, l.policy, l.who, l.remedy)
 }
 
 func (s *session) lack(what, policy, remedy string) error {
@@ -53,7 +53,7 @@ func (s *session) refusedList(policy string) error {
 		return s.lack(what, policy, remedy)
 	}
 	if policy == policyDetail {
-		return s.lack("list instances", policy, s.holder.grant("reader"))
+		return s.lack("list instances", policy, s.holder.byDefault(policy))
 	}
 	return s.lack(what, policy, s.holder.byRole("nova", policyAllTenants, policyAllFilters))
 }
@@ -65,7 +65,7 @@ func (s *session) refusedFilter() error {
 func (s *session) refusedShow() error {
 	remedy := s.holder.wrongScope()
 	if remedy == "" {
-		remedy = s.holder.grant("reader") + ", for the instances of that project alone; for those of all projects see example/openstack"
+		remedy = s.holder.byDefault(policyShow) + ", for the instances of that project alone; for those of all projects see example/openstack"
 	}
 	return s.lack("be shown an instance", policyShow, remedy)
 }
@@ -93,6 +93,14 @@ func (h holder) byRole(service string, policies ...string) string {
 		return line
 	}
 	return h.grant(reader) + "; and " + line
+}
+
+// byDefault is what gives a right that Nova's own policy gives to the role reader.
+func (h holder) byDefault(policy string) string {
+	if h.has("reader") {
+		return fmt.Sprintf(`in nova's policy.yaml, allow "%s" to role:reader`, policy)
+	}
+	return h.grant("reader")
 }
 
 // wrongScope is what to set if the token is of no project, "" if it is of one. All

@@ -18,7 +18,7 @@ import (
 const (
 	policyTenants = "os_compute_api:servers:detail:get_all_tenants"
 	policyFilters = "os_compute_api:servers:allow_all_filters"
-	policyDetail  = "os_compute_api:servers:detail)"
+	policyDetail  = "os_compute_api:servers:detail "
 	policyShow    = "os_compute_api:servers:show"
 )
 
@@ -73,8 +73,9 @@ func TestRightsAreAsked(t *testing.T) {
 		{name: "an admin to whom Nova refuses everything", user: "admin", lookup: auto, fault: refused, lacks: []string{policyShow, "user admin (project admin, roles admin)", "openstack role add --project admin-id --user admin-id reader"}},
 		{name: "the same, who is to show", user: "admin", lookup: show, fault: refused, lacks: []string{policyShow, "openstack role add --project admin-id --user admin-id reader"}},
 		{name: "the same, who is to list", user: "admin", lookup: list, fault: refused, lacks: []string{policyTenants}},
-		{name: "one without the role reader", user: "reader", lookup: auto, policy: noLists, lacks: []string{policyDetail, "user reader (project workloads, roles reader)", "openstack role add --project workloads-id"}},
-		{name: "one without the role reader may be shown instances", user: "reader", lookup: show, policy: noLists, want: show, scope: "of project workloads alone", narrow: true, missing: policyDetail},
+		{name: "one without the role reader", user: "bare", lookup: auto, policy: noLists, lacks: []string{policyDetail, "user bare (project workloads, no role)", "openstack role add --project workloads-id --user bare-id reader"}},
+		{name: "a reader who may not list", user: "reader", lookup: auto, policy: noLists, lacks: []string{policyDetail, `in nova's policy.yaml, allow "os_compute_api:servers:detail" to role:reader`}},
+		{name: "a reader who may not list may be shown instances", user: "reader", lookup: show, policy: noLists, want: show, scope: "of project workloads alone", narrow: true, missing: "os_compute_api:servers:detail)"},
 		{name: "the least rights without the policy", user: "authenticator", lookup: list, policy: withoutAll, lacks: []string{policyTenants, `in nova's policy.yaml, allow "` + policyTenants + `" and "` + policyFilters + `" to role:instance_reader`}},
 		{name: "the least rights without the uuid filter", user: "authenticator", lookup: list, policy: simulator.Policy{GetAllTenants: true}, lacks: []string{policyFilters, "role:instance_reader"}},
 		{name: "the same, left to choose", user: "authenticator", lookup: auto, policy: simulator.Policy{GetAllTenants: true}, lacks: []string{policyFilters}},
@@ -82,10 +83,11 @@ func TestRightsAreAsked(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			cloud, clock := startCloud(t), newClock()
 			cloud.AddAccount(simulator.Account{Name: "admin", ID: "admin-id", ProjectID: "admin-id", ProjectName: "admin", Password: password, Roles: []string{"admin"}})
+			cloud.AddAccount(simulator.Account{Name: "bare", ID: "bare-id", ProjectID: "workloads-id", ProjectName: "workloads", Password: password})
 			cloud.AddAccount(simulator.Account{Name: "both", ProjectName: "service", Password: password, Roles: []string{"admin", "instance_reader"}})
 			env := addScoped(cloud)[test.user]
 			if env == nil {
-				env = as(test.user, map[string]string{"admin": "admin", "reader": "workloads"}[test.user], cloud.AuthURL())
+				env = as(test.user, map[string]string{"admin": "admin", "reader": "workloads", "bare": "workloads"}[test.user], cloud.AuthURL())
 				if env["OS_PROJECT_NAME"] == "" {
 					env["OS_PROJECT_NAME"] = "service"
 				}
