@@ -266,7 +266,7 @@ func (r *reader) environment() *value {
 			continue
 		}
 		switch key {
-		case "CLOUD", "CLOUD_NAME", "CLIENT_CONFIG_FILE", "CLIENT_SECURE_FILE", "PROFILE":
+		case "CLOUD", "CLOUD_NAME", "CLIENT_CONFIG_FILE", "CLIENT_SECURE_FILE":
 			continue
 		}
 		own.keys[strings.ToLower(key)] = &value{text: text, path: shownKey(name)}

@@ -112,7 +112,10 @@ func TestWarnings(t *testing.T) {
 		{name: "OS_CACERT beside a named cloud's own", entry: "{cacert: own.pem, auth: {" + login + "}}", environ: []string{"OS_CACERT=ca.pem"}},
 		{name: "OS_CLIENT_CONFIG_FILE that is gone", entry: "{auth: {" + login + "}}", environ: []string{"OS_CLIENT_CONFIG_FILE=/nowhere/clouds.yaml"}, want: "OS_CLIENT_CONFIG_FILE: the file cannot be used: /nowhere/clouds.yaml"},
 		{name: "two ways to log in", entry: "{auth_type: password, auth: {application_credential_id: x, application_credential_secret: y, " + login + "}}", want: "the application credential is not used"},
-		{name: "a password beside an application credential", entry: "{auth: {application_credential_id: x, application_credential_secret: y, " + login + "}}", want: "the password is not used"},
+		{name: "an application credential beside a password", entry: "{auth: {application_credential_id: x, application_credential_secret: y, " + login + "}}", want: "the application credential is not used, but the password: set auth_type to v3applicationcredential"},
+		{name: "a password beside an application credential", entry: "{auth_type: v3applicationcredential, auth: {application_credential_id: x, application_credential_secret: y, " + login + "}}", want: "the password is not used"},
+		{name: "auth_type with a dash", entry: "{auth-type: v3password, auth: {" + login + "}}", want: "clouds.mine.auth_type (line 2 of clouds.yaml): openstack does not read this key with a dash"},
+		{name: "endpoint_type with a dash", entry: "{endpoint-type: internal, auth: {" + login + "}}", want: "openstack does not read this key with a dash"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			c := mustRead(t, tt.entry, tt.environ...)
@@ -132,6 +135,8 @@ func TestErrors(t *testing.T) {
 		{"an auth_type of another kind", "{auth_type: v3oidcpassword, auth: {" + login + "}}", []string{"clouds.mine.auth_type (line 2 of clouds.yaml)", `"v3oidcpassword" is not supported`}},
 		{"the older name of auth_type", "{auth_plugin: v3token, auth: {" + login + "}}", []string{"clouds.mine.auth_plugin", `"v3token" is not supported`}},
 		{"no authentication", "{auth_type: none, auth: {" + login + "}}", []string{`"none" is not supported`}},
+		{"another auth_type with a dash", "{auth-type: v3token, auth: {" + login + "}}", []string{`"v3token" is not supported`}},
+		{"verify: false in quotes", "{verify: 'false', auth: {" + login + "}}", []string{"clouds.mine.verify", "is a text, not false"}},
 		{"several scopes", "{auth: {system_scope: all, " + login + "}}", []string{"several", "project, system"}},
 		{"another system scope", "{auth: {auth_url: 'http://x', username: u, password: p, system_scope: some}}", []string{"auth.system_scope", "all"}},
 		{"a region that is not listed", "{regions: [one, two], auth: {" + login + "}}", []string{`region "three" is not one of the cloud's: one, two`}},

@@ -13,14 +13,13 @@
 //     provider to Keystone.
 //   - An account or a project without a domain belongs to the domain "default", as in
 //     python-openstackclient; openstacksdk lets Keystone refuse it.
-//   - Without an auth_type, an application credential is used if there is one.
+//   - Without an auth_type and without a password, an application credential is used.
 //   - A profile that is a URL is not fetched.
 //   - secure.yaml is looked for beside clouds.yaml as well.
 //   - A cloud of clouds.yaml that has the name of OS_CLOUD_NAME is used; openstacksdk
 //     refuses to choose between it and OS_*.
 //   - Null is as good as no value. openstacksdk takes it for the text None in some
 //     places, and fails in others.
-//   - default_domain_id gives way to a domain that is named.
 //   - With auth_plugin alone, the old name of auth_type, its value is the auth_type.
 //   - A key that has to do with the way to the cloud, and that this package does not
 //     know, is a warning.

@@ -31,6 +31,8 @@ type value struct {
 	items []*value
 	keys  map[string]*value
 	path  string // where it is written, for messages
+
+	dashed bool // its key is written with dashes
 }
 
 // get is the value of a key, nil if it is absent or null.
@@ -156,6 +158,8 @@ func (p *parser) value(n *yaml.Node, path string) (*value, error) {
 	return nil, errors.New("has a part that is not YAML")
 }
 
+var ofScope = regexp.MustCompile(`\A(?:(?:user_|project_)?domain|project|tenant)_(?:id|name)\z`)
+
 // mapping reads the keys of a mapping. Those that a merge key brings give way to its
 // own (https://yaml.org/type/merge.html).
 func (p *parser) mapping(n *yaml.Node, path string, into *value) error {
@@ -181,6 +185,10 @@ func (p *parser) mapping(n *yaml.Node, path string, into *value) error {
 		one, err := p.value(content, strings.TrimPrefix(path+"."+shownKey(name), "."))
 		if err != nil {
 			return err
+		}
+		one.dashed = name != key.Value
+		if other := into.keys[name]; other != nil && other.dashed && ofScope.MatchString(name) {
+			continue // of both spellings openstacksdk prefers the one with dashes
 		}
 		into.keys[name] = one
 	}

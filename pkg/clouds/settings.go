@@ -27,6 +27,14 @@ func (s *settings) key(name string) string {
 	return "auth." + name
 }
 
+// typeKey is auth_type as the user writes it.
+func (s *settings) typeKey() string {
+	if !s.named {
+		return "OS_AUTH_TYPE"
+	}
+	return "auth_type"
+}
+
 // text is a scalar as it is written, "" for none.
 func (s *settings) text(v *value) string {
 	switch {
@@ -160,11 +168,19 @@ func (s *settings) kind() (string, error) {
 	if !v.isText() {
 		return "", nil
 	}
+	kind := ""
 	switch v.text {
 	case "password", "v3password":
-		return password, nil
+		kind = password
 	case "v3applicationcredential", "applicationcredential":
-		return applicationCredential, nil
+		kind = applicationCredential
+	}
+	if kind != "" && v.dashed {
+		s.warn("%s: openstack does not read this key with a dash, and so it is not used here: write auth_type", v.path)
+		return "", nil
+	}
+	if kind != "" {
+		return kind, nil
 	}
 	return "", fmt.Errorf("%s: the auth_type %s is not supported; password, v3password and v3applicationcredential are", v.path, secret.Quote(v.text))
 }
@@ -176,11 +192,11 @@ func (s *settings) account(c *Cloud, kind string) error {
 	word := s.login("password")
 	if kind == "" {
 		kind = password
-		if given.ID != "" || given.Name != "" {
+		if (given.ID != "" || given.Name != "") && (word == "" || s.login("user_id", "username", "user_name") == "") {
 			kind = applicationCredential
 		}
 	}
-	fallback := s.defaultDomain()
+	ofAll := Domain{s.login("default_domain_id"), s.login("default_domain_name")}
 	// Without another domain, that of the scope is the user's, too.
 	domain := Domain{s.scope("domain_id"), s.scope("domain_name")}
 	project := Name{ID: s.scope("tenant_id", "project_id"), Name: s.scope("tenant_name", "project_name")}
@@ -191,6 +207,11 @@ func (s *settings) account(c *Cloud, kind string) error {
 		ofProject = Domain{cmp.Or(ofProject.ID, domain.ID), cmp.Or(ofProject.Name, domain.Name)}
 		domain = Domain{}
 	}
+	// keystoneauth1 prefers an ID, also if it is that of the default.
+	ofUser = Domain{cmp.Or(ofUser.ID, ofAll.ID), cmp.Or(ofUser.Name, ofAll.Name)}
+	ofProject = Domain{cmp.Or(ofProject.ID, ofAll.ID), cmp.Or(ofProject.Name, ofAll.Name)}
+	// That of python-openstackclient, for users and projects without one.
+	fallback := Domain{ID: cmp.Or(s.login("default_domain"), "default")}
 	c.User = named(s.login("user_id"), s.login("username", "user_name"), ofUser, fallback)
 	if c.User == (Name{}) && (kind == password || given.ID == "") {
 		return fmt.Errorf("there is no user: set %s or %s", s.key("username"), s.key("user_id"))
@@ -199,15 +220,12 @@ func (s *settings) account(c *Cloud, kind string) error {
 		return s.credential(c, given, word)
 	}
 	if given != (Credential{}) {
-		s.warn("%s: the application credential is not used: auth_type is password", c.Source)
+		s.warn("%s: the application credential is not used, but the password: set %s to v3applicationcredential", c.Source, s.typeKey())
 	}
 	if c.Password = word; word == "" {
 		hint := ""
 		if given != (Credential{}) {
-			hint = "; for the application credential set auth_type to v3applicationcredential"
-			if !s.named {
-				hint = "; for the application credential set OS_AUTH_TYPE=v3applicationcredential"
-			}
+			hint = fmt.Sprintf("; for the application credential set %s to v3applicationcredential", s.typeKey())
 		}
 		return fmt.Errorf("there is no password: set %s%s", s.key("password"), hint)
 	}
@@ -267,17 +285,6 @@ func (s *settings) target(c *Cloud, project Name, ofProject, domain, fallback Do
 	return nil
 }
 
-// defaultDomain is that of users and projects without one: the options of
-// keystoneauth1, that of python-openstackclient, and its default.
-func (s *settings) defaultDomain() Domain {
-	own := Domain{s.login("default_domain_id"), s.login("default_domain_name")}
-	whole := s.login("default_domain")
-	if own == (Domain{}) {
-		own.ID = cmp.Or(whole, "default")
-	}
-	return own
-}
-
 // named is a user or a project: an ID, or a name in a domain.
 func named(id, name string, domain, fallback Domain) Name {
 	switch {
@@ -306,7 +313,12 @@ func (s *settings) interfaces() ([]string, error) {
 	}
 	var chosen *value
 	for _, name := range []string{"interface", "endpoint_type", "compute_interface", "compute_endpoint_type"} {
-		if v := s.top(name); v != nil && (v.isText() || len(v.items) > 0) {
+		v := s.top(name)
+		switch {
+		case v == nil || !v.isText() && len(v.items) == 0:
+		case v.dashed && strings.HasSuffix(name, "endpoint_type"):
+			s.warn("%s: openstack does not read this key with a dash, and so it is not used here: write interface", v.path)
+		default:
 			chosen = v // the older names win in openstacksdk
 		}
 	}
@@ -349,6 +361,7 @@ func (s *settings) certificates(c *Cloud) error {
 	if verify.isText() {
 		is, ok := verify.boolean()
 		switch {
+		case c.Insecure: // it wins
 		case ok && (is || verify.plain):
 			c.Insecure = c.Insecure || !is
 		case c.CACert != "":

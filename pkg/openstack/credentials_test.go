@@ -194,8 +194,14 @@ func TestLogin(t *testing.T) {
 			identity: byCredential, endpoint: first,
 		},
 		{
-			name:     "an application credential wins over a password, and may not carry a scope",
+			name:     "a password wins over an application credential, as with openstack",
 			env:      with("OS_APPLICATION_CREDENTIAL_ID", "credential-id", "OS_APPLICATION_CREDENTIAL_SECRET", secret),
+			identity: byDefaultID, scope: inDefaultID, endpoint: first,
+		},
+		{
+			name: "OS_AUTH_TYPE chooses the application credential, which may not carry a scope",
+			env: with("OS_APPLICATION_CREDENTIAL_ID", "credential-id", "OS_APPLICATION_CREDENTIAL_SECRET", secret,
+				"OS_AUTH_TYPE", "v3applicationcredential"),
 			identity: byCredential, endpoint: first,
 		},
 		{
