@@ -2,30 +2,37 @@
 # Gets this instance a token, with nothing but sh, curl and grep, and prints it: from the metadata service, else with the
 # document that Nova hands out, else by the address that it speaks from.
 #
-#   token.sh [-r ROLE] [-a AUDIENCE] [-u URL] [-c CAFILE] [-w WAY]... [-o FILE]
+#   token.sh [-r ROLE] [-a AUDIENCE] [-u URL] [-c CAFILE] [-w WAY]... [-i INTERFACE] [-d DRIVE] [-o FILE]
 #
 #   -r ROLE      the role; default: $ROLE
 #   -a AUDIENCE  whom the token is for; default: $AUDIENCE, else the role's first
 #   -u URL       the authenticator, such as https://id.example.com; default: $URL; not needed for the metadata service
 #   -c CAFILE    the CA of its certificate; default: $CAFILE, else the system's
 #   -w WAY       metadata, document or address; may be there several times; default: $WAYS, else all three in this order
+#   -i INTERFACE ask the metadata service at fe80::a9fe:a9fe on this interface; default: $INTERFACE, else 169.254.169.254,
+#                and where that does not answer fe80::a9fe:a9fe on the interfaces of default routes, then on the others
+#                that are hardware
+#   -d DRIVE     the config drive: its device, or the directory where it is mounted; it is read where the metadata service
+#                has no document or does not answer; default: $CONFIG_DRIVE, else the disk with the label config-2. To
+#                mount it takes root; it is unmounted again
 #   -o FILE      write the token to FILE, at once and readable for its owner alone, instead of printing it; other users
 #                must not be able to write to its directory
 #
 # Proxies (http_proxy and the like), .curlrc and redirects are ignored: behind a proxy is the metadata service of another
 # machine, and the address of another one.
 #
-# $TARGET is the name of our vendordata in nova.conf, by default instance_identity. $METADATA_URL is for trials.
+# $TARGET is the name of our vendordata in nova.conf, by default instance_identity. $METADATA_URL is for trials: the only
+# metadata service that is asked.
 # The exit status is 0 with a token, 1 when every way was refused, 2 for a mistake in the call, 75 when it is worth to ask
 # again (nobody answered, or "not yet").
-set -u
+set -uf # -f: an IPv6 address has brackets
 umask 077
 export LC_ALL=C
 unset SSLKEYLOGFILE # curl would write the keys of its connections there
 
-metadata=${METADATA_URL:-http://169.254.169.254}
 target=${TARGET:-instance_identity}
 role=${ROLE:-} audience=${AUDIENCE:-} url=${URL:-} cafile=${CAFILE:-} ways=${WAYS:-} output=
+interface=${INTERFACE:-} drive=${CONFIG_DRIVE:-}
 
 usage() {
     sed -n '2,/^set/s/^# \{0,1\}//p' "$0"
@@ -35,13 +42,15 @@ say() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
 
 [ "${1:-}" != --help ] || usage 0
 own=
-while getopts r:a:u:c:w:o:h option; do
+while getopts r:a:u:c:w:i:d:o:h option; do
     case $option in
     r) role=$OPTARG ;;
     a) audience=$OPTARG ;;
     u) url=$OPTARG ;;
     c) cafile=$OPTARG ;;
     w) own="$own $OPTARG" ;;
+    i) interface=$OPTARG ;;
+    d) drive=$OPTARG ;;
     o) output=$OPTARG ;;
     h) usage 0 ;;
     *) usage 2 >&2 ;;
@@ -56,7 +65,7 @@ if [ -z "$role" ]; then
 fi
 
 # What would be an option of curl, a file of this machine, or several URLs at once.
-for address in "$metadata" "$url"; do
+for address in "${METADATA_URL:-}" "$url"; do
     case $address in
     '') ;;
     *[!!-~]* | *[\\{}]*)
@@ -80,6 +89,20 @@ esac
 case $target in
 '' | *[!A-Za-z0-9_-]*)
     say "TARGET is not a name"
+    exit 2
+    ;;
+esac
+
+case $interface in
+*[!A-Za-z0-9._-]*)
+    say "INTERFACE is not the name of a network interface"
+    exit 2
+    ;;
+esac
+case $drive in
+'' | /*) ;;
+*)
+    say "the config drive is not an absolute path"
     exit 2
     ;;
 esac
@@ -127,16 +150,18 @@ case $work in
 /*) ;;
 *) work=$PWD/$work ;;
 esac
-body=$work/body value=$work/value new=
-trap 'rm -rf "$work" ${new:+"$new"}' EXIT
+body=$work/body value=$work/value new='' mounted=''
+trap '[ -z "$mounted" ] || umount "$mounted"; rm -rf "$work" ${new:+"$new"}' EXIT
 trap 'exit 129' HUP INT TERM
 
-# fetch ARGS...: the status is what curl saw, 000 if nobody answered; the body is in the file. -q, which has to be the
+# fetch ARGS...: the status is what curl saw, 000 if nobody answered; reached is how long it took to connect, 0.000000 if it
+# did not; the body is in the file. -q, which has to be the
 # first: no .curlrc.
 fetch() {
     : >"$body"
     status=$(curl -q --noproxy '*' --proto '=http,https' --max-redirs 0 --max-filesize 1048576 -g -s -m 20 \
-        -o "$body" -w '%{http_code}' "$@") || status=000
+        -o "$body" -w '%{http_code} %{time_connect}' "$@") || status="000 ${status#* }"
+    reached=${status#* } status=${status%% *}
 }
 
 # A value as a query has it (RFC 3986, section 2.3).
@@ -159,8 +184,101 @@ field() {
     grep -o "\"$1\": *\"[^\"]*\"" "$body" | head -n 1 | cut -d '"' -f 4
 }
 
+# The interfaces on which the metadata service may be, as Linux lists them in /proc: first those of default routes, then
+# hardware with a link-local address. Not on any other, as a bridge of containers: there a container could answer.
+interfaces() {
+    while read -r to bits _ _ _ _ _ _ _ name; do
+        [ "$to$bits" != 0000000000000000000000000000000000 ] || printf '%s\n' "$name"
+    done </proc/net/ipv6_route
+    while read -r name to _; do
+        [ "$to" != 00000000 ] || printf '%s\n' "$name"
+    done </proc/net/route
+    while read -r to _ _ scope _ name; do
+        [ "$scope" != 20 ] || [ ! -e "/sys/class/net/$name/device" ] || printf '%s\n' "$name"
+    done </proc/net/if_inet6
+} 2>/dev/null
+
+# The URLs at which the metadata service may be, until one is connected to.
+if [ -n "${METADATA_URL:-}" ]; then
+    metadata=$METADATA_URL
+elif [ -n "$interface" ]; then
+    metadata=http://[fe80::a9fe:a9fe%25$interface]
+else
+    metadata=http://169.254.169.254
+    for name in $(interfaces); do
+        case $name in
+        lo | *[!A-Za-z0-9._-]*) continue ;;
+        esac
+        one=http://[fe80::a9fe:a9fe%25$name]
+        case " $metadata " in
+        *" $one "*) ;;
+        *) metadata="$metadata $one" ;;
+        esac
+    done
+fi
+
+# ask PATH ARGS...: as fetch, of the metadata service. What cannot be connected to is not tried again.
+ask() {
+    at=$1
+    shift
+    : >"$body"
+    status=000
+    for one in $metadata; do
+        fetch --connect-timeout 5 "$@" "$one$at"
+        case $reached in
+        *[1-9]*)
+            metadata=$one
+            return 0
+            ;;
+        esac
+    done
+    metadata=
+}
+
 by_metadata() {
-    fetch -X PUT "$metadata/identity/token?format=token&role=$(escape "$role")${audience:+&audience=$(escape "$audience")}"
+    ask "/identity/token?format=token&role=$(escape "$role")${audience:+&audience=$(escape "$audience")}" -X PUT
+}
+
+# find_drive: the directory of the config drive is then $drive; it fails where there is none.
+looked=
+find_drive() {
+    if [ -n "$looked" ]; then
+        [ -d "$drive" ]
+        return
+    fi
+    looked=1
+    if [ -z "$drive" ]; then
+        for drive in /dev/disk/by-label/config-2 /dev/disk/by-label/CONFIG-2 "$(findfs LABEL=config-2 2>/dev/null)" ''; do
+            [ ! -e "$drive" ] || break
+        done
+    fi
+    [ -n "$drive" ] || return 1
+    [ ! -d "$drive" ] || return 0
+    disk=$(readlink -f "$drive") || return 1
+    # What a user mounted by FUSE can name any device.
+    while read -r from at kind _; do
+        case $from:$kind in
+        "$disk:fuse"*) ;;
+        "$disk:"*)
+            drive=$(printf '%b' "$(printf %s "$at" | sed 's/\\/\\0/g')")
+            return 0
+            ;;
+        esac
+    done </proc/mounts
+    mkdir "$work/drive" || return 1
+    for kind in iso9660 vfat; do
+        if mount -t "$kind" -o ro,nosuid,nodev,noexec "$disk" "$work/drive" 2>"$work/said"; then
+            mounted=$work/drive drive=$work/drive
+            return 0
+        fi
+    done
+    say "the config drive $drive cannot be mounted: $(cat "$work/said")"
+    return 1
+}
+
+# on_drive FILE: the body is a file of Nova's on the config drive.
+on_drive() {
+    find_drive && cat "$drive/openstack/latest/$1" >"$body" 2>/dev/null
 }
 
 # A document goes to curl by way of a file, not on a command line that others can see.
@@ -175,22 +293,30 @@ by_auth() { # NAME VALUE
         ${audience:+--data-urlencode "audience=$audience"} --data-urlencode "$1@$value"
 }
 
+# The document in the body. From our name on: others may have a document, too.
+document() {
+    grep -o "\"$target\": *{.*" "$body" | grep -o '"document": *"[^"]*"' | head -n 1 | cut -d '"' -f 4
+}
+
 by_document() {
-    fetch "$metadata/openstack/latest/vendor_data2.json"
-    [ "$status" = 200 ] || return 0
-    # From our name on: others may have a document, too.
-    document=$(grep -o "\"$target\": *{.*" "$body" | grep -o '"document": *"[^"]*"' | head -n 1 | cut -d '"' -f 4)
-    if [ -z "$document" ]; then
-        status=404
-        return 0
+    ask /openstack/latest/vendor_data2.json
+    text=
+    [ "$status" != 200 ] || text=$(document)
+    if [ -z "$text" ] && on_drive vendor_data2.json; then
+        text=$(document)
     fi
-    by_auth document "$document"
+    if [ -n "$text" ]; then
+        by_auth document "$text"
+    elif [ "$status" = 200 ]; then
+        status=404
+    fi
 }
 
 by_address() {
-    fetch "$metadata/openstack/latest/meta_data.json"
-    [ "$status" = 200 ] || return 0
-    by_auth instance_id "$(field uuid)"
+    ask /openstack/latest/meta_data.json
+    if [ "$status" = 200 ] || on_drive meta_data.json; then
+        by_auth instance_id "$(field uuid)"
+    fi
 }
 
 again=

@@ -2,19 +2,21 @@
 # Prints user data that has an instance keep a token of its own in /run/instance-token/token: cloud-init.yaml, with the files
 # beside it in their places.
 #
-#   user-data.sh [-r ROLE] [-a AUDIENCE] [-u URL] [-c CAFILE]
+#   user-data.sh [-r ROLE] [-a AUDIENCE] [-u URL] [-c CAFILE] [-i INTERFACE] [-d DRIVE]
 #
 #   -r ROLE      the role; default: web
 #   -a AUDIENCE  whom the token is for; default: the role's first
 #   -u URL       the authenticator, such as https://id.example.com; not needed for the metadata service
 #   -c CAFILE    the CA of its certificate, in PEM, which the instance then trusts; default: the CAs that its image has
+#   -i INTERFACE the interface on which the metadata service is asked at fe80::a9fe:a9fe; default: token.sh finds it
+#   -d DRIVE     the config drive, as token.sh takes it; default: token.sh finds it
 #
 # openstack server create --user-data takes a file:  user-data.sh -r web >user-data.yaml
 set -u
 
 unset CDPATH
 here=$(cd -- "$(dirname -- "$0")" && pwd)
-role=web audience='' url='' cafile=''
+role=web audience='' url='' cafile='' interface='' drive=''
 
 usage() {
     sed -n '2,/^set/s/^# \{0,1\}//p' "$0"
@@ -26,12 +28,14 @@ die() {
 }
 
 [ "${1:-}" != --help ] || usage 0
-while getopts r:a:u:c:h option; do
+while getopts r:a:u:c:i:d:h option; do
     case $option in
     r) role=$OPTARG ;;
     a) audience=$OPTARG ;;
     u) url=$OPTARG ;;
     c) cafile=$OPTARG ;;
+    i) interface=$OPTARG ;;
+    d) drive=$OPTARG ;;
     h) usage 0 ;;
     *) usage 2 >&2 ;;
     esac
@@ -46,6 +50,16 @@ case $url in
 '' | http://?* | https://?*) ;;
 *) die "a URL begins with http:// or https://" ;;
 esac
+case $interface in
+*[!A-Za-z0-9._-]*) die "an interface has a character that none has" ;;
+esac
+case $drive in
+'' | /*) ;;
+*) die "the config drive is not an absolute path" ;;
+esac
+case $drive in
+*[!A-Za-z0-9._/:-]*) die "the path of the config drive has a character that is not taken" ;;
+esac
 [ -n "$role" ] || die "the role is empty"
 [ -z "$cafile" ] || grep -qs -e '-----BEGIN CERTIFICATE-----' -- "$cafile" || die "$cafile holds no certificate (PEM)"
 # A key beside the certificate would be for everyone who reads user data.
@@ -53,7 +67,7 @@ esac
 
 # A line that is <NAME> stands for a file, each line of which is as far to the right.
 export here cafile
-settings="ROLE=$role${audience:+ AUDIENCE=$audience}${url:+ URL=$url}" awk '
+settings="ROLE=$role${audience:+ AUDIENCE=$audience}${url:+ URL=$url}${interface:+ INTERFACE=$interface}${drive:+ CONFIG_DRIVE=$drive}" awk '
     BEGIN { here = ENVIRON["here"]; cafile = ENVIRON["cafile"] }
     /^[a-z]/ { skip = $1 == "ca_certs:" && cafile == "" }
     skip { next }
