@@ -397,6 +397,24 @@ func TestMetadataService(t *testing.T) {
 	}
 }
 
+// Below an operator's defaults, too, HAProxy adds nothing to the address that the
+// agent names.
+func TestHAProxyAddsNoAddress(t *testing.T) {
+	needTools(t, "haproxy")
+	for _, name := range []string{"haproxy.cfg", "haproxy-backup.cfg"} {
+		for _, option := range []string{"option forwardfor", "option forwardfor except 127.0.0.0/8 header X-Client"} {
+			t.Run(name+", "+option, func(t *testing.T) {
+				s := newSite(t, "config.yml", "# nova: ", "nova: ", "proxies: [192.0.2.10]", "proxies: [127.0.0.1]")
+				s.startHAProxy(t, s.write(t, name, "/etc/haproxy/", s.dir+"/", "/dev/log", "stderr", "defaults\n", "defaults\n    "+option+"\n"), "10:8775")
+				s.await(t, "the authenticator", func() bool { return strings.HasPrefix(s.must(t, put), "HTTP/1.1 200 ") })
+				if got := s.must(t, "GET /latest"); !strings.Contains(got, "at ["+guest+"].") {
+					t.Errorf("to Nova came %s", got)
+				}
+			})
+		}
+	}
+}
+
 func (s *site) testPaths(t *testing.T) {
 	t.Helper()
 	if got := s.must(t, put); !strings.Contains(got, `"token":"`) {
@@ -526,8 +544,10 @@ func (s *site) testOften(t *testing.T) {
 	}
 }
 
-// kolla runs what kolla.md says, and puts Kolla-Ansible's defaults in front, which
-// leave HAProxy in the mode that looks at no path.
+// kolla runs what kolla.md says, and puts defaults in front as those of
+// Kolla-Ansible, which leave HAProxy in the mode that looks at no path, with the
+// option that many operators add and that the sections must bear: HAProxy adds the
+// agent's address to X-Forwarded-For.
 func (s *site) kolla(t *testing.T) string {
 	t.Helper()
 	text, err := os.ReadFile("kolla.md")
@@ -553,6 +573,7 @@ func (s *site) kolla(t *testing.T) string {
     log stderr local0
 defaults
     log global
+    option forwardfor
     option redispatch
     retries 3
     timeout http-request 10s

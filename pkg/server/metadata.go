@@ -426,29 +426,30 @@ func (a *Agents) judge(s *Server, d *decision, r *http.Request, at string) (role
 // (neutron/common/utils.py, sign_instance_id).
 func (a *Agents) claim(r *http.Request) (attest.Evidence, attest.InstanceID, error) {
 	var none attest.Evidence
-	invalid := func(format string, args ...any) (attest.Evidence, attest.InstanceID, error) {
-		return none, attest.InstanceID{}, &attest.Denied{Reason: attest.AgentClaimInvalid, Detail: fmt.Sprintf(format, args...)}
+	var noID attest.InstanceID
+	invalid := func(format string, args ...any) error {
+		return &attest.Denied{Reason: attest.AgentClaimInvalid, Detail: fmt.Sprintf(format, args...)}
 	}
-	notOneAddress := func(lines []string) (attest.Evidence, attest.InstanceID, error) {
+	notOneAddress := func(lines []string) error {
 		text := "X-Forwarded-For is %s, not one IP address"
 		if strings.Contains(strings.Join(lines, ","), ",") {
-			text += ": a proxy between the agent and us added its peer; in HAProxy write `no option forwardfor` where it sends this on"
+			text += ": a proxy between the agent and us added its peer; in HAProxy write `option forwardfor if-none` in the frontend and in the backend"
 		}
 		return invalid(text, quoteHops(lines))
 	}
 	if len(r.Header.Values("X-Metadata-Provider")) > 0 {
-		return invalid("X-Metadata-Provider is for Nova alone")
+		return none, noID, invalid("X-Metadata-Provider is for Nova alone")
 	}
 	said := map[string]string{}
 	for _, name := range []string{"X-Instance-ID", "X-Tenant-ID", "X-Instance-ID-Signature", headerForwardedFor} {
 		values := r.Header.Values(name)
 		switch {
 		case len(values) == 1 && values[0] == "":
-			return invalid("%s is empty", name)
+			return none, noID, invalid("%s is empty", name)
 		case len(values) > 1 && name == headerForwardedFor:
-			return notOneAddress(values)
+			return none, noID, notOneAddress(values)
 		case len(values) != 1:
-			return invalid("%s is there %d times", name, len(values))
+			return none, noID, invalid("%s is there %d times", name, len(values))
 		}
 		said[name] = values[0]
 	}
@@ -458,15 +459,15 @@ func (a *Agents) claim(r *http.Request) (attest.Evidence, attest.InstanceID, err
 		mac.Write([]byte(said["X-Instance-ID"]))
 		return hmac.Equal(signature, mac.Sum(nil))
 	}) {
-		return invalid("the signature of %q is wrong: compare sharedSecretFile with the agents' metadata_proxy_shared_secret", clean(said["X-Instance-ID"]))
+		return none, noID, invalid("the signature of %q is wrong: compare sharedSecretFile with the agents' metadata_proxy_shared_secret", clean(said["X-Instance-ID"]))
 	}
 	id, err := attest.ParseInstanceID(said["X-Instance-ID"])
 	if err != nil {
-		return invalid("X-Instance-ID: %v", err)
+		return none, noID, invalid("X-Instance-ID: %v", err)
 	}
 	addr, err := netip.ParseAddr(said[headerForwardedFor])
 	if err != nil {
-		return notOneAddress([]string{said[headerForwardedFor]})
+		return none, noID, notOneAddress([]string{said[headerForwardedFor]})
 	}
 	return attest.FromMetadataAgent(id, said["X-Tenant-ID"], addr), id, nil
 }

@@ -232,7 +232,7 @@ func TestMetadataServiceRefuses(t *testing.T) {
 // A proxy that adds its peer to the agent's header is the common mistake, and the
 // audit line names it.
 func TestTheDenialSaysWhatIsWrongWithTheAgentsAddress(t *testing.T) {
-	const added = ", not one IP address: a proxy between the agent and us added its peer; in HAProxy write `no option forwardfor` where it sends this on"
+	const added = ", not one IP address: a proxy between the agent and us added its peer; in HAProxy write `option forwardfor if-none` in the frontend and in the backend"
 	for name, tt := range map[string]struct {
 		values []string
 		want   string
