@@ -286,7 +286,7 @@ func (r *reader) cloud(own *value) (*Cloud, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &settings{reader: r, root: update(base, values), used: map[string]bool{}}
+	s := &settings{reader: r, root: update(base, values), used: map[string]bool{}, generic: true}
 	if auth := s.root.keys["auth"]; auth != nil && !auth.null && auth.keys == nil && auth.text != "" {
 		return nil, fmt.Errorf("%s: is not a mapping", auth.path)
 	}

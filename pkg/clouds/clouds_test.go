@@ -114,8 +114,8 @@ func TestWarnings(t *testing.T) {
 		{name: "two ways to log in", entry: "{auth_type: password, auth: {application_credential_id: x, application_credential_secret: y, " + login + "}}", want: "the application credential is not used"},
 		{name: "an application credential beside a password", entry: "{auth: {application_credential_id: x, application_credential_secret: y, " + login + "}}", want: "the application credential is not used, but the password: set auth_type to v3applicationcredential"},
 		{name: "a password beside an application credential", entry: "{auth_type: v3applicationcredential, auth: {application_credential_id: x, application_credential_secret: y, " + login + "}}", want: "the password is not used"},
-		{name: "auth_type with a dash", entry: "{auth-type: v3password, auth: {" + login + "}}", want: "clouds.mine.auth_type (line 2 of clouds.yaml): openstack does not read this key with a dash"},
-		{name: "endpoint_type with a dash", entry: "{endpoint-type: internal, auth: {" + login + "}}", want: "openstack does not read this key with a dash"},
+		{name: "auth_type with a dash", entry: "{auth-type: v3password, auth: {" + login + "}}", want: "clouds.mine.auth-type (line 2 of clouds.yaml): this key is not known and not used"},
+		{name: "endpoint_type with a dash", entry: "{endpoint-type: internal, auth: {" + login + "}}", want: "clouds.mine.endpoint-type (line 2 of clouds.yaml): this key is not known and not used"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			c := mustRead(t, tt.entry, tt.environ...)

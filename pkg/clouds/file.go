@@ -158,6 +158,9 @@ func (p *parser) value(n *yaml.Node, path string) (*value, error) {
 	return nil, errors.New("has a part that is not YAML")
 }
 
+// withDash are keys that openstacksdk does not read when they are written so.
+var withDash = regexp.MustCompile(`\A(?:auth-type|.*endpoint-type)\z`)
+
 var ofScope = regexp.MustCompile(`\A(?:(?:user_|project_)?domain|project|tenant)_(?:id|name)\z`)
 
 // mapping reads the keys of a mapping. Those that a merge key brings give way to its
@@ -179,8 +182,8 @@ func (p *parser) mapping(n *yaml.Node, path string, into *value) error {
 			return fmt.Errorf("line %d: a key is not a word", key.Line)
 		}
 		name := strings.ReplaceAll(key.Value, "-", "_")
-		if path == "clouds" || path == "public_clouds" {
-			name = key.Value // of a cloud
+		if path == "clouds" || path == "public_clouds" || withDash.MatchString(key.Value) {
+			name = key.Value
 		}
 		one, err := p.value(content, strings.TrimPrefix(path+"."+shownKey(name), "."))
 		if err != nil {

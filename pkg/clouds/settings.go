@@ -17,6 +17,8 @@ type settings struct {
 	root *value
 	used map[string]bool // keys, and those of auth with "auth." before them
 	err  error           // the first value of a wrong kind
+	// generic is keystoneauth1's plugin password, which alone knows a default domain.
+	generic bool
 }
 
 // key is how the user writes a key of auth, or one beside it.
@@ -162,25 +164,26 @@ const (
 // kind is the way to log in that auth_type asks for, "" if it says nothing.
 func (s *settings) kind() (string, error) {
 	v := s.top("auth_type")
-	if other := s.top("auth_plugin"); v == nil {
-		v = other
+	for _, other := range []*value{s.top("auth_plugin"), s.root.get("auth-type")} {
+		if v == nil {
+			v = other
+		}
 	}
 	if !v.isText() {
 		return "", nil
 	}
-	kind := ""
+	dashed := v == s.root.get("auth-type") // it is refused, or not used
 	switch v.text {
-	case "password", "v3password":
-		kind = password
+	case "password":
+		return password, nil
+	case "v3password":
+		s.generic = dashed
+		return password, nil
 	case "v3applicationcredential", "applicationcredential":
-		kind = applicationCredential
-	}
-	if kind != "" && v.dashed {
-		s.warn("%s: openstack does not read this key with a dash, and so it is not used here: write auth_type", v.path)
-		return "", nil
-	}
-	if kind != "" {
-		return kind, nil
+		if s.generic = dashed; dashed {
+			return "", nil
+		}
+		return applicationCredential, nil
 	}
 	return "", fmt.Errorf("%s: the auth_type %s is not supported; password, v3password and v3applicationcredential are", v.path, secret.Quote(v.text))
 }
@@ -197,6 +200,9 @@ func (s *settings) account(c *Cloud, kind string) error {
 		}
 	}
 	ofAll := Domain{s.login("default_domain_id"), s.login("default_domain_name")}
+	if !s.generic {
+		ofAll = Domain{}
+	}
 	// Without another domain, that of the scope is the user's, too.
 	domain := Domain{s.scope("domain_id"), s.scope("domain_name")}
 	project := Name{ID: s.scope("tenant_id", "project_id"), Name: s.scope("tenant_name", "project_name")}
@@ -313,12 +319,7 @@ func (s *settings) interfaces() ([]string, error) {
 	}
 	var chosen *value
 	for _, name := range []string{"interface", "endpoint_type", "compute_interface", "compute_endpoint_type"} {
-		v := s.top(name)
-		switch {
-		case v == nil || !v.isText() && len(v.items) == 0:
-		case v.dashed && strings.HasSuffix(name, "endpoint_type"):
-			s.warn("%s: openstack does not read this key with a dash, and so it is not used here: write interface", v.path)
-		default:
+		if v := s.top(name); v != nil && (v.isText() || len(v.items) > 0) {
 			chosen = v // the older names win in openstacksdk
 		}
 	}
