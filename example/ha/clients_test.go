@@ -34,6 +34,7 @@ func TestClientsOfHAProxy(t *testing.T) {
 	if dir := os.Getenv(inNamespace); dir != "" {
 		for _, example := range []string{"haproxy.cfg", "haproxy-tcp.cfg"} {
 			t.Run(example, func(t *testing.T) { testClients(t, dir, example) })
+			t.Run(example+" below other defaults", func(t *testing.T) { testOtherDefaults(t, dir, example) })
 		}
 		return
 	}
@@ -80,9 +81,54 @@ type front struct {
 	dir   string
 	roots *x509.CertPool
 	six   string // the address over IPv6
+	audit string // the replica's file
 }
 
-func newFront(t *testing.T, dir, example string) *front {
+// testOtherDefaults puts the sections below the defaults of other services: the
+// client is named all the same, and nothing that it says of its address counts.
+func testOtherDefaults(t *testing.T, dir, example string) {
+	for name, options := range map[string]string{
+		"the mode that looks at no request":       "    option forwardfor\n",
+		"HTTP, and another name for the header":   "    mode http\n    option forwardfor header X-Client\n",
+		"HTTP, and an exception for all networks": "    mode http\n    option forwardfor except 0.0.0.0/0 if-none\n    option http-no-delay\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFront(t, dir, example, "defaults\n    log global\n    option redispatch\n    retries 3\n"+
+				"    timeout http-request 10s\n    timeout connect 10s\n    timeout client 1m\n    timeout server 1m\n    balance source\n"+options)
+			for _, from := range []string{"198.18.0.1", "2001:db8:0:7::1"} {
+				at := "192.0.2.10:443"
+				if strings.Contains(from, ":") {
+					at = f.six
+				}
+				c := &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{
+					DialContext: f.dialer(from).DialContext, TLSClientConfig: &tls.Config{RootCAs: f.roots, ServerName: service}, DisableKeepAlives: true,
+				}}
+				r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "https://"+at+"/auth", strings.NewReader("role=web&instance_id=11111111-aaaa-4aaa-8aaa-000000000001"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+				r.Header.Set("X-Forwarded-For", "10.20.0.11")
+				resp, err := c.Do(r)
+				if err != nil {
+					t.Fatal(err)
+				}
+				_ = resp.Body.Close()
+				var text []byte
+				eventually(t, fmt.Sprintf("a line of the client %s (status %d)", from, resp.StatusCode), func() bool {
+					text, _ = os.ReadFile(f.audit)
+					return strings.Contains(string(text), fmt.Sprintf(`"client":%q`, from))
+				})
+				if strings.Contains(string(text), `"client":"10.20.0.11"`) {
+					t.Errorf("the client's word on its address counts: %s", text)
+				}
+			}
+		})
+	}
+}
+
+// newFront starts an example, below other defaults than its own unless that is "".
+func newFront(t *testing.T, dir, example, defaults string) *front {
 	t.Helper()
 	write := func(name, text string) string {
 		file := filepath.Join(dir, name)
@@ -98,7 +144,7 @@ func newFront(t *testing.T, dir, example string) *front {
 		}
 		return string(text)
 	}
-	f := &front{dir: dir, roots: x509.NewCertPool(), six: "[2001:db8:0:ffff::10]:443"}
+	f := &front{dir: dir, roots: x509.NewCertPool(), six: "[2001:db8:0:ffff::10]:443", audit: filepath.Join(t.TempDir(), "audit.jsonl")}
 	certificate := read(filepath.Join(dir, "server.pem"))
 	f.roots.AppendCertsFromPEM([]byte(certificate))
 	write("ca.pem", certificate)
@@ -113,6 +159,7 @@ proxy: {trusted: [192.0.2.10], via: `+via+`}
 auth: {signingKeyFile: signing-key.pem, tokenIssuer: "https://`+service+`"}
 state: {type: memory}
 metrics: {listen: "192.0.2.11:18776"}
+audit: {output: "`+f.audit+`"}
 roles: {web: {projectID: `+project+`}}
 `)
 	server := exec.Command(filepath.Join(dir, program), "-c", config)
@@ -120,6 +167,9 @@ roles: {web: {projectID: `+project+`}}
 		"OS_USER_DOMAIN_NAME=Default", "OS_PROJECT_DOMAIN_NAME=Default", "OS_CLOUD=")
 	background(t, server)
 	text := strings.NewReplacer(rootOnlyInHAProxy, "", "/dev/log", "127.0.0.1:9", "/etc/haproxy/", dir+"/").Replace(read(example))
+	if defaults != "" {
+		text = regexp.MustCompile(`(?ms)^defaults\n.*?\n\n`).ReplaceAllString(text, defaults+"\n")
+	}
 	text = regexp.MustCompile(`(?m)^    bind 192\.0\.2\.10(:443.*)$`).ReplaceAllString(text, "$0\n    bind [2001:db8:0:ffff::10]$1")
 	background(t, exec.Command("haproxy", "-db", "-f", write("front-"+example, text)))
 	eventually(t, "the replica behind HAProxy", func() bool {
@@ -208,7 +258,7 @@ func (f *front) flood(at string, connections, sources int, from func(i int) stri
 }
 
 func testClients(t *testing.T, dir, example string) {
-	f := newFront(t, dir, example)
+	f := newFront(t, dir, example, "")
 	const four = "192.0.2.10:443"
 	for _, tt := range []struct {
 		name                 string
