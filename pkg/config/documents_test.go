@@ -1,6 +1,7 @@
 package config_test
 
 import (
+	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -50,7 +51,8 @@ func wrongIn(t *testing.T, text string) (wrong []string) {
 	file := filepath.Join(newDir(t), "config.yml")
 	write(t, file, []byte(text))
 	_, err := config.Load(file)
-	if problems, ok := err.(*config.Problems); ok {
+	var problems *config.Problems
+	if errors.As(err, &problems) {
 		for _, p := range problems.List {
 			if unlike.MatchString(p.Message) && !strings.Contains(p.Message, "no such file") {
 				wrong = append(wrong, p.String())
