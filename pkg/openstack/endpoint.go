@@ -148,13 +148,37 @@ func (c *Client) keystoneV3(ctx context.Context, p *gophercloud.ProviderClient, 
 	_, err = service.Get(asKeystone(ctx), e.base(), &doc, &gophercloud.RequestOpts{OkCodes: []int{http.StatusOK, http.StatusMultipleChoices}})
 	switch v := doc.find("v3"); {
 	case err == nil && v != nil:
-		return e.follow(v.href(), "v3"), nil
+		return c.linked(asKeystone(ctx), service, e, e.follow(v.href(), "v3"), "v3"), nil
 	case err == nil && doc.Version != nil && strings.HasPrefix(doc.Version.ID, "v3"):
 		return e, nil
-	case err == nil, gophercloud.ResponseCodeIs(err, http.StatusNotFound), isSyntax(err):
+	case err == nil, isClosed(err), isSyntax(err):
 		return e.below("v3"), nil // where each Keystone has it
 	}
 	return endpoint{}, err
+}
+
+// linked is the URL that a document links to if there is such a version at our scheme
+// and host, else the usual one.
+func (c *Client) linked(ctx context.Context, service *gophercloud.ServiceClient, e, link endpoint, segment string) endpoint {
+	if link == e.below(segment) {
+		return link
+	}
+	var doc versionDocument
+	if _, err := service.Get(ctx, link.base(), &doc, nil); err != nil || doc.Version == nil {
+		return e.below(segment)
+	}
+	return link
+}
+
+// isClosed reports whether a firewall or proxy may have answered for an API: its
+// versions can be open all the same.
+func isClosed(err error) bool {
+	for _, status := range []int{http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound, http.StatusMethodNotAllowed} {
+		if gophercloud.ResponseCodeIs(err, status) {
+			return true
+		}
+	}
+	return false
 }
 
 func isSyntax(err error) bool {
@@ -202,7 +226,7 @@ func (c *Client) novaV21(ctx context.Context, p *gophercloud.ProviderClient, e e
 // novaRoot finds it from an endpoint without a version.
 func (c *Client) novaRoot(ctx context.Context, p *gophercloud.ProviderClient, e endpoint) (endpoint, apiVersion, error) {
 	doc, err := c.novaDocument(ctx, p, e)
-	if gophercloud.ResponseCodeIs(err, http.StatusNotFound) || isSyntax(err) {
+	if isClosed(err) || isSyntax(err) {
 		// A proxy can have the versions alone.
 		if below, again := c.novaDocument(ctx, p, e.below("v2.1")); again == nil && below.Version != nil {
 			return e.below("v2.1"), *below.Version, nil
@@ -215,7 +239,8 @@ func (c *Client) novaRoot(ctx context.Context, p *gophercloud.ProviderClient, e 
 		return e, *doc.Version, nil
 	}
 	if v := doc.find("v2.1"); v != nil {
-		return e.follow(v.href(), "v2.1"), *v, nil
+		service := &gophercloud.ServiceClient{ProviderClient: p, Type: "compute"}
+		return c.linked(ctx, service, e, e.follow(v.href(), "v2.1"), "v2.1"), *v, nil
 	}
 	var have []string
 	for _, v := range doc.all() {

@@ -190,6 +190,31 @@ func redirect(f *front, method, to string) {
 	})
 }
 
+// A link to a path that is on the far side of a proxy alone is not followed.
+func TestLinkIntoNowhere(t *testing.T) {
+	shape := shaped{identity: "/identity", compute: "/compute", endpoint: "/compute"}
+	server := shape.start(t, startCloud(t))
+	far := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		answer := httptest.NewRecorder()
+		server.Config.Handler.ServeHTTP(answer, r)
+		body := answer.Body.Bytes()
+		if answer.Code != http.StatusCreated {
+			for _, path := range []string{"/identity", "/compute"} {
+				body = bytes.ReplaceAll(body, []byte("http://"+r.Host+path), []byte("http://"+r.Host+"/inside"+path))
+			}
+		}
+		w.Header().Set("X-Subject-Token", answer.Header().Get("X-Subject-Token"))
+		w.WriteHeader(answer.Code)
+		_, _ = w.Write(body)
+	}))
+	defer far.Close()
+	c := newClient(t, as("admin", "admin", far.URL+"/identity"), config(), openstack.Options{})
+	if got, want := connect(t, c).Endpoint, far.URL+"/compute/v2.1/"; got != want {
+		t.Errorf("Nova is at %s, want %s", got, want)
+	}
+	mustFind(t, c, web)
+}
+
 // shaped is a cloud whose Keystone and Nova stand below other paths, and whose catalog
 // has other endpoints.
 type shaped struct {
