@@ -14,12 +14,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -157,14 +159,21 @@ func scriptKey(file string) error {
 	return os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600)
 }
 
+// freePort is below the ports that the kernel gives to connections: one of those could
+// take it while a script has its server stopped.
 func freePort() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
+	const first, count = 20000, 12000
+	for range 100 {
+		n, err := rand.Int(rand.Reader, big.NewInt(count))
+		if err != nil {
+			return "", err
+		}
+		port := strconv.FormatInt(first+n.Int64(), 10)
+		if l, err := net.Listen("tcp", "127.0.0.1:"+port); err == nil {
+			return port, l.Close()
+		}
 	}
-	defer l.Close()
-	_, port, err := net.SplitHostPort(l.Addr().String())
-	return port, err
+	return "", errors.New("no port is free")
 }
 
 // http METHOD URL [BODY [HEADER...]]: prints the status and the body. A URL
