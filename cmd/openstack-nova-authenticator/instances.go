@@ -4,12 +4,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net/http"
 	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/admin"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
 )
 
@@ -28,27 +28,20 @@ func newInstancesCommand(file *string, stdout, stderr io.Writer) *cobra.Command 
 	list := &cobra.Command{
 		Use: "list", Short: "List the instances of which anything is kept", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			var v struct {
-				Instances []attest.Kept `json:"instances"`
-				More      bool          `json:"more"`
-			}
-			q := request{method: http.MethodGet, path: []string{"instances"}, json: asJSON}
-			return operate(cmd.Context(), *file, stdout, stderr, q, &v, func(w io.Writer) {
-				printInstances(w, v.Instances)
+			return request[admin.Instances]{to: admin.ListInstances, json: asJSON, show: func(w io.Writer, v admin.Instances) {
+				printInstances(w, v.Instances...)
 				if v.More {
 					fmt.Fprintln(w, "There are more.")
 				}
-			})
+			}}.run(cmd.Context(), *file, stdout, stderr)
 		},
 	}
 	show := &cobra.Command{
 		Use: "show ID", Short: "Show what is kept of an instance", Args: instanceArg,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			var v attest.Kept
-			q := request{method: http.MethodGet, path: []string{"instances", args[0]}, json: asJSON}
-			return operate(cmd.Context(), *file, stdout, stderr, q, &v, func(w io.Writer) {
-				printInstances(w, []attest.Kept{v})
-			})
+			return request[attest.Kept]{to: admin.ShowInstance, in: admin.Input{ID: args[0]}, json: asJSON, show: func(w io.Writer, v attest.Kept) {
+				printInstances(w, v)
+			}}.run(cmd.Context(), *file, stdout, stderr)
 		},
 	}
 	for _, c := range []*cobra.Command{list, show} {
@@ -57,17 +50,13 @@ func newInstancesCommand(file *string, stdout, stderr io.Writer) *cobra.Command 
 	reset := &cobra.Command{
 		Use: "reset ID", Short: "Give an instance the attempts of its open windows back", Args: instanceArg,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			var v struct {
-				Windows int `json:"windows"`
-			}
-			q := request{method: http.MethodPost, path: []string{"instances", args[0], "reset"}}
-			return operate(cmd.Context(), *file, stdout, stderr, q, &v, func(w io.Writer) {
+			return request[admin.Reset]{to: admin.ResetInstance, in: admin.Input{ID: args[0]}, show: func(w io.Writer, v admin.Reset) {
 				if v.Windows == 0 {
 					fmt.Fprintf(w, "%s had made no attempt.\n", args[0])
 					return
 				}
 				fmt.Fprintf(w, "%s has its attempts back, in %d window(s) or document(s).\n", args[0], v.Windows)
-			})
+			}}.run(cmd.Context(), *file, stdout, stderr)
 		},
 	}
 	var life time.Duration
@@ -79,19 +68,17 @@ is allowed again or the time is over. Tokens that it has already are good until
 they expire.
 ` + onState,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			body := map[string]string{"reason": reason}
+			deny := admin.Deny{Reason: reason}
 			if cmd.Flags().Changed("for") {
-				body["for"] = life.String()
+				deny.For = life.String()
 			}
-			data, err := json.Marshal(body)
+			body, err := json.Marshal(deny)
 			if err != nil {
 				return err
 			}
-			var v attest.Denial
-			q := request{method: http.MethodPost, path: []string{"instances", args[0], "deny"}, body: data}
-			return operate(cmd.Context(), *file, stdout, stderr, q, &v, func(w io.Writer) {
+			return request[attest.Denial]{to: admin.DenyInstance, in: admin.Input{ID: args[0], Body: body}, show: func(w io.Writer, v attest.Denial) {
 				fmt.Fprintf(w, "%s is denied %s.\n", v.Instance, denialEnd(v))
-			})
+			}}.run(cmd.Context(), *file, stdout, stderr)
 		},
 	}
 	deny.Flags().DurationVar(&life, "for", 0, "for how `long`, such as 24h, up to 876000h (default: until it is allowed again)")
@@ -99,10 +86,9 @@ they expire.
 	allow := &cobra.Command{
 		Use: "allow ID", Short: "End what deny began", Args: instanceArg,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			q := request{method: http.MethodPost, path: []string{"instances", args[0], "allow"}}
-			return operate(cmd.Context(), *file, stdout, stderr, q, &struct{}{}, func(w io.Writer) {
+			return request[struct{}]{to: admin.AllowInstance, in: admin.Input{ID: args[0]}, show: func(w io.Writer, _ struct{}) {
 				fmt.Fprintf(w, "%s is not denied.\n", args[0])
-			})
+			}}.run(cmd.Context(), *file, stdout, stderr)
 		},
 	}
 	cmd.AddCommand(list, show, reset, deny, allow)
@@ -129,7 +115,7 @@ func denialEnd(d attest.Denial) string {
 	return "until " + d.Until.Format(time.RFC3339)
 }
 
-func printInstances(w io.Writer, kept []attest.Kept) {
+func printInstances(w io.Writer, kept ...attest.Kept) {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "INSTANCE\tROLE\tATTEMPTS\tWINDOW OPENED\tENDS\tDENIED")
 	for _, k := range kept {

@@ -3,12 +3,12 @@ package main
 import (
 	"fmt"
 	"io"
-	"net/http"
 	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/admin"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/keyring"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/secret"
 )
@@ -30,20 +30,16 @@ token has expired; all of that happens by itself.
 	list := &cobra.Command{
 		Use: "list", Short: "List the signing keys", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			var v struct {
-				Keys []keyring.KeyInfo `json:"keys"`
-			}
-			q := request{method: http.MethodGet, path: []string{"keys"}, json: asJSON}
-			return operate(cmd.Context(), *file, stdout, stderr, q, &v, func(w io.Writer) { printKeys(w, v.Keys...) })
+			return request[admin.Keys]{to: admin.ListKeys, json: asJSON, show: func(w io.Writer, v admin.Keys) {
+				printKeys(w, v.Keys...)
+			}}.run(cmd.Context(), *file, stdout, stderr)
 		},
 	}
 	list.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	rotate := &cobra.Command{
 		Use: "rotate", Short: "Let the next key sign from now on", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			var v keyring.KeyInfo
-			q := request{method: http.MethodPost, path: []string{"keys", "rotate"}}
-			return operate(cmd.Context(), *file, stdout, stderr, q, &v, func(w io.Writer) { printKeys(w, v) })
+			return request[keyring.KeyInfo]{to: admin.RotateKeys, show: printKey}.run(cmd.Context(), *file, stdout, stderr)
 		},
 	}
 	revoke := &cobra.Command{
@@ -53,10 +49,9 @@ its tokens from then on, those that keep it for keys.maxAge do so when that is
 over. If it was the one that signs, the next one signs from now on.
 ` + onState,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			q := request{method: http.MethodPost, path: []string{"keys", args[0], "revoke"}}
-			return operate(cmd.Context(), *file, stdout, stderr, q, &struct{}{}, func(w io.Writer) {
+			return request[struct{}]{to: admin.RevokeKey, in: admin.Input{ID: args[0]}, show: func(w io.Writer, _ struct{}) {
 				fmt.Fprintf(w, "%s is revoked.\n", args[0])
-			})
+			}}.run(cmd.Context(), *file, stdout, stderr)
 		},
 	}
 	imports := &cobra.Command{
@@ -69,9 +64,7 @@ now on: it is the one that verifiers know. Otherwise it becomes the next key.
 			if err != nil {
 				return err
 			}
-			var v keyring.KeyInfo
-			q := request{method: http.MethodPost, path: []string{"keys", "import"}, body: pem}
-			return operate(cmd.Context(), *file, stdout, stderr, q, &v, func(w io.Writer) { printKeys(w, v) })
+			return request[keyring.KeyInfo]{to: admin.ImportKey, in: admin.Input{Body: pem}, show: printKey}.run(cmd.Context(), *file, stdout, stderr)
 		},
 	}
 	var accept bool
@@ -90,17 +83,10 @@ printed. Deny again the instances that are missing. A key that this server saw
 revoked is revoked again by itself; look whether another one is among the keys.
 ` + onState,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			var v struct {
-				Accepted []keyring.Accepted `json:"accepted"`
-			}
-			q := request{method: http.MethodPost, path: []string{"keys", "init"}}
-			if accept {
-				q.query = "accept=true"
-			}
-			return operate(cmd.Context(), *file, stdout, stderr, q, &v, func(w io.Writer) {
+			return request[admin.Initialized]{to: admin.InitKeys, in: admin.Input{Accept: accept}, show: func(w io.Writer, v admin.Initialized) {
 				printAccepted(w, v.Accepted)
 				fmt.Fprintln(w, "The state is accepted.")
-			})
+			}}.run(cmd.Context(), *file, stdout, stderr)
 		},
 	}
 	initialize.Flags().BoolVar(&accept, "accept", false, "take a key set and a list of denied instances that may be old")
@@ -130,6 +116,8 @@ func printAccepted(w io.Writer, all []keyring.Accepted) {
 		}
 	}
 }
+
+func printKey(w io.Writer, k keyring.KeyInfo) { printKeys(w, k) }
 
 func printKeys(w io.Writer, keys ...keyring.KeyInfo) {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)

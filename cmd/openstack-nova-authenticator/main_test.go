@@ -29,6 +29,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/admin"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/simulator"
 )
 
@@ -186,9 +187,7 @@ func cmdHTTP(ts *testscript.TestScript, neg bool, args []string) {
 	if rest, ok := strings.CutPrefix(url, "unix:"); ok {
 		socket, path, _ := strings.Cut(rest, ":")
 		url = "http://socket" + path
-		client.Transport = &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "unix", ts.MkAbs(socket))
-		}}
+		client = admin.NewClient(ts.MkAbs(socket))
 	}
 	var body io.Reader
 	if len(args) > 2 {

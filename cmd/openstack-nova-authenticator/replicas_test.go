@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -27,6 +26,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/redis/go-redis/v9"
 
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/admin"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/simulator"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/state/statetest"
 )
@@ -269,10 +269,7 @@ func (r *replica) verifies(t *testing.T, compact string) {
 func (r *replica) goroutines(t *testing.T) int {
 	t.Helper()
 	socket := strings.TrimSuffix(r.file, ".yml") + ".sock"
-	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, "unix", socket)
-	}}}
-	resp, err := client.Get("http://admin/debug/pprof/goroutine?debug=1")
+	resp, err := admin.NewClient(socket).Get("http://admin/debug/pprof/goroutine?debug=1")
 	if err != nil {
 		t.Fatal(err)
 	}

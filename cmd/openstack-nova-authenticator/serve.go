@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/admin"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/audit"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/config"
@@ -234,8 +235,8 @@ func (s *service) checkState(ctx context.Context) error {
 
 func (s *service) adminHandler(c *config.Config) http.Handler {
 	ver, rev := buildVersion()
-	o := server.AdminOptions{
-		Status:   server.Status{Version: ver, Commit: rev, Config: c.Hash, Started: time.Now().UTC().Format(time.RFC3339)},
+	o := admin.Options{
+		Status:   admin.Status{Version: ver, Commit: rev, Config: c.Hash, Started: time.Now().UTC().Format(time.RFC3339)},
 		Register: &attest.Register{Store: s.store, Denials: s.keys.Denials()},
 		Keys:     s.keys,
 		Audit:    s.audit,
@@ -252,7 +253,7 @@ func (s *service) adminHandler(c *config.Config) http.Handler {
 	case *state.Redis:
 		o.InitState = store.Init
 	}
-	return server.AdminHandler(o)
+	return admin.NewHandler(o)
 }
 
 // noticed is how long a load balancer may take to see that we are not ready: two

@@ -6,15 +6,14 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"net/http"
 	"os"
 	"path/filepath"
 	"syscall"
 
 	"github.com/spf13/cobra"
 
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/admin"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/config"
-	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/keyring"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/state"
 )
 
@@ -51,25 +50,22 @@ again.
 The server must not run.
 `,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			var v struct {
-				Accepted []keyring.Accepted `json:"accepted"`
-			}
 			opened := false
-			q := request{method: http.MethodPost, path: []string{"keys", "init"}, query: "accept=true", open: func(s *service, c *config.Config) error {
+			open := func(s *service, c *config.Config) error {
 				if c.State.Type != state.TypeFile {
 					return fmt.Errorf("state.type is %s: `keys init --accept` is for a Redis", c.State.Type)
 				}
 				opened = true
 				return s.openStateAs(c, true)
-			}}
-			return operate(cmd.Context(), *file, stdout, stderr, q, &v, func(w io.Writer) {
+			}
+			return request[admin.Initialized]{to: admin.InitKeys, in: admin.Input{Accept: true}, open: open, show: func(w io.Writer, v admin.Initialized) {
 				if !opened {
 					fmt.Fprintln(w, "A server runs with the state file: it has accepted it.")
 					return
 				}
 				printAccepted(w, v.Accepted)
 				fmt.Fprintln(w, "The state file is accepted.")
-			})
+			}}.run(cmd.Context(), *file, stdout, stderr)
 		},
 	})
 	return cmd
@@ -83,12 +79,12 @@ func saveState(ctx context.Context, file, to string, stderr io.Writer) (n int64,
 	if err := replaceable(to, c.State); err != nil {
 		return 0, err
 	}
-	o, err := newOperator(ctx, file, stderr)
+	client, stop, err := newOperator(ctx, file, stderr, nil)
 	if err != nil {
 		return 0, err
 	}
-	defer o.close()
-	answer, err := o.call(ctx, http.MethodGet, []string{"state"}, "", nil)
+	defer stop()
+	answer, err := admin.SaveState.Call(ctx, client, admin.Input{})
 	if err != nil {
 		return 0, err
 	}

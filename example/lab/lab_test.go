@@ -22,6 +22,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/admin"
 )
 
 // Outside is where the authenticator listens: the machine beyond the projects'
@@ -235,13 +237,7 @@ func (a *authenticator) stop() {
 	}
 }
 
-func (a *authenticator) admin() *http.Client {
-	return &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "unix", a.socket)
-		},
-	}}
-}
+func (a *authenticator) admin() *http.Client { return admin.NewClient(a.socket) }
 
 func (a *authenticator) log() string { return a.read("log") }
 

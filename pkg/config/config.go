@@ -21,6 +21,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/admin"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/audit"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/keyring"
@@ -62,7 +63,7 @@ type Config struct {
 	// MetadataService is the listener for Neutron's metadata agents.
 	MetadataService server.MetadataServiceConfig `yaml:"metadataService"`
 	// Admin is the socket for the operator.
-	Admin server.AdminConfig `yaml:"admin"`
+	Admin admin.Config `yaml:"admin"`
 	// Metrics is the listener for monitoring.
 	Metrics server.MetricsConfig `yaml:"metrics"`
 	// Log is what the process says of itself.

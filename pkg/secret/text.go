@@ -93,6 +93,18 @@ func Show(s string) string {
 // Quote is the value in quotes if it can be shown, else [Hidden].
 func Quote(s string) string { return Values(strconv.Quote(s)) }
 
+// Printable returns the first 64 bytes of a client's text, with ? for each that is not
+// printable ASCII, for an answer or a log line.
+func Printable(s string) string {
+	b := []byte(s[:min(len(s), 64)])
+	for i, c := range b {
+		if c < ' ' || c > '~' {
+			b[i] = '?'
+		}
+	}
+	return string(b)
+}
+
 var (
 	// number is one, or an attempt at one; duration is a Go duration, or another way to
 	// write it.

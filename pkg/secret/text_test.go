@@ -134,3 +134,19 @@ func TestReadFile(t *testing.T) {
 		}
 	}
 }
+
+func TestPrintable(t *testing.T) {
+	for text, want := range map[string]string{
+		"":                       "",
+		"a name, \"quoted\"~":    "a name, \"quoted\"~",
+		"two\nlines\x1b[2J\x7f":  "two?lines?[2J?",
+		"caf\u00e9":              "caf??",
+		strings.Repeat("x", 64):  strings.Repeat("x", 64),
+		strings.Repeat("x", 65):  strings.Repeat("x", 64),
+		strings.Repeat("é", 100): strings.Repeat("?", 64),
+	} {
+		if got := secret.Printable(text); got != want {
+			t.Errorf("%q: %q, want %q", text, got, want)
+		}
+	}
+}

@@ -56,10 +56,3 @@ type MetricsConfig struct {
 	// Default: 127.0.0.1:18776.
 	Listen string `yaml:"listen"`
 }
-
-// AdminConfig says where the process can be talked to.
-type AdminConfig struct {
-	// Socket is the path of a Unix socket of mode 0600. Optional: without it
-	// admin.sock in $RUNTIME_DIRECTORY (systemd), else none.
-	Socket string `yaml:"socket"`
-}

@@ -459,7 +459,7 @@ func (a *Agents) claim(r *http.Request) (attest.Evidence, attest.InstanceID, err
 		mac.Write([]byte(said["X-Instance-ID"]))
 		return hmac.Equal(signature, mac.Sum(nil))
 	}) {
-		return none, noID, invalid("the signature of %q is wrong: compare sharedSecretFile with the agents' metadata_proxy_shared_secret", clean(said["X-Instance-ID"]))
+		return none, noID, invalid("the signature of %q is wrong: compare sharedSecretFile with the agents' metadata_proxy_shared_secret", secret.Printable(said["X-Instance-ID"]))
 	}
 	id, err := attest.ParseInstanceID(said["X-Instance-ID"])
 	if err != nil {

@@ -4,10 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"net"
 	"net/http"
 	"net/http/httptest"
-	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -19,7 +17,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
-	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/listen"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/server"
 )
 
@@ -178,38 +175,6 @@ func TestOperatorPagesAreReadOnly(t *testing.T) {
 		if got := get(t, h, path); got.status != http.StatusNotFound {
 			t.Errorf("%s: %d: the operator's read-only pages have no such page", path, got.status)
 		}
-	}
-}
-
-func TestAdminSocket(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "admin.sock")
-	l, err := listen.Socket(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	status := server.Status{Version: "1.2.3", Commit: "abc", Config: "c0ffee", Started: "2026-11-23T12:00:00Z"}
-	run(t, newScene(t).open(t).logger, listen.Endpoint{Name: "admin", Listener: l, Handler: server.AdminHandler(server.AdminOptions{Status: status})})
-	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, "unix", path)
-	}}}
-	defer client.CloseIdleConnections()
-
-	got := send(t, client, http.MethodGet, "http://admin/status", "", nil)
-	if want := `{"version":"1.2.3","commit":"abc","config":"c0ffee","started":"2026-11-23T12:00:00Z"}` + "\n"; got.status != http.StatusOK || got.body != want {
-		t.Errorf("/status: %d %s", got.status, got.body)
-	}
-	for path, want := range map[string]string{
-		"/debug/pprof/":                  "full goroutine stack dump",
-		"/debug/pprof/goroutine?debug=1": "goroutine profile:",
-		"/debug/pprof/cmdline":           "server.test",
-		"/debug/pprof/symbol":            "num_symbols",
-	} {
-		if got := send(t, client, http.MethodGet, "http://admin"+path, "", nil); got.status != http.StatusOK || !strings.Contains(got.body, want) {
-			t.Errorf("%s: %d %.100q", path, got.status, got.body)
-		}
-	}
-	if got := send(t, client, http.MethodPost, "http://admin/status", "", nil); got.status != http.StatusMethodNotAllowed {
-		t.Errorf("POST /status: %d", got.status)
 	}
 }
 

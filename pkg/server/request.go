@@ -15,6 +15,7 @@ import (
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/listen"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/secret"
 )
 
 const (
@@ -80,7 +81,7 @@ func parseAuth(w http.ResponseWriter, r *http.Request, memory *bodies) (authRequ
 func (a *authRequest) fill(fields map[string]string, known ...string) error {
 	for name := range fields {
 		if !slices.Contains(known, name) {
-			return badField("unknown field %q; known are %s", clean(name), strings.Join(known, ", "))
+			return badField("unknown field %q; known are %s", secret.Printable(name), strings.Join(known, ", "))
 		}
 	}
 	// All are read even if one is wrong: the log shows them.
@@ -166,7 +167,7 @@ func parseForm(body []byte) (map[string]string, error) {
 	fields := make(map[string]string, len(values))
 	for name, v := range values {
 		if len(v) != 1 {
-			return nil, badField("field %q is there %d times", clean(name), len(v))
+			return nil, badField("field %q is there %d times", secret.Printable(name), len(v))
 		}
 		fields[name] = v[0]
 	}
@@ -197,7 +198,7 @@ func parseJSON(body []byte) (map[string]string, error) {
 		}
 		key := name.(string) // a key of an object is always a string
 		if _, twice := fields[key]; twice {
-			return nil, badField("field %q is there twice", clean(key))
+			return nil, badField("field %q is there twice", secret.Printable(key))
 		}
 		fields[key] = text
 	}
@@ -208,19 +209,4 @@ func parseJSON(body []byte) (map[string]string, error) {
 		return nil, shape
 	}
 	return fields, nil
-}
-
-// clean is what of a client's text may stand in an answer or a log: 64 bytes of
-// printable ASCII.
-func clean(s string) string {
-	b := []byte(s)
-	if len(b) > 64 {
-		b = b[:64]
-	}
-	for i, c := range b {
-		if c < ' ' || c > '~' {
-			b[i] = '?'
-		}
-	}
-	return string(b)
 }

@@ -29,6 +29,7 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/audit"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/ratelimit"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/secret"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/token"
 )
 
@@ -165,7 +166,7 @@ func requestID(c echo.Context) string {
 func (s *Server) begin(c echo.Context, door string) *decision {
 	r := c.Request()
 	return &decision{
-		door: door, requestID: requestID(c), clientID: clean(r.Header.Get(echo.HeaderXRequestID)),
+		door: door, requestID: requestID(c), clientID: secret.Printable(r.Header.Get(echo.HeaderXRequestID)),
 		began: s.now(), peer: r.RemoteAddr,
 	}
 }
@@ -183,7 +184,6 @@ func (s *Server) auth(c echo.Context) error {
 // The events, as the lines' msg.
 const (
 	eventDecision  = "decision"
-	eventAdmin     = "admin"
 	eventWithdrawn = "withdrawn" // the decision of that request was not handed out
 )
 
@@ -338,7 +338,7 @@ func (s *Server) refuse(err error, c echo.Context) {
 	default:
 		body.Error = "server_error"
 		if s.mayLog(c.Request()) {
-			s.log.Error("request failed", "error", err, "path", clean(c.Request().URL.Path), "request_id", body.RequestID)
+			s.log.Error("request failed", "error", err, "path", secret.Printable(c.Request().URL.Path), "request_id", body.RequestID)
 		}
 	}
 	if err := c.JSON(status, body); err != nil {

@@ -18,6 +18,7 @@ import (
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/listen"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/secret"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/token"
 )
 
@@ -190,7 +191,7 @@ func (s *Server) recogniseNova(ctx context.Context, from netip.Addr, r *http.Req
 	case err != nil:
 		return &attest.Failure{Reason: attest.CloudUnavailable, Err: err}
 	case !slices.Contains(s.nova.Users, userID):
-		return &attest.Denied{Reason: attest.CallerDenied, Detail: fmt.Sprintf("user %q is none of vendordata.users", clean(userID))}
+		return &attest.Denied{Reason: attest.CallerDenied, Detail: fmt.Sprintf("user %q is none of vendordata.users", secret.Printable(userID))}
 	}
 	return nil
 }

@@ -1,0 +1,70 @@
+package admin
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+)
+
+// callWait is longer than the handler's wait, whose error says more.
+const callWait = time.Minute
+
+// Dial connects to the socket of a server. The error is [io/fs.ErrNotExist] or
+// [syscall.ECONNREFUSED] if no server listens there.
+func Dial(ctx context.Context, socket string) (net.Conn, error) {
+	return (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "unix", socket)
+}
+
+// NewClient makes a client that sends all requests to a socket, whatever host their URLs
+// name, each over a connection of its own.
+func NewClient(socket string) *http.Client {
+	return &http.Client{Timeout: callWait, Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return Dial(ctx, socket) },
+	}}
+}
+
+// Input is what a request has beside its route.
+type Input struct {
+	ID     string // for {id} or {kid} in the path
+	Accept bool   // of [InitKeys]: accept what is in the state though it may be old; see [keyring.Ring.Accept]
+	Body   []byte
+}
+
+// Call makes a request and returns the body of its answer, which the caller closes.
+func (to Route[Answer]) Call(ctx context.Context, c *http.Client, in Input) (io.ReadCloser, error) {
+	method, path, _ := strings.Cut(string(to), " ")
+	id := url.PathEscape(in.ID)
+	u := (&url.URL{Scheme: "http", Host: "admin"}).JoinPath(strings.NewReplacer("{id}", id, "{kid}", id).Replace(path))
+	if in.Accept {
+		u.RawQuery = "accept=true"
+	}
+	r, err := http.NewRequestWithContext(ctx, method, u.String(), bytes.NewReader(in.Body))
+	if err != nil {
+		return nil, err
+	}
+	resp, err := c.Do(r)
+	if err != nil {
+		if e := new(url.Error); errors.As(err, &e) {
+			err = e.Err // the URL is of no interest
+		}
+		return nil, fmt.Errorf("admin socket: %w", err)
+	}
+	if resp.StatusCode == http.StatusOK {
+		return resp.Body, nil
+	}
+	defer resp.Body.Close()
+	var f failure
+	if err := json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(&f); err != nil || f.Error == "" {
+		return nil, fmt.Errorf("admin socket: the server answers %s: is it of another version?", resp.Status)
+	}
+	return nil, errors.New(f.Error)
+}
