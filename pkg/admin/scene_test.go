@@ -29,7 +29,7 @@ var status = admin.Status{Version: "1.2.3", Commit: "abc", Config: "c0ffee", Sta
 type scene struct {
 	admin.Options
 	instance attest.InstanceID
-	audit    bytes.Buffer
+	audit    lines
 	stream   *audit.Stream
 	log      bytes.Buffer
 	ahead    atomic.Int64 // how far the clock of the keys is ahead, in nanoseconds
@@ -37,7 +37,7 @@ type scene struct {
 
 func newScene(t *testing.T) *scene {
 	t.Helper()
-	s := &scene{}
+	s := &scene{audit: lines{marked: make(chan string, 1)}}
 	store := state.NewMemory(state.MemorySize, nil)
 	logger := slog.New(slog.DiscardHandler)
 	keys, err := keyring.New(keyring.Config{Algorithm: "ES256", RotationPeriod: 720 * time.Hour, MaxAge: 10 * time.Minute}, store,
@@ -104,17 +104,29 @@ func (s *scene) serve(t *testing.T) *http.Client {
 	return admin.NewClient(path)
 }
 
+// lines keeps audit lines until a mark comes.
+type lines struct {
+	text   []byte
+	marked chan string
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.text = append(l.text, p...)
+	if bytes.Contains(l.text, []byte(`"msg":"mark"`)) {
+		l.marked <- string(l.text)
+		l.text = nil
+	}
+	return len(p), nil
+}
+
 // lines takes the audit lines that were written since the last call.
 func (s *scene) lines(t *testing.T) string {
 	t.Helper()
-	mark := audit.Event{Name: "mark", Proven: true}
-	if err := s.Audit.RecordAndWait(mark, mark); err != nil {
+	if err := s.Audit.Record(audit.Event{Name: "mark", Proven: true}, func(err error) { t.Error(err) }); err != nil {
 		t.Fatal(err)
 	}
-	text := s.audit.String()
-	s.audit.Reset()
-	at := strings.LastIndex(strings.TrimSuffix(text, "\n"), "\n") + 1
-	return text[:at]
+	text := <-s.audit.marked
+	return text[:strings.LastIndex(strings.TrimSuffix(text, "\n"), "\n")+1]
 }
 
 // send makes a request without the client's own checks.
