@@ -63,16 +63,16 @@ func parseEndpoint(s string) (endpoint, error) {
 }
 
 // follow gives the URL that a version document links to, at the same scheme and host.
-// A path that is another than the one that was asked is that of a proxy's far side,
+// A path that is not right below the one that was asked is that of a proxy's far side,
 // unless the link names our host.
 func (e endpoint) follow(href, segment string) endpoint {
 	u, err := url.Parse(href)
-	if err != nil || u.Path == "" {
-		return e.below(segment)
+	if err != nil || !strings.HasPrefix(u.Path, "/") {
+		return e.below(segment) // a path without it would be a part of the host
 	}
 	linked := endpoint{e.origin, strings.TrimRight(u.EscapedPath(), "/")}
 	_, host, _ := strings.Cut(e.origin, "://")
-	if strings.HasPrefix(linked.path, e.path+"/") || u.Host == host && linked.version() != "" {
+	if linked.version() != "" && (u.Host == host || linked.parent() == e) {
 		return linked
 	}
 	return e.below(segment)

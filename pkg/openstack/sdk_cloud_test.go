@@ -254,7 +254,7 @@ func (c *sdkCloud) serveNova(w http.ResponseWriter, r *http.Request, base, path 
 	case path == "servers/detail":
 		answer(w, http.StatusOK, object{"servers": []object{}})
 	default:
-		answer(w, http.StatusNotFound, object{"itemNotFound": object{"code": 404, "message": "Instance could not be found."}})
+		answer(w, http.StatusNotFound, object{"itemNotFound": object{"code": 404, "message": "Instance " + path[strings.LastIndexByte(path, '/')+1:] + " could not be found."}})
 	}
 }
 
