@@ -63,7 +63,7 @@ func TestScripts(t *testing.T) {
 			}
 			env.Defer(func() { _ = cloud.Close() })
 			env.Values["cloud"] = cloud
-			for _, name := range []string{"PORT1", "PORT2", "PORT3"} {
+			for _, name := range []string{"PORT1", "PORT2", "PORT3", "PORT4"} {
 				port, err := freePort()
 				if err != nil {
 					return err

@@ -80,7 +80,7 @@ state: {type: memory}
 metrics: {listen: ""}
 throttle: {perAddress: {rate: 1000, burst: 1000}, perInstance: {rate: 1000, burst: 1000}}
 vendordata: {users: [%[2]s]}
-metadataService: {listen: "%[1]s:18778", agents: 127.0.0.1, sharedSecretFile: secret}
+metadataService: {listen: "%[1]s:18778", agents: 127.0.0.1, sharedSecretFile: secret, agentsLimitHeaders: true}
 roles:
   agent: {projectID: %[3]s, proof: metadataService, anyAudience: true}
   papers: {projectID: %[3]s, proof: document}

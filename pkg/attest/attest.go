@@ -125,6 +125,10 @@ func (a *Attestor) Attest(ctx context.Context, r Request) (Identity, Instance, e
 	if len(offered) == 0 {
 		return Identity{}, Instance{}, denied(ProofNotAccepted, "the role takes %v", role.grant.proofs)
 	}
+	believed, others := a.Policy.believed(offered)
+	if len(believed) == 0 {
+		return Identity{}, Instance{}, errUnlimited()
+	}
 	audience, err := a.Policy.audience(role, r.Audience)
 	if err != nil {
 		return Identity{}, Instance{}, err
@@ -134,7 +138,10 @@ func (a *Attestor) Attest(ctx context.Context, r Request) (Identity, Instance, e
 	if err != nil {
 		return Identity{}, Instance{}, err
 	}
-	proven, err := a.prove(role, offered, in, r.Evidence)
+	proven, err := a.prove(role, believed, in, r.Evidence)
+	if others && isVerdict(err) {
+		err = errUnlimited() // another of the proofs could have held
+	}
 	if err != nil {
 		return Identity{}, in, err
 	}
@@ -169,6 +176,9 @@ func (a *Attestor) lookup(ctx context.Context, id InstanceID, e Evidence) (Insta
 // the order of their names. Nothing is spent, and attempts do not count. Errors
 // and the instance are those of [Attestor.Attest].
 func (a *Attestor) Roles(ctx context.Context, id InstanceID, e Evidence) ([]RoleName, Instance, error) {
+	if e.offers(ProofMetadataService) && !a.Policy.believes(ProofMetadataService) {
+		return nil, Instance{}, errUnlimited()
+	}
 	in, err := a.lookup(ctx, id, e)
 	if err != nil {
 		return nil, Instance{}, err
@@ -178,11 +188,16 @@ func (a *Attestor) Roles(ctx context.Context, id InstanceID, e Evidence) ([]Role
 	names := []RoleName{}
 	for _, name := range slices.SortedFunc(maps.Keys(a.Policy.roles), func(a, b RoleName) int { return strings.Compare(a.name, b.name) }) {
 		role := a.Policy.roles[name]
-		offered := role.grant.offered(e)
+		offered, others := a.Policy.believed(role.grant.offered(e))
+		if others && isVerdict(refused) {
+			refused = errUnlimited()
+		}
 		if len(offered) == 0 {
 			continue
 		}
-		if _, err := a.prove(role, offered, in, e); err != nil {
+		if _, err := a.prove(role, offered, in, e); others && isVerdict(err) {
+			continue
+		} else if err != nil {
 			refused = err
 			continue
 		}
@@ -202,13 +217,27 @@ func (a *Attestor) Roles(ctx context.Context, id InstanceID, e Evidence) ([]Role
 
 // Vouched is an instance that Nova itself spoke for. Only [Attestor.Vouch] makes
 // one; the zero value is none.
-type Vouched struct{ instance Instance }
+type Vouched struct {
+	instance      Instance
+	agentsLimited bool
+}
 
 // IsZero reports whether nobody was spoken for.
 func (v Vouched) IsZero() bool { return v.instance.ID.IsZero() }
 
 // Instance is the record that was judged.
 func (v Vouched) Instance() Instance { return v.instance }
+
+// MayHaveToken is nil if the instance may be given a token for itself in Nova's
+// answer. A metadata agent hands the answer out, so without the operator's word
+// ([Policy.WithLimitedAgents]) it is a [*Denied]; a document is possible, as by itself
+// it proves nothing then.
+func (v Vouched) MayHaveToken() error {
+	if !v.agentsLimited {
+		return errUnlimited()
+	}
+	return nil
+}
 
 // Launched is the launch that the instance has behind it, zero if the next one is
 // under way and nothing runs that could have asked for itself: a config drive is
@@ -239,7 +268,7 @@ func (a *Attestor) Vouch(ctx context.Context, id InstanceID, project string) (Vo
 	if err := checkStatus(in); isVerdict(err) {
 		return Vouched{}, in, err
 	}
-	return Vouched{in}, in, nil
+	return Vouched{in, a.Policy.agentsLimited}, in, nil
 }
 
 // proven is what was proven, with what counts the attempts of it.

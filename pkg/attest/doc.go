@@ -40,6 +40,14 @@
 // fails, between the two leaves an attempt spent; and while an attempt that is about
 // to fail is the last, another caller is denied.
 //
+// # Metadata agents
+//
+// The agents of Neutron 2025.1 and later identify an instance only if their haproxy
+// limits the size of requests. The operator says so, or that all agents are older, with
+// [Policy.WithLimitedAgents]. Without it metadataService, a document alone and the token
+// of [Attestor.Vouch] are denied with [AgentsUnlimited]; the address is not concerned,
+// and address+document rests on the address alone.
+//
 // # Verdict and failure
 //
 // "No" and "broken" are different errors. A [*Denied] is a verdict about the

@@ -25,7 +25,8 @@ const (
 	// ProofVendordata is Nova's own word, when it asks for vendordata. No role takes
 	// it: what is given to Nova is for the instance to show.
 	ProofVendordata Proof = "vendordata"
-	// ProofAddressAndDocument is both of its parts.
+	// ProofAddressAndDocument is both of its parts. Without [Policy.WithLimitedAgents]
+	// it rests on the address alone.
 	ProofAddressAndDocument Proof = "address+document"
 )
 

@@ -19,6 +19,7 @@ const (
 	AudienceDenied    Reason = "audience_denied"
 	AgentUnknown      Reason = "agent_unknown"
 	AgentClaimInvalid Reason = "agent_claim_invalid"
+	AgentsUnlimited   Reason = "agents_unlimited"
 	CallerUnknown     Reason = "caller_unknown"
 	CallerDenied      Reason = "caller_denied"
 	DocumentInvalid   Reason = "document_invalid"

@@ -110,10 +110,12 @@ func NewRole(name string, grant Grant, window Window, rules Rules) (Role, error)
 	return Role{n, g, window, c}, nil
 }
 
-// Policy is the set of roles. The zero value knows none and so denies.
+// Policy is the set of roles, and the operator's word on the metadata agents. The
+// zero value has no role and so denies.
 type Policy struct {
-	roles  map[RoleName]Role
-	issuer *url.URL // nil if unknown
+	roles         map[RoleName]Role
+	issuer        *url.URL // nil if unknown
+	agentsLimited bool     // see WithLimitedAgents
 }
 
 // NewPolicy collects roles by their names; of two with one name the last counts.
@@ -123,6 +125,38 @@ func NewPolicy(roles ...Role) Policy {
 		p.roles[r.name] = r
 	}
 	return p
+}
+
+// WithLimitedAgents returns the policy with the operator's word that each metadata
+// agent identifies the instance that asks it: it is of Neutron 2024.2 or older, or its
+// haproxy limits the size of requests (example/metadata-service/agent-limits). Without
+// it every proof that rests on an agent is denied with [AgentsUnlimited].
+func (p Policy) WithLimitedAgents() Policy {
+	p.agentsLimited = true
+	return p
+}
+
+// believes reports whether a proof counts. What an agent says, and what it hands to
+// an instance, counts only with the operator's word. Of address+document the address
+// identifies the instance.
+func (p Policy) believes(proof Proof) bool {
+	return p.agentsLimited || proof != ProofMetadataService && proof != ProofDocument
+}
+
+// believed splits the offered proofs into those that count and whether there are
+// others.
+func (p Policy) believed(offered []Proof) (believed []Proof, others bool) {
+	for _, proof := range offered {
+		if p.believes(proof) {
+			believed = append(believed, proof)
+		}
+	}
+	return believed, len(believed) < len(offered)
+}
+
+// errUnlimited is the denial of what rests on a metadata agent.
+func errUnlimited() *Denied {
+	return denied(AgentsUnlimited, "without metadataService.agentsLimitHeaders neither the metadata service nor vendordata identifies an instance: set it when each metadata agent is of Neutron 2024.2 or older, or has the limit of example/metadata-service/agent-limits")
 }
 
 // Has reports whether the policy knows the role.

@@ -28,6 +28,8 @@ type scene struct {
 	cloud    attest.Instances // nil: knows the instance
 	attempts attest.State
 	denials  *attesttest.Denials
+
+	unlimited bool // the operator's word on the metadata agents is missing
 }
 
 func newScene(t *testing.T) *scene {
@@ -59,6 +61,9 @@ func (s *scene) attestor(t *testing.T) *attest.Attestor {
 	policy, err := attest.NewPolicy(role, db).IssuedBy("https://id.example.com/region-1")
 	if err != nil {
 		t.Fatal(err)
+	}
+	if !s.unlimited {
+		policy = policy.WithLimitedAgents()
 	}
 	now := s.now
 	a := &attest.Attestor{

@@ -417,6 +417,9 @@ func (c *Config) compileRoles() []error {
 		roles = append(roles, role)
 	}
 	c.RoleSet = attest.NewPolicy(roles...)
+	if c.MetadataService.AgentsLimitHeaders {
+		c.RoleSet = c.RoleSet.WithLimitedAgents()
+	}
 	if policy, err := c.RoleSet.IssuedBy(c.Auth.TokenIssuer); err == nil { // else reported at auth
 		c.RoleSet = policy
 		all = append(all, c.reservedAudiences()...)
@@ -527,6 +530,7 @@ func (c *Config) Warnings() []Problem {
 	case len(v.Users) > 0 && v.Listen != "" && c.TLS.CertFile == "" && !loopback(v.Listen):
 		warn("vendordata.listen", "%s speaks plain HTTP: whoever reads along has Nova's token and every document; set tls", v.Listen)
 	}
+	c.unlimitedAgents(warn)
 	if c.Auth.TokenExpiry > longLife {
 		warn("auth.tokenExpiry", "%v is long: a token cannot be revoked", c.Auth.TokenExpiry)
 	}
@@ -553,6 +557,34 @@ func (c *Config) Warnings() []Problem {
 	}
 	slices.SortStableFunc(all, func(a, b Problem) int { return cmp.Compare(a.Line, b.Line) })
 	return all
+}
+
+// unlimitedAgents warns of what rests on metadata agents, and so is denied without the
+// operator's word on them.
+func (c *Config) unlimitedAgents(warn func(path, format string, args ...any)) {
+	if c.MetadataService.AgentsLimitHeaders {
+		return
+	}
+	const unless = "unless metadataService.agentsLimitHeaders is true: set it when each metadata agent is of Neutron 2024.2 or older, or has the limit of example/metadata-service/agent-limits"
+	proofs := func(path string, list []attest.Proof) {
+		for _, p := range list {
+			if p == attest.ProofMetadataService || p == attest.ProofDocument {
+				warn(path, "the proof %s is denied (agents_unlimited), %s", p, unless)
+			}
+		}
+	}
+	inherited := false
+	for _, name := range slices.Sorted(maps.Keys(c.Roles)) {
+		r := c.Roles[name]
+		inherited = inherited || r.Proof == nil
+		proofs("roles."+c.decoder.shown("roles", name)+".proof", r.Proof)
+	}
+	if inherited {
+		proofs("auth.proof", c.Auth.Proof)
+	}
+	if len(c.Vendordata.Audience) > 0 {
+		warn("vendordata.audience", "Nova's requests are denied (agents_unlimited), and no instance gets vendordata of ours, %s", unless)
+	}
 }
 
 // needsProof reports whether a role takes these proofs alone.

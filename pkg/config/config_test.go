@@ -742,7 +742,11 @@ func TestWarnings(t *testing.T) {
 		door  = "metadataService:\n  listen: 192.0.2.5:8775\n  sharedSecretFile: metadata.secret\n"
 		noCA  = "metadataService.tls: has no clientCAFile, so that whoever takes an agent's address is an agent, and reads its signatures on the way: they are good for ever"
 		open  = "names no project and no user: whoever can create an instance anywhere in the cloud can meet its other rules"
+		word  = ", unless metadataService.agentsLimitHeaders is true: set it when each metadata agent is of Neutron 2024.2 or older, or has the limit of example/metadata-service/agent-limits"
 		short = "is empty, so that a request with more than 8 KiB is refused: instances with longer user data get no vendordata"
+
+		stated    = "metadataService: {agentsLimitHeaders: true}\n"
+		unlimited = " is denied (agents_unlimited)" + word
 	)
 	issuer := func(s string) string { return strings.Replace(auth, "https://id.example.com", s, 1) }
 	tests := []struct {
@@ -792,16 +796,25 @@ func TestWarnings(t *testing.T) {
 			noCA + " (line 10)",
 			"metadataService.sharedSecretFile: DIR/metadata.secret can be read by every user of this host (mode 0644), who can then speak for any instance; close it with: chmod o= DIR/metadata.secret (line 12)",
 		}},
-		{"a door that is closed, for a role that needs it", tls + auth + roles + "    proof: metadataService\n", nil, []string{"metadataService.listen: is empty, and a role takes no other proof than metadataService: nobody can have it"}},
-		{"documents that nobody makes", tls + auth + roles + "    proof: document\n", nil, []string{"vendordata.users: is empty, so there are no documents, and a role takes no other proof: nobody can have it"}},
-		{"documents or an address", tls + auth + roles + "    proof: [document, address]\n", nil, nil},
+		{"a door that is closed, for a role that needs it", tls + stated + auth + roles + "    proof: metadataService\n", nil, []string{"metadataService.listen: is empty, and a role takes no other proof than metadataService: nobody can have it (line 2)"}},
+		{"documents that nobody makes", tls + stated + auth + roles + "    proof: document\n", nil, []string{"vendordata.users: is empty, so there are no documents, and a role takes no other proof: nobody can have it"}},
+		{"documents or an address", tls + stated + auth + roles + "    proof: [document, address]\n", nil, nil},
+		{"the metadata service in a list, without the word on its agents", tls + auth + roles + "    proof: [metadataService, address]\n", nil, []string{"roles.web.proof: the proof metadataService" + unlimited + " (line 10)"}},
+		{"a document in a list, without the word on the agents", tls + "metadataService: {agentsLimitHeaders: false}\n" + auth + roles + "    proof: [address, document]\n", nil, []string{"roles.web.proof: the proof document" + unlimited + " (line 11)"}},
+		{"proofs of auth, without the word on the agents", tls + auth + "  proof: [metadataService, document, address]\n" + roles, nil, []string{
+			"auth.proof: the proof metadataService" + unlimited + " (line 6)",
+			"auth.proof: the proof document" + unlimited + " (line 6)",
+		}},
+		{"proofs of auth that no role has", tls + auth + "  proof: [document, address]\n" + roles + "    proof: address\n", nil, nil},
+		{"a document and the address, without the word on the agents", tls + auth + roles + "    proof: [address+document, address]\n", nil, nil},
+		{"tokens for Nova, without the word on the agents", tls + "vendordata: {users: d0fd9128b4574898af1ba8f4e7836ede, from: 192.0.2.11, audience: vault}\n" + auth + roles, nil, []string{"vendordata.audience: Nova's requests are denied (agents_unlimited), and no instance gets vendordata of ours" + word + " (line 2)"}},
 		{"Nova's door, closed", tls + "vendordata: {from: 192.0.2.11}\n" + auth + roles, nil, []string{"vendordata: has no users: the door is closed, whatever else is set (line 2)"}},
 		{"Nova's door, open to all", tls + "vendordata: {users: d0fd9128b4574898af1ba8f4e7836ede}\n" + auth + roles, nil, []string{"vendordata.from: " + short + ", and instances, too, can have Keystone asked about tokens; name the hosts with nova-api and nova-compute (line 2)"}},
 		{"Nova's door, elsewhere", tls + "vendordata: {users: d0fd9128b4574898af1ba8f4e7836ede, listen: '192.0.2.5:18777'}\n" + auth + roles, nil, []string{"vendordata.from: " + short + "; name the hosts with nova-api and nova-compute (line 2)"}},
 		{"Nova's door, without TLS", "listen: 127.0.0.1:1\nvendordata: {users: d0fd9128b4574898af1ba8f4e7836ede, from: 192.0.2.11, listen: '192.0.2.5:18777'}\n" + auth + roles, nil, []string{"vendordata.listen: 192.0.2.5:18777 speaks plain HTTP: whoever reads along has Nova's token and every document; set tls (line 2)"}},
 		{"Nova's door, without TLS, on loopback", "listen: 127.0.0.1:1\nvendordata: {users: d0fd9128b4574898af1ba8f4e7836ede, from: 192.0.2.11, listen: '127.0.0.1:18777'}\n" + auth + roles, nil, nil},
 
-		{"any audience, beside those of every instance", tls + "vendordata: {users: d0fd9128b4574898af1ba8f4e7836ede, from: 192.0.2.11, audience: vault}\n" + auth + roles + "    anyAudience: true\n", nil, []string{"roles.web.anyAudience: its tokens may be for vendordata.audience, too, as every instance's are: verifiers there must look at the role claim (line 11)"}},
+		{"any audience, beside those of every instance", tls + stated + "vendordata: {users: d0fd9128b4574898af1ba8f4e7836ede, from: 192.0.2.11, audience: vault}\n" + auth + roles + "    anyAudience: true\n", nil, []string{"roles.web.anyAudience: its tokens may be for vendordata.audience, too, as every instance's are: verifiers there must look at the role claim (line 12)"}},
 		{"any audience, and Nova's door closed", tls + auth + roles + "    anyAudience: true\n", nil, nil},
 
 		{"role by metadata alone", tls + auth + "roles:\n  web:\n    metadata: {role: web}\n", nil, []string{"roles.web: " + open + " (line 7)"}},

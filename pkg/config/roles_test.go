@@ -20,11 +20,12 @@ type scene struct {
 	instance attest.Instance
 	attempts *attesttest.State
 	now      time.Time
+	evidence attest.Evidence
 }
 
 func newScene(t *testing.T, c *config.Config) *scene {
 	t.Helper()
-	s := &scene{c.RoleSet, attesttest.Instance(t), &attesttest.State{}, time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)}
+	s := &scene{c.RoleSet, attesttest.Instance(t), &attesttest.State{}, time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC), attest.FromAddress(attesttest.Addr)}
 	s.instance.Created, s.instance.Launched = s.now.Add(-time.Hour), s.now.Add(-10*time.Minute)
 	s.instance.ProjectID = "a"
 	return s
@@ -45,7 +46,7 @@ func (s *scene) ask(t *testing.T, role string) (attest.Identity, attest.Reason) 
 		Denials:   &attesttest.Denials{},
 		Now:       func() time.Time { return s.now },
 	}
-	id, _, err := a.Attest(t.Context(), attest.Request{Instance: s.instance.ID, Role: name, Evidence: attest.FromAddress(attesttest.Addr)})
+	id, _, err := a.Attest(t.Context(), attest.Request{Instance: s.instance.ID, Role: name, Evidence: s.evidence})
 	var denied *attest.Denied
 	switch {
 	case err == nil:
@@ -155,6 +156,21 @@ roles:
 	} {
 		if _, got := s.ask(t, role); got != want {
 			t.Errorf("role %s: the answer is %q, want %q", role, got, want)
+		}
+	}
+}
+
+// The operator's word on the metadata agents is in the compiled roles, and nowhere by itself.
+func TestAgentsLimitHeaders(t *testing.T) {
+	for word, want := range map[string]attest.Reason{
+		"": attest.AgentsUnlimited, "metadataService: {}\n": attest.AgentsUnlimited,
+		"metadataService: {agentsLimitHeaders: false}\n": attest.AgentsUnlimited, "metadataService: {agentsLimitHeaders: true}\n": "",
+	} {
+		c := mustLoad(t, word+auth+"roles:\n  web: {allowAnyInstance: true, proof: metadataService}\n")
+		s := newScene(t, c)
+		s.evidence = attest.FromMetadataAgent(s.instance.ID, s.instance.ProjectID, attesttest.Addr)
+		if _, got := s.ask(t, "web"); got != want {
+			t.Errorf("%q: %q, want %q", word, got, want)
 		}
 	}
 }

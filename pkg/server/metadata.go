@@ -76,6 +76,14 @@ type MetadataServiceConfig struct {
 	// Nova is the URL of Nova's metadata API, such as http://127.0.0.1:8775, to
 	// which all goes that is not below /identity/. Optional: without it that is 404.
 	Nova string `yaml:"nova"`
+	// AgentsLimitHeaders is the operator's statement that each metadata agent of the
+	// cloud is of Neutron 2024.2 or older, or has the limit of
+	// example/metadata-service/agent-limits: otherwise neither the metadata service nor
+	// vendordata identifies an instance. It counts for both, also without listen. If
+	// false, the proof metadataService, a document alone and tokens of
+	// vendordata.audience are denied (agents_unlimited); address and Nova's metadata are
+	// not concerned, and address+document rests on the address alone. Default: false.
+	AgentsLimitHeaders bool `yaml:"agentsLimitHeaders"`
 }
 
 // MetadataTLSConfig names the certificates of the listener for agents.

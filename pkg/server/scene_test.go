@@ -71,6 +71,7 @@ type scene struct {
 	audit     io.Writer // nil: remembers the lines
 	lossy     bool      // a token does not wait for its line
 	now       func() time.Time
+	unlimited bool // the operator's word on the metadata agents is missing
 }
 
 func newScene(t testing.TB) *scene {
@@ -145,6 +146,9 @@ func (s *scene) open(t testing.TB) *door {
 	policy, err := attest.NewPolicy(role).IssuedBy(s.issuer)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if !s.unlimited {
+		policy = policy.WithLimitedAgents()
 	}
 	cloud, attempts, out := s.cloud, s.attempts, s.audit
 	if cloud == nil {

@@ -51,7 +51,8 @@ type VendordataConfig struct {
 	// DocumentExpiry is how long a document is good, 10s to 1h. Default: 5m.
 	DocumentExpiry time.Duration `yaml:"documentExpiry"`
 	// Audience has the answer carry an ordinary token for these, too, without a
-	// role. Optional.
+	// role. It needs metadataService.agentsLimitHeaders: without it Nova gets 403 in
+	// place of the answer. Optional.
 	Audience []string `yaml:"audience"`
 	// Static is returned beside the document. Optional.
 	Static map[string]string `yaml:"static"`
@@ -164,6 +165,9 @@ func (s *Server) vouch(ctx context.Context, d *decision, w http.ResponseWriter, 
 	document, err := s.issuer.IssueDocument(vouched, s.nova.DocumentExpiry)
 	if err == nil && len(s.nova.Audience) > 0 {
 		d.token, err = s.issuer.IssueVouched(vouched, s.nova.Audience)
+	}
+	if errors.As(err, new(*attest.Denied)) {
+		return none, err
 	}
 	if err != nil {
 		return none, &attest.Failure{Reason: attest.SigningUnavailable, Err: err}

@@ -129,6 +129,9 @@ func (i *Issuer) IssueVouched(v attest.Vouched, audiences []string) (Token, erro
 	if v.IsZero() || len(audiences) == 0 {
 		return Token{}, errNothingProven
 	}
+	if err := v.MayHaveToken(); err != nil {
+		return Token{}, err
+	}
 	if err := i.keys.Usable(); err != nil {
 		return Token{}, err
 	}

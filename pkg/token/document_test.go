@@ -181,3 +181,22 @@ func FuzzVerifyDocument(f *testing.F) {
 		}
 	})
 }
+
+// What a metadata agent hands out is no token, unless the operator says that the agents
+// are limited.
+func TestVouchedWithoutLimitedAgents(t *testing.T) {
+	in := fullInstance(t)
+	a := attest.Attestor{Instances: attesttest.Cloud{in.ID: in}, State: &attesttest.State{}, Denials: &attesttest.Denials{}}
+	v, _, err := a.Vouch(t.Context(), in.ID, in.ProjectID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := newIssuer(t, issuerURL, load(t, newEC(t, elliptic.P256())))
+	var denied *attest.Denied
+	if tok, err := i.IssueVouched(v, []string{"keystone"}); !errors.As(err, &denied) || denied.Reason != attest.AgentsUnlimited || tok.Compact != "" {
+		t.Errorf("IssueVouched = %q, %v", tok.Compact, err)
+	}
+	if d, err := i.IssueDocument(v, documentLife); err != nil || d.Compact == "" {
+		t.Errorf("IssueDocument = %q, %v", d.Compact, err)
+	}
+}

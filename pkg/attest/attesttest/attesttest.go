@@ -78,10 +78,10 @@ func IdentityFor(t *testing.T, in attest.Instance, role string, grant attest.Gra
 	return id
 }
 
-// Vouched is an instance that Nova spoke for.
+// Vouched is an instance that Nova spoke for, in a cloud whose metadata agents are limited.
 func Vouched(t *testing.T, in attest.Instance) attest.Vouched {
 	t.Helper()
-	a := attest.Attestor{Instances: Cloud{in.ID: in}, State: &State{}, Denials: &Denials{}}
+	a := attest.Attestor{Policy: attest.Policy{}.WithLimitedAgents(), Instances: Cloud{in.ID: in}, State: &State{}, Denials: &Denials{}}
 	v, _, err := a.Vouch(t.Context(), in.ID, in.ProjectID)
 	if err != nil {
 		t.Fatal(err)
