@@ -69,6 +69,7 @@ metadataService:
   listen: %[5]s
   agents: 127.0.0.1
   sharedSecretFile: %[6]s
+  agentsLimitHeaders: true # the agents are of Zed
   nova: http://%[7]s
 roles:
   papers: {allowAnyInstance: true, proof: document}

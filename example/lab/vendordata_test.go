@@ -60,6 +60,7 @@ func TestHowFailuresOfVendordataShow(t *testing.T) {
 	}{
 		{"a user who is not listed", "caller_denied", []string{"users: [" + nova + "]", "users: [" + userID(t, "admin") + "]"}},
 		{"a caller that is not in from", "caller_denied", []string{"from: 127.0.0.1", "from: 192.0.2.11"}},
+		{"an audience without the word on the agents", "agents_unlimited", []string{"agentsLimitHeaders: true", "agentsLimitHeaders: false"}},
 		{"our account may validate no token", "cloud_unavailable", []string{"cloud: authenticator,", "cloud: no-rights, lookup: show,"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
