@@ -232,6 +232,9 @@ echo "named by the environment: $(INTERFACE=br-a ask -w metadata)"
 ip -6 route add default via fe80::a9fe:a9fe dev net.0
 echo "default route: $(ask -w metadata)"
 echo "all ways: $(ask)"
+folder=$(mktemp -d)
+echo "to a file: $(ask -o "$folder/token")$(ls "$folder") $(cat "$folder/token")"
+rm -r "$folder"
 ip -6 route del default; ip addr add 10.20.0.11/24 dev net.0; ip route add default via 10.20.0.1
 echo "default route of IPv4: $(ask -w metadata)"
 `
@@ -241,6 +244,7 @@ named: of.the.service
 named by the environment: of.a.container
 default route: of.the.service
 all ways: of.the.service
+to a file: token of.the.service
 default route of IPv4: of.the.service
 `
 	if got := inNamespaces(t, script, "SERVER="+server); got != want {

@@ -187,14 +187,14 @@ field() {
 # The interfaces on which the metadata service may be, as Linux lists them in /proc: first those of default routes, then
 # hardware with a link-local address. Not on any other, as a bridge of containers: there a container could answer.
 interfaces() {
-    while read -r to bits _ _ _ _ _ _ _ name; do
-        [ "$to$bits" != 0000000000000000000000000000000000 ] || printf '%s\n' "$name"
+    while read -r to bits _ _ _ _ _ _ _ link; do
+        [ "$to$bits" != 0000000000000000000000000000000000 ] || printf '%s\n' "$link"
     done </proc/net/ipv6_route
-    while read -r name to _; do
-        [ "$to" != 00000000 ] || printf '%s\n' "$name"
+    while read -r link to _; do
+        [ "$to" != 00000000 ] || printf '%s\n' "$link"
     done </proc/net/route
-    while read -r to _ _ scope _ name; do
-        [ "$scope" != 20 ] || [ ! -e "/sys/class/net/$name/device" ] || printf '%s\n' "$name"
+    while read -r to _ _ scope _ link; do
+        [ "$scope" != 20 ] || [ ! -e "/sys/class/net/$link/device" ] || printf '%s\n' "$link"
     done </proc/net/if_inet6
 } 2>/dev/null
 
@@ -205,11 +205,11 @@ elif [ -n "$interface" ]; then
     metadata=http://[fe80::a9fe:a9fe%25$interface]
 else
     metadata=http://169.254.169.254
-    for name in $(interfaces); do
-        case $name in
+    for link in $(interfaces); do
+        case $link in
         lo | *[!A-Za-z0-9._-]*) continue ;;
         esac
-        one=http://[fe80::a9fe:a9fe%25$name]
+        one=http://[fe80::a9fe:a9fe%25$link]
         case " $metadata " in
         *" $one "*) ;;
         *) metadata="$metadata $one" ;;
