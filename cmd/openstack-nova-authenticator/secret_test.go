@@ -80,7 +80,7 @@ func newSpilled(t *testing.T) *spilled {
 // account is what logs in at the cloud, as an openrc file has it.
 func account(authURL string) map[string]string {
 	return map[string]string{
-		"OS_AUTH_URL": authURL, "OS_USERNAME": "authenticator", "OS_PASSWORD": "secret-word",
+		"OS_AUTH_URL": authURL, "OS_USERNAME": "validator", "OS_PASSWORD": "secret-word",
 		"OS_PROJECT_NAME": "service", "OS_USER_DOMAIN_NAME": "Default", "OS_PROJECT_DOMAIN_NAME": "Default",
 	}
 }
