@@ -13,8 +13,8 @@ import (
 )
 
 const (
-	stranger = 65534 // a user of this host
-	sudoer   = 65533 // another, who may call sudo
+	otherUser = 65534 // a user of this host
+	sudoer    = 65533 // another, who may call sudo
 )
 
 // Root does not act on a configuration, and does not talk to a socket, that another
@@ -48,12 +48,12 @@ func TestRootActsOnFilesOfRootAlone(t *testing.T) {
 		want string // in the message, "" if the command works
 	}{
 		{"all is root's", func(*testing.T, string) {}, "", ""},
-		{"a configuration of another user", func(t *testing.T, dir string) { chown(t, stranger, dir+"/config.yml") }, "", "config.yml belongs to the user with the ID 65534"},
+		{"a configuration of another user", func(t *testing.T, dir string) { chown(t, otherUser, dir+"/config.yml") }, "", "config.yml belongs to the user with the ID 65534"},
 		{"a configuration of the user who called sudo", func(t *testing.T, dir string) { chown(t, sudoer, dir, dir+"/config.yml") }, "SUDO_UID=65533", ""},
-		{"a configuration of another user than the one who called sudo", func(t *testing.T, dir string) { chown(t, stranger, dir+"/config.yml") }, "SUDO_UID=65533", "config.yml belongs to the user with the ID 65534"},
-		{"a nonsense SUDO_UID", func(t *testing.T, dir string) { chown(t, stranger, dir+"/config.yml") }, "SUDO_UID=65534x", "config.yml belongs to"},
+		{"a configuration of another user than the one who called sudo", func(t *testing.T, dir string) { chown(t, otherUser, dir+"/config.yml") }, "SUDO_UID=65533", "config.yml belongs to the user with the ID 65534"},
+		{"a nonsense SUDO_UID", func(t *testing.T, dir string) { chown(t, otherUser, dir+"/config.yml") }, "SUDO_UID=65534x", "config.yml belongs to"},
 		{"root's configuration that all can write", func(t *testing.T, dir string) { chmod(t, dir+"/config.yml", 0o666) }, "", "config.yml can be changed by every user"},
-		{"root's configuration in another user's folder", func(t *testing.T, dir string) { chown(t, stranger, dir) }, "", "belongs to the user with the ID 65534"},
+		{"root's configuration in another user's folder", func(t *testing.T, dir string) { chown(t, otherUser, dir) }, "", "belongs to the user with the ID 65534"},
 		{"root's configuration in a folder that all can write to", func(t *testing.T, dir string) { chmod(t, dir, 0o777|os.ModeSticky) }, "", "which every user of this host can write to"},
 		{"a link to root's configuration in another user's folder", func(t *testing.T, dir string) {
 			// What it names relative to its folder would be the other user's.
@@ -64,9 +64,9 @@ func TestRootActsOnFilesOfRootAlone(t *testing.T) {
 				t.Fatal(err)
 			}
 			link(t, "etc/config.yml", dir+"/config.yml")
-			chown(t, stranger, dir)
+			chown(t, otherUser, dir)
 		}, "", "belongs to the user with the ID 65534"},
-		{"a folder below one of another user", func(t *testing.T, dir string) { chown(t, stranger, filepath.Dir(dir)) }, "", "belongs to the user with the ID 65534"},
+		{"a folder below one of another user", func(t *testing.T, dir string) { chown(t, otherUser, filepath.Dir(dir)) }, "", "belongs to the user with the ID 65534"},
 		{"a folder below one that all can write to", func(t *testing.T, dir string) { chmod(t, filepath.Dir(dir), 0o777) }, "", "which every user of this host can write to"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -102,7 +102,7 @@ func TestRootActsOnFilesOfRootAlone(t *testing.T) {
 			// Other users act on their own files, and what they name is theirs.
 			cmd := exec.CommandContext(t.Context(), program, "check")
 			cmd.Dir = dir
-			cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: stranger, Gid: stranger}}
+			cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: otherUser, Gid: otherUser}}
 			cmd.Env = append(os.Environ(), "OS_AUTH_URL=http://127.0.0.1:1/v3", "OS_USERNAME=a", "OS_PASSWORD=b", "OS_PROJECT_NAME=c")
 			if out, _ := cmd.CombinedOutput(); strings.Contains(string(out), "does not act on") {
 				t.Errorf("another user is refused:\n%s", out)
@@ -123,11 +123,11 @@ func TestRootTalksToNoOtherUsersSocket(t *testing.T) {
 		want           string
 	}{
 		{"root's", 0, 0, 0o755, "", ""},
-		{"the service's, as systemd makes it", stranger, stranger, 0o755, "", ""},
-		{"root's in the service's folder", stranger, 0, 0o755, "", ""},
+		{"the service's, as systemd makes it", otherUser, otherUser, 0o755, "", ""},
+		{"root's in the service's folder", otherUser, 0, 0o755, "", ""},
 		{"of the user who called sudo", 0, sudoer, 0o755, "65533", ""},
-		{"another user's in root's folder", 0, stranger, 0o755, "", "belongs to the user with the ID 65534"},
-		{"another user's in the service's folder", sudoer, stranger, 0o755, "", "belongs to the user with the ID 65534"},
+		{"another user's in root's folder", 0, otherUser, 0o755, "", "belongs to the user with the ID 65534"},
+		{"another user's in the service's folder", sudoer, otherUser, 0o755, "", "belongs to the user with the ID 65534"},
 		{"root's in a folder that all can write to", 0, 0, 0o777, "", "which every user of this host can write to"},
 		{"root's in a folder as /tmp is", 0, 0, 0o777 | os.ModeSticky, "", "which every user of this host can write to"},
 	} {

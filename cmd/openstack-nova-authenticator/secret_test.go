@@ -101,7 +101,7 @@ func credentialKeys(t *testing.T) (keys, variables []string) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, call := range regexp.MustCompile(`\.(?:top|inAuth|login|scope|get|endpoint)\(("[a-z_]+"(?:, "?[a-z_]+"?)*)\)`).FindAllStringSubmatch(string(text), -1) {
+		for _, call := range regexp.MustCompile(`\.(?:top|inAuth|option|login|scope|get|endpoint)\(("[a-z_]+"(?:, "?[a-z_]+"?)*)\)`).FindAllStringSubmatch(string(text), -1) {
 			for _, name := range regexp.MustCompile(`"[a-z_]+"`).FindAllString(call[1], -1) {
 				keys = append(keys, strings.Trim(name, `"`))
 			}

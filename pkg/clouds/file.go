@@ -256,12 +256,7 @@ func combine(under, over *value) *value {
 
 // folders are where openstacksdk looks for its files, in its order.
 func (r *reader) folders() []string {
-	home := r.env["HOME"]
-	if home == "" {
-		if u, err := user.Current(); err == nil {
-			home = u.HomeDir
-		}
-	}
+	home := r.home()
 	all := []string{"."}
 	below := func(folder string) {
 		if filepath.IsAbs(folder) {
@@ -317,13 +312,20 @@ func (r *reader) expandHome(path string) string {
 	if !ok || rest != "" && !os.IsPathSeparator(rest[0]) {
 		return path
 	}
-	home := r.env["HOME"]
+	home := r.home()
 	if home == "" {
-		u, err := user.Current()
-		if err != nil {
-			return path
-		}
-		home = u.HomeDir
+		return path
 	}
 	return home + rest
+}
+
+// home is the user's home directory, "" if it is not known.
+func (r *reader) home() string {
+	if home := r.env["HOME"]; home != "" {
+		return home
+	}
+	if u, err := user.Current(); err == nil {
+		return u.HomeDir
+	}
+	return ""
 }

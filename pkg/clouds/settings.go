@@ -65,19 +65,20 @@ func (s *settings) inAuth(name string) *value {
 	return s.root.get("auth").get(name)
 }
 
-// login is an option of the login, by its name and older names. Those in auth have
-// precedence over those beside it.
-func (s *settings) login(names ...string) string {
-	var found string
+// option is an option of the login, by its name and older names, nil for none. Those in
+// auth have precedence over those beside it.
+func (s *settings) option(names ...string) (found *value) {
 	for _, look := range []func(string) *value{s.inAuth, s.top} {
 		for _, name := range names {
-			if v := look(name); found == "" && v != nil {
-				found = s.text(v)
+			if v := look(name); found == nil && v != nil && (v.text != "" || v.items != nil || v.keys != nil) {
+				found = v
 			}
 		}
 	}
 	return found
 }
+
+func (s *settings) login(names ...string) string { return s.text(s.option(names...)) }
 
 // scope is an option of the scope. openstacksdk moves those beside auth into it, where
 // they have precedence; of several names the last wins.
@@ -122,11 +123,7 @@ func (s *settings) cloud(region string) (*Cloud, error) {
 	if err != nil {
 		return nil, err
 	}
-	address := s.inAuth("auth_url")
-	if s.top("auth_url"); address == nil {
-		address = s.root.get("auth_url")
-	}
-	if c.AuthURL = s.expand(address, region); c.AuthURL == "" {
+	if c.AuthURL = s.expand(s.option("auth_url"), region); c.AuthURL == "" {
 		return nil, cmp.Or(s.err, errNoAuthURL)
 	}
 	if err := s.account(c, kind); err != nil {
