@@ -277,6 +277,30 @@ func (a *authenticator) audit(t *testing.T, id string) (reason, detail, client s
 	return reason, detail, client
 }
 
+// audited waits for a text in the audit log: the line of a denial is written after
+// its answer.
+func (a *authenticator) audited(t *testing.T, text string) {
+	t.Helper()
+	waitFor(t, 10*time.Second, "audit line with "+text, func() bool { return strings.Contains(a.read("audit.log"), text) })
+}
+
+// auditOf returns the audit line of the one request that ask makes.
+func (a *authenticator) auditOf(t *testing.T, ask func()) (line string) {
+	t.Helper()
+	lines := func() []string { return slices.Collect(strings.Lines(a.read("audit.log"))) }
+	before := len(lines())
+	ask()
+	waitFor(t, 10*time.Second, "audit line of the request", func() bool {
+		now := lines()
+		if len(now) <= before || !strings.HasSuffix(now[before], "\n") {
+			return false
+		}
+		line = now[before]
+		return true
+	})
+	return line
+}
+
 // ask posts from inside a server (name or ID) to an address of the
 // authenticator, for an instance in a role.
 func (a *authenticator) ask(t *testing.T, from, to, instance, role string) answer {

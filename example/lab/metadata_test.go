@@ -211,10 +211,12 @@ func TestWhatTheAgentSays(t *testing.T) {
 		{"a link-local address of its MAC", web.ProjectID, linkLocal(mac), 200, granted},
 		{"its IPv6 address", web.ProjectID, web.FixedIPs["v6"], 200, granted},
 	} {
-		got := agentAsks(t, agentsAddr, web.ID, tt.project, tt.from, "PUT /identity/token?role=agent")
-		lines := strings.Split(strings.TrimSpace(a.read("audit.log")), "\n")
-		if last := lines[len(lines)-1]; !strings.HasPrefix(got, fmt.Sprintf("HTTP/1.1 %d ", tt.status)) || !strings.Contains(last, `"reason":"`+tt.reason+`"`) {
-			t.Errorf("%s: %.200q, %s", tt.name, got, last)
+		var got string
+		line := a.auditOf(t, func() {
+			got = agentAsks(t, agentsAddr, web.ID, tt.project, tt.from, "PUT /identity/token?role=agent")
+		})
+		if !strings.HasPrefix(got, fmt.Sprintf("HTTP/1.1 %d ", tt.status)) || !strings.Contains(line, `"reason":"`+tt.reason+`"`) {
+			t.Errorf("%s: %.200q, %s", tt.name, got, line)
 		}
 	}
 }
