@@ -6,6 +6,8 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/problem"
 )
 
 // maxAudience bounds what a token carries, in bytes.
@@ -58,13 +60,13 @@ type grant struct {
 func ValidateProofs(list []Proof) error {
 	var problems []error
 	if list != nil && len(list) == 0 {
-		problems = append(problems, errors.New("proof: an empty list proves nothing; leave it out or give it a value"))
+		problems = append(problems, problem.Errorf("proof", "an empty list proves nothing; leave it out or give it a value"))
 	}
 	for i, p := range list {
 		if !slices.Contains(knownProofs, p) {
-			problems = append(problems, fmt.Errorf("proof: %q is none of address, document, metadataService and address+document", p))
+			problems = append(problems, problem.Errorf("proof", "%q is none of address, document, metadataService and address+document", p))
 		} else if slices.Contains(list[:i], p) {
-			problems = append(problems, fmt.Errorf("proof: %q is there twice", p))
+			problems = append(problems, problem.Errorf("proof", "%q is there twice", p))
 		}
 	}
 	return errors.Join(problems...)
@@ -75,7 +77,7 @@ func ValidateProofs(list []Proof) error {
 func (g Grant) compile() (grant, error) {
 	problems := []error{ValidateProofs(g.Proof)}
 	if g.Audience != nil && len(g.Audience) == 0 {
-		problems = append(problems, errors.New("audience: an empty list is for nobody; leave it out or give it a value"))
+		problems = append(problems, problem.Errorf("audience", "an empty list is for nobody; leave it out or give it a value"))
 	}
 	c := grant{proofs: g.Proof, anyAudience: g.AnyAudience}
 	if len(c.proofs) == 0 {
@@ -85,9 +87,9 @@ func (g Grant) compile() (grant, error) {
 		a, err := ParseAudience(name)
 		switch {
 		case err != nil:
-			problems = append(problems, fmt.Errorf("audience: %q: %w", name, err))
+			problems = append(problems, problem.Errorf("audience", "%q: %w", name, err))
 		case slices.Contains(g.Audience[:i], name):
-			problems = append(problems, fmt.Errorf("audience: %q is there twice", name))
+			problems = append(problems, problem.Errorf("audience", "%q is there twice", name))
 		}
 		c.audiences = append(c.audiences, a)
 	}

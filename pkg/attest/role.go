@@ -2,11 +2,12 @@ package attest
 
 import (
 	"errors"
-	"fmt"
 	"math"
 	"net/url"
 	"regexp"
 	"time"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/problem"
 )
 
 // ErrInvalidRoleName says that a string cannot be the name of a role.
@@ -74,18 +75,18 @@ type Window struct {
 func (w Window) Validate(proofs []Proof) error {
 	var problems []error
 	if w.Limit < 1 || w.Limit > math.MaxInt32 {
-		problems = append(problems, fmt.Errorf("limit: %d is not in 1 to %d", w.Limit, math.MaxInt32))
+		problems = append(problems, problem.Errorf("limit", "%d is not in 1 to %d", w.Limit, math.MaxInt32))
 	}
 	switch {
 	case w.Period < 0:
-		problems = append(problems, fmt.Errorf("period: %v is negative", w.Period))
+		problems = append(problems, problem.Errorf("period", "%v is negative", w.Period))
 	case w.Period > MaxPeriod:
-		problems = append(problems, fmt.Errorf("period: %v is longer than %v (100 years), and attempts are counted no longer than that", w.Period, MaxPeriod))
+		problems = append(problems, problem.Errorf("period", "%v is longer than %v (100 years), and attempts are counted no longer than that", w.Period, MaxPeriod))
 	case w.Period == 0 && (len(proofs) == 0 || grant{proofs: proofs}.needs(ProofAddress)):
-		problems = append(problems, errors.New("period: 0 (no window) is not possible with the address proof: an address that has moved to another instance would go on proving"))
+		problems = append(problems, problem.Errorf("period", "0 (no window) is not possible with the address proof: an address that has moved to another instance would go on proving"))
 	}
 	if w.Since != SinceCreated && w.Since != SinceLaunched {
-		problems = append(problems, fmt.Errorf("since: %q is neither created nor launched", w.Since))
+		problems = append(problems, problem.Errorf("since", "%q is neither created nor launched", w.Since))
 	}
 	return errors.Join(problems...)
 }

@@ -7,6 +7,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/problem"
 )
 
 // Rules say which instances may have a role. All rules that are set must hold.
@@ -51,7 +53,7 @@ func (r Rules) compile() (compiled, error) {
 	add := func(reason Reason, name string, values []string, value func(Instance) (string, bool)) {
 		match, err := compilePatterns(values)
 		if err != nil {
-			problems = append(problems, fmt.Errorf("%s: %w", name, err))
+			problems = append(problems, problem.At(name, err))
 			return
 		}
 		c.rules = append(c.rules, rule{reason, name, match, value})
@@ -61,7 +63,7 @@ func (r Rules) compile() (compiled, error) {
 		values []string
 	}{{"projectID", r.ProjectID}, {"userID", r.UserID}} {
 		if slices.Contains(r.values, "") {
-			problems = append(problems, fmt.Errorf("%s: an empty value matches no instance; leave the rule out or give it a value", r.name))
+			problems = append(problems, problem.Errorf(r.name, "an empty value matches no instance; leave the rule out or give it a value"))
 		}
 	}
 	if r.ProjectID != nil {

@@ -16,11 +16,11 @@ package audit
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"time"
 
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/problem"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/secret"
 )
 
@@ -36,7 +36,7 @@ type Config struct {
 // Validate reports every problem, each beginning with its key.
 func (c Config) Validate() error {
 	if c.Output == "" {
-		return errors.New("output: is empty; stdout, stderr or the path of a file is wanted")
+		return problem.Errorf("output", "is empty; stdout, stderr or the path of a file is wanted")
 	}
 	return nil
 }

@@ -27,6 +27,7 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/keyring"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/listen"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/openstack"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/problem"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/ratelimit"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/secret"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/server"
@@ -198,8 +199,8 @@ func parse(data []byte, file string) (*Config, []Problem) {
 	if d.unusable {
 		return &c, problems
 	}
-	for _, err := range c.validate() {
-		if p := c.problem(err); !d.unread(p.Path) && !slices.Contains(hidden, secret.FileOf(err)) {
+	for _, found := range problem.List(c.validate()) {
+		if p := c.problem(found); !d.unread(p.Path) && !slices.Contains(hidden, secret.FileOf(found.Err)) {
 			problems = append(problems, p)
 		}
 	}
@@ -207,14 +208,10 @@ func parse(data []byte, file string) (*Config, []Problem) {
 	return &c, problems
 }
 
-// problem gives an error that begins with a path its line.
-func (c *Config) problem(err error) Problem {
-	path, message, ok := strings.Cut(c.decoder.hideKeys(err.Error()), ": ")
-	if !ok {
-		return Problem{Message: secret.Values(path)}
-	}
-	p := Problem{Path: path, Message: secret.Values(message)}
-	for at := path; at != "" && p.Line == 0; at = parent(at) {
+// problem finds the line of a problem, and hides what may be a secret in it.
+func (c *Config) problem(found problem.Problem) Problem {
+	p := Problem{Path: c.decoder.hideKeys(found.Path), Message: secret.Values(c.decoder.hideKeys(found.Err.Error()))}
+	for at := p.Path; at != "" && p.Line == 0; at = parent(at) {
 		p.Line = c.lines[at]
 	}
 	return p
@@ -322,69 +319,69 @@ func systemdDirectory(variable string) string {
 
 // validate checks everything that can be checked without the network, reads the
 // keys and compiles the roles.
-func (c *Config) validate() []error {
+func (c *Config) validate() error {
 	var all []error
-	add := func(prefix string, err error) { all = append(all, prefixed(prefix, err)...) }
+	add := func(path string, err error) { all = append(all, problem.At(path, err)) }
 
-	add("listen: ", listen.ValidateAddress(c.Listen))
-	add("tls.", c.TLS.Validate())
+	add("listen", listen.ValidateAddress(c.Listen))
+	add("tls", c.TLS.Validate())
 	if c.TLS.CertFile != "" && c.TLS.KeyFile != "" {
 		_, err := listen.LoadCertificate(c.TLS)
-		add("tls.", err)
+		add("tls", err)
 	}
-	add("proxy.", c.Proxy.Validate())
-	add("auth.", attest.ValidateProofs(c.Auth.Proof))
-	add("auth.", c.Auth.Window.Validate(c.Auth.Proof))
-	add("auth.", c.Auth.Config.Validate())
+	add("proxy", c.Proxy.Validate())
+	add("auth", attest.ValidateProofs(c.Auth.Proof))
+	add("auth", c.Auth.Window.Validate(c.Auth.Proof))
+	add("auth", c.Auth.Config.Validate())
 	if slices.Contains(c.Auth.SigningKeyFile, "") {
-		add("auth.signingKeyFile: ", errors.New("an empty value names no file"))
+		add("auth.signingKeyFile", errors.New("an empty value names no file"))
 	} else if len(c.Auth.SigningKeyFile) > 0 {
 		keys, err := keyring.LoadKeys(c.Auth.SigningKeyFile)
-		add("auth.signingKeyFile: ", err)
+		add("auth.signingKeyFile", err)
 		c.SigningKeys = keys
 	}
-	add("keys.", c.Keys.Validate())
-	add("keys.", c.Keys.ValidateLife(c.LongestLife()))
+	add("keys", c.Keys.Validate())
+	add("keys", c.Keys.ValidateLife(c.LongestLife()))
 	if !slices.Contains(c.Keys.EncryptionKeyFile, "") {
-		add("keys.encryptionKeyFile: ", keyring.ValidateEncryptionKeys(c.Keys.EncryptionKeyFile))
+		add("keys.encryptionKeyFile", keyring.ValidateEncryptionKeys(c.Keys.EncryptionKeyFile))
 	}
-	add("state.", c.State.Validate())
+	add("state", c.State.Validate())
 	if c.State.Type == state.TypeRedis && len(c.Keys.EncryptionKeyFile) == 0 {
-		add("keys.encryptionKeyFile: ", errors.New("is required for state.type redis, with auth.signingKeyFile too: it seals the keys and the denied instances from those who can read or write Redis (make one with: openssl rand -base64 32)"))
+		add("keys.encryptionKeyFile", errors.New("is required for state.type redis, with auth.signingKeyFile too: it seals the keys and the denied instances from those who can read or write Redis (make one with: openssl rand -base64 32)"))
 	}
-	add("openstack.", c.OpenStack.Validate())
-	add("throttle.perAddress.", c.Throttle.PerAddress.Validate())
-	add("throttle.perInstance.", c.Throttle.PerInstance.Validate())
-	add("admin.socket: ", listen.ValidateSocket(c.Admin.Socket))
+	add("openstack", c.OpenStack.Validate())
+	add("throttle.perAddress", c.Throttle.PerAddress.Validate())
+	add("throttle.perInstance", c.Throttle.PerInstance.Validate())
+	add("admin.socket", listen.ValidateSocket(c.Admin.Socket))
 	if c.Metrics.Listen != "" {
-		add("metrics.listen: ", listen.ValidateAddress(c.Metrics.Listen))
+		add("metrics.listen", listen.ValidateAddress(c.Metrics.Listen))
 	}
-	add("vendordata.", c.Vendordata.Validate())
-	add("metadataService.", c.MetadataService.Validate())
+	add("vendordata", c.Vendordata.Validate())
+	add("metadataService", c.MetadataService.Validate())
 	if m := c.MetadataService; m.Listen != "" && m.TLS.CertFile != "" && m.TLS.KeyFile != "" {
 		_, err := listen.LoadCertificate(m.TLS.TLSConfig)
-		add("metadataService.tls.", err)
+		add("metadataService.tls", err)
 	}
-	add("audit.", c.Audit.Validate())
+	add("audit", c.Audit.Validate())
 	for _, f := range c.guarded() {
 		for _, exposed := range f.exposed() {
 			if exposed.refused {
-				add(f.key+": ", errors.New(exposed.message))
+				add(f.key, errors.New(exposed.message))
 			}
 		}
 	}
 	if !slices.Contains([]string{"debug", "info", "warn", "error"}, c.Log.Level) {
-		add("log.level: ", fmt.Errorf("%q is none of debug, info, warn, error", c.Log.Level))
+		add("log.level", fmt.Errorf("%q is none of debug, info, warn, error", c.Log.Level))
 	}
 	if c.Log.Format != "json" && c.Log.Format != "text" {
-		add("log.format: ", fmt.Errorf("%q is neither json nor text", c.Log.Format))
+		add("log.format", fmt.Errorf("%q is neither json nor text", c.Log.Format))
 	}
-	return append(all, c.compileRoles()...)
+	return errors.Join(append(all, c.compileRoles())...)
 }
 
-func (c *Config) compileRoles() []error {
+func (c *Config) compileRoles() error {
 	if len(c.Roles) == 0 {
-		return []error{errors.New("roles: is required: without a role no instance gets a token")}
+		return problem.Errorf("roles", "is required: without a role no instance gets a token")
 	}
 	var all []error
 	var roles []attest.Role
@@ -406,14 +403,7 @@ func (c *Config) compileRoles() []error {
 			r.Proof = proof
 		}
 		role, err := attest.NewRole(name, r.Grant, w, r.Rules)
-		for _, e := range prefixed("", err) {
-			separator := "."
-			if errors.Is(e, attest.ErrNoRule) || errors.Is(e, attest.ErrInvalidRoleName) {
-				separator = ": "
-			}
-			all = append(all, fmt.Errorf("roles.%s%s%w", c.decoder.shown("roles", name), separator, e))
-		}
-		all = append(all, prefixed("roles."+c.decoder.shown("roles", name)+".", r.RoleConfig.Validate())...)
+		all = append(all, problem.At("roles."+c.decoder.shown("roles", name), errors.Join(err, r.RoleConfig.Validate())))
 		roles = append(roles, role)
 	}
 	c.RoleSet = attest.NewPolicy(roles...)
@@ -424,7 +414,7 @@ func (c *Config) compileRoles() []error {
 		c.RoleSet = policy
 		all = append(all, c.reservedAudiences()...)
 	}
-	return all
+	return errors.Join(all...)
 }
 
 // reservedAudiences finds those of the tokens that Nova is given which belong to
@@ -433,7 +423,7 @@ func (c *Config) reservedAudiences() []error {
 	var all []error
 	for i, name := range c.Vendordata.Audience {
 		if a, err := attest.ParseAudience(name); err == nil && c.RoleSet.Reserved(a) {
-			all = append(all, fmt.Errorf("vendordata.audience[%d]: %q is a role's or ours, and the token in the answer to Nova has no role", i, name))
+			all = append(all, problem.Errorf(fmt.Sprintf("vendordata.audience[%d]", i), "%q is a role's or ours, and the token in the answer to Nova has no role", name))
 		}
 	}
 	return all
@@ -482,7 +472,7 @@ const longLife = time.Hour
 func (c *Config) Warnings() []Problem {
 	var all []Problem
 	warn := func(path, format string, args ...any) {
-		all = append(all, c.problem(fmt.Errorf("%s: %s", path, fmt.Sprintf(format, args...))))
+		all = append(all, c.problem(problem.Problem{Path: path, Err: fmt.Errorf(format, args...)}))
 	}
 	for _, f := range c.guarded() {
 		for _, exposed := range f.exposed() {
@@ -613,21 +603,6 @@ func loopback(listen string) bool {
 	}
 	addr, err := netip.ParseAddr(host)
 	return host == "localhost" || (err == nil && addr.IsLoopback())
-}
-
-// prefixed takes joined errors apart and puts where they belong in front.
-func prefixed(prefix string, err error) []error {
-	if err == nil {
-		return nil
-	}
-	if j, ok := err.(interface{ Unwrap() []error }); ok {
-		var all []error
-		for _, e := range j.Unwrap() {
-			all = append(all, prefixed(prefix, e)...)
-		}
-		return all
-	}
-	return []error{fmt.Errorf("%s%w", prefix, err)}
 }
 
 func override[T any](value *T, by *T) {

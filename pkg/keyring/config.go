@@ -3,8 +3,9 @@ package keyring
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/problem"
 )
 
 // The algorithms of managed keys (RFC 7518, section 3.1).
@@ -71,25 +72,27 @@ type Config struct {
 // Validate reports every problem, each beginning with its key. It reads no file.
 func (c Config) Validate() error {
 	var problems []error
-	problem := func(format string, args ...any) { problems = append(problems, fmt.Errorf(format, args...)) }
+	add := func(path, format string, args ...any) {
+		problems = append(problems, problem.Errorf(path, format, args...))
+	}
 	if c.Algorithm != RS256 && c.Algorithm != ES256 {
-		problem("algorithm: %q is neither %s nor %s", c.Algorithm, RS256, ES256)
+		add("algorithm", "%q is neither %s nor %s", c.Algorithm, RS256, ES256)
 	}
 	ageOK := c.MaxAge >= minMaxAge && c.MaxAge <= maxMaxAge
 	if !ageOK {
-		problem("maxAge: %v is not in %v to %v", c.MaxAge, minMaxAge, maxMaxAge)
+		add("maxAge", "%v is not in %v to %v", c.MaxAge, minMaxAge, maxMaxAge)
 	}
 	switch lead := c.lead(c.MaxAge); {
 	case c.RotationPeriod < minRotation:
-		problem("rotationPeriod: %v is shorter than %v", c.RotationPeriod, minRotation)
+		add("rotationPeriod", "%v is shorter than %v", c.RotationPeriod, minRotation)
 	case c.RotationPeriod > maxRotation:
-		problem("rotationPeriod: %v is longer than %v (100 years)", c.RotationPeriod, maxRotation)
+		add("rotationPeriod", "%v is longer than %v (100 years)", c.RotationPeriod, maxRotation)
 	case ageOK && c.RotationPeriod <= lead:
-		problem("rotationPeriod: %v is not longer than the %v for which a key is published before it signs (maxAge and a little more)", c.RotationPeriod, lead)
+		add("rotationPeriod", "%v is not longer than the %v for which a key is published before it signs (maxAge and a little more)", c.RotationPeriod, lead)
 	}
 	for _, file := range c.EncryptionKeyFile {
 		if file == "" {
-			problem("encryptionKeyFile: an empty value names no file")
+			add("encryptionKeyFile", "an empty value names no file")
 			break
 		}
 	}
@@ -104,7 +107,7 @@ func (c Config) ValidateLife(longest time.Duration) error {
 	}
 	// Next, current, one that is removed late, and those retired meanwhile.
 	if n := 3 + keep(c.MaxAge, longest)/c.RotationPeriod; n > maxKeys {
-		return fmt.Errorf("rotationPeriod: %v is too short for tokens that live %v: %d keys would be published at a time, and verifiers take %d",
+		return problem.Errorf("rotationPeriod", "%v is too short for tokens that live %v: %d keys would be published at a time, and verifiers take %d",
 			c.RotationPeriod, longest, n, maxKeys)
 	}
 	return nil

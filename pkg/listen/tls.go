@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/problem"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/secret"
 )
 
@@ -28,7 +29,7 @@ type TLSConfig struct {
 // Validate reports every problem, each beginning with its key.
 func (c TLSConfig) Validate() error {
 	if (c.CertFile == "") != (c.KeyFile == "") {
-		return errors.New("certFile: goes with keyFile; one of them is missing")
+		return problem.Errorf("certFile", "goes with keyFile; one of them is missing")
 	}
 	return nil
 }
@@ -43,21 +44,14 @@ func LoadCertificate(c TLSConfig) (*tls.Certificate, error) {
 	chain, chainErr := readPEM(c.CertFile, "the certificate and its chain")
 	key, keyErr := readPEM(c.KeyFile, "the private key of the certificate")
 	if chainErr != nil || keyErr != nil {
-		return nil, errors.Join(keyed("certFile", chainErr), keyed("keyFile", keyErr))
+		return nil, errors.Join(problem.At("certFile", chainErr), problem.At("keyFile", keyErr))
 	}
 	cert, err := tls.X509KeyPair(chain, key)
 	if err != nil {
 		what := strings.TrimPrefix(err.Error(), "tls: ")
-		return nil, keyed("certFile", secret.FileError(c.CertFile, fmt.Errorf("with keyFile %s: %s", c.KeyFile, what)))
+		return nil, problem.At("certFile", secret.FileError(c.CertFile, fmt.Errorf("with keyFile %s: %s", c.KeyFile, what)))
 	}
 	return &cert, nil
-}
-
-func keyed(key string, err error) error {
-	if err == nil {
-		return nil
-	}
-	return fmt.Errorf("%s: %w", key, err)
 }
 
 // readPEM reads a file, and says what belongs there if it cannot be read.

@@ -2,8 +2,9 @@ package openstack
 
 import (
 	"errors"
-	"fmt"
 	"time"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/problem"
 )
 
 // Config says which cloud to ask, and how.
@@ -47,18 +48,18 @@ func (c Config) Validate() error {
 	switch c.Interface {
 	case "", "public", "internal", "admin":
 	default:
-		problems = append(problems, fmt.Errorf("interface: %q is none of public, internal, admin", c.Interface))
+		problems = append(problems, problem.Errorf("interface", "%q is none of public, internal, admin", c.Interface))
 	}
 	switch c.Lookup {
 	case LookupAuto, LookupShow, LookupList:
 	default:
-		problems = append(problems, fmt.Errorf("lookup: %q is none of auto, show, list", c.Lookup))
+		problems = append(problems, problem.Errorf("lookup", "%q is none of auto, show, list", c.Lookup))
 	}
 	if c.Timeout < 100*time.Millisecond || c.Timeout > 30*time.Second {
-		problems = append(problems, fmt.Errorf("timeout: %v is not in 100ms to 30s", c.Timeout))
+		problems = append(problems, problem.Errorf("timeout", "%v is not in 100ms to 30s", c.Timeout))
 	}
 	if c.MaxConcurrent < 1 || c.MaxConcurrent > 4096 {
-		problems = append(problems, fmt.Errorf("maxConcurrent: %d is not in 1 to 4096", c.MaxConcurrent))
+		problems = append(problems, problem.Errorf("maxConcurrent", "%d is not in 1 to 4096", c.MaxConcurrent))
 	}
 	return errors.Join(problems...)
 }

@@ -10,13 +10,14 @@ package ratelimit
 import (
 	"container/list"
 	"errors"
-	"fmt"
 	"math"
 	"net/netip"
 	"sync"
 	"time"
 
 	"golang.org/x/time/rate"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/problem"
 )
 
 // Rate is how much one key may ask for.
@@ -31,10 +32,10 @@ type Rate struct {
 func (r Rate) Validate() error {
 	var problems []error
 	if !(r.Rate > 0) || math.IsInf(r.Rate, 0) {
-		problems = append(problems, fmt.Errorf("rate: %v is not a positive number of requests a second", r.Rate))
+		problems = append(problems, problem.Errorf("rate", "%v is not a positive number of requests a second", r.Rate))
 	}
 	if r.Burst < 1 || r.Burst > 1<<20 {
-		problems = append(problems, fmt.Errorf("burst: %d is not in 1 to %d", r.Burst, 1<<20))
+		problems = append(problems, problem.Errorf("burst", "%d is not in 1 to %d", r.Burst, 1<<20))
 	}
 	return errors.Join(problems...)
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/problem"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/ratelimit"
 )
 
@@ -29,11 +30,11 @@ func (c ProxyConfig) Validate() error {
 	var problems []error
 	for i, p := range c.Trusted {
 		if p.Bits() == 0 {
-			problems = append(problems, fmt.Errorf("trusted[%d]: %v trusts everyone to name an address, an instance's among them", i, p))
+			problems = append(problems, problem.Errorf(fmt.Sprintf("trusted[%d]", i), "%v trusts everyone to name an address, an instance's among them", p))
 		}
 	}
 	if c.Via != ViaHeader && c.Via != ViaProtocol {
-		problems = append(problems, fmt.Errorf("via: %q is neither header nor protocol", c.Via))
+		problems = append(problems, problem.Errorf("via", "%q is neither header nor protocol", c.Via))
 	}
 	return errors.Join(problems...)
 }

@@ -25,6 +25,7 @@ import (
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/listen"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/problem"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/secret"
 )
 
@@ -106,50 +107,52 @@ func (c MetadataServiceConfig) Validate() error {
 		return nil
 	}
 	var problems []error
-	problem := func(format string, args ...any) { problems = append(problems, fmt.Errorf(format, args...)) }
+	add := func(path, format string, args ...any) {
+		problems = append(problems, problem.Errorf(path, format, args...))
+	}
 	if err := listen.ValidateAddress(c.Listen); err != nil {
-		problem("listen: %w", err)
+		problems = append(problems, problem.At("listen", err))
 	}
 	if err := c.TLS.Validate(); err != nil {
-		problem("tls.%w", err)
+		problems = append(problems, problem.At("tls", err))
 	}
 	switch {
 	case c.TLS.ClientCAFile != "" && c.TLS.CertFile == "":
-		problem("tls.clientCAFile: needs certFile and keyFile: without TLS there are no client certificates")
+		add("tls.clientCAFile", "needs certFile and keyFile: without TLS there are no client certificates")
 	case c.TLS.ClientCAFile != "":
 		if _, err := listen.LoadCA(c.TLS.ClientCAFile); err != nil {
-			problem("tls.clientCAFile: %w", err)
+			problems = append(problems, problem.At("tls.clientCAFile", err))
 		}
 		if len(c.Agents) == 0 && len(c.TLS.ClientNames) == 0 {
-			problem("tls.clientNames: is empty, and so is agents: each certificate that a CA of clientCAFile has signed, for whatever purpose, would make an agent")
+			add("tls.clientNames", "is empty, and so is agents: each certificate that a CA of clientCAFile has signed, for whatever purpose, would make an agent")
 		}
 	case len(c.Agents) == 0:
-		problem("agents: is empty, and so is tls.clientCAFile: nobody could be told from an agent")
+		add("agents", "is empty, and so is tls.clientCAFile: nobody could be told from an agent")
 	}
 	if len(c.TLS.ClientNames) > 0 && c.TLS.ClientCAFile == "" {
-		problem("tls.clientNames: needs clientCAFile, which says whose certificates count")
+		add("tls.clientNames", "needs clientCAFile, which says whose certificates count")
 	}
 	for i, name := range c.TLS.ClientNames {
 		if !isHostName(name) {
-			problem("tls.clientNames[%d]: %q is not a DNS name such as agent.example.com; a wildcard is none", i, name)
+			add(fmt.Sprintf("tls.clientNames[%d]", i), "%q is not a DNS name such as agent.example.com; a wildcard is none", name)
 		}
 	}
 	for key, list := range map[string][]netip.Prefix{"agents": c.Agents, "proxies": c.Proxies} {
 		for i, p := range list {
 			if p.Bits() == 0 {
-				problem("%s[%d]: %v is everyone", key, i, p)
+				add(fmt.Sprintf("%s[%d]", key, i), "%v is everyone", p)
 			}
 		}
 	}
 	if len(c.SharedSecretFile) == 0 {
-		problem("sharedSecretFile: is required: it holds Nova's metadata_proxy_shared_secret")
+		add("sharedSecretFile", "is required: it holds Nova's metadata_proxy_shared_secret")
 	} else if _, err := loadSecrets(c.SharedSecretFile); err != nil {
-		problem("sharedSecretFile: %w", err)
+		problems = append(problems, problem.At("sharedSecretFile", err))
 	}
 	if nova, err := parseNova(c.Nova); err != nil {
-		problem("nova: %w", err)
+		problems = append(problems, problem.At("nova", err))
 	} else if nova != nil && nova.Host == c.Listen {
-		problem("nova: %q is this listener itself", c.Nova)
+		add("nova", "%q is this listener itself", c.Nova)
 	}
 	return errors.Join(problems...)
 }

@@ -18,6 +18,7 @@ import (
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/listen"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/problem"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/secret"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/token"
 )
@@ -63,33 +64,35 @@ var keystoneID = regexp.MustCompile(`\A[0-9a-f]{32}(?:[0-9a-f]{32})?\z`)
 // Validate reports every problem, each beginning with its key.
 func (c VendordataConfig) Validate() error {
 	var problems []error
-	problem := func(format string, args ...any) { problems = append(problems, fmt.Errorf(format, args...)) }
+	add := func(path, format string, args ...any) {
+		problems = append(problems, problem.Errorf(path, format, args...))
+	}
 	if c.Listen != "" {
 		if err := listen.ValidateAddress(c.Listen); err != nil {
-			problem("listen: %w", err)
+			problems = append(problems, problem.At("listen", err))
 		}
 	}
 	for i, id := range c.Users {
 		if !keystoneID.MatchString(id) {
-			problem("users[%d]: %q is no ID of a Keystone user (`openstack user show -f value -c id NAME`): a name can be taken by somebody else", i, id)
+			add(fmt.Sprintf("users[%d]", i), "%q is no ID of a Keystone user (`openstack user show -f value -c id NAME`): a name can be taken by somebody else", id)
 		}
 	}
 	for i, p := range c.From {
 		if p.Bits() == 0 {
-			problem("from[%d]: %v is everyone; leave it out if that is meant", i, p)
+			add(fmt.Sprintf("from[%d]", i), "%v is everyone; leave it out if that is meant", p)
 		}
 	}
 	if err := token.ValidateDocumentExpiry(c.DocumentExpiry); err != nil {
-		problem("documentExpiry: %w", err)
+		problems = append(problems, problem.At("documentExpiry", err))
 	}
 	for i, a := range c.Audience {
 		if _, err := attest.ParseAudience(a); err != nil {
-			problem("audience[%d]: %q: %w", i, a, err)
+			add(fmt.Sprintf("audience[%d]", i), "%q: %w", a, err)
 		}
 	}
 	for key := range c.Static {
 		if slices.Contains([]string{"document", "expires_at", "token"}, key) {
-			problem("static.%s: is ours to say", key)
+			add("static."+key, "is ours to say")
 		}
 	}
 	return errors.Join(problems...)

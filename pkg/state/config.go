@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/problem"
 )
 
 // The kinds of store.
@@ -86,13 +88,13 @@ func (c Config) Validate() error {
 		return nil
 	case TypeFile:
 		if c.File.Path == "" {
-			return errors.New("file.path: is empty; the path of a file is wanted")
+			return problem.Errorf("file.path", "is empty; the path of a file is wanted")
 		}
 		return nil
 	case TypeRedis:
 		return c.Redis.validate()
 	}
-	return fmt.Errorf("type: %q is none of memory, file and redis", c.Type)
+	return problem.Errorf("type", "%q is none of memory, file and redis", c.Type)
 }
 
 // hostName is a name or an IP address.
@@ -100,35 +102,37 @@ var hostName = regexp.MustCompile(`\A[A-Za-z0-9._:%-]+\z`)
 
 func (c RedisConfig) validate() error {
 	var problems []error
-	add := func(format string, args ...any) { problems = append(problems, fmt.Errorf("redis."+format, args...)) }
+	add := func(path, format string, args ...any) {
+		problems = append(problems, problem.Errorf("redis."+path, format, args...))
+	}
 	switch {
 	case len(c.Addresses) == 0:
-		add("addresses: is empty; host:port is wanted")
+		add("addresses", "is empty; host:port is wanted")
 	case len(c.Addresses) > 1 && c.Sentinel == "":
-		add("addresses: are %d, which only Sentinels can be; redis.sentinel is the name that they have for the primary", len(c.Addresses))
+		add("addresses", "are %d, which only Sentinels can be; redis.sentinel is the name that they have for the primary", len(c.Addresses))
 	}
 	for i, a := range c.Addresses {
 		host, port, err := net.SplitHostPort(a)
 		if n, notNumber := strconv.ParseUint(port, 10, 16); err != nil || notNumber != nil || n == 0 || !hostName.MatchString(host) {
-			add("addresses[%d]: %q is not host:port", i, a)
+			add(fmt.Sprintf("addresses[%d]", i), "%q is not host:port", a)
 		} else if slices.Contains(c.Addresses[:i], a) {
-			add("addresses[%d]: %q is there already", i, a)
+			add(fmt.Sprintf("addresses[%d]", i), "%q is there already", a)
 		}
 	}
 	if strings.ContainsFunc(c.Sentinel, func(r rune) bool { return r <= ' ' }) {
-		add("sentinel: %q contains a space, which a Sentinel's name for a primary cannot", c.Sentinel)
+		add("sentinel", "%q contains a space, which a Sentinel's name for a primary cannot", c.Sentinel)
 	}
 	if c.DB < 0 {
-		add("db: %d is negative", c.DB)
+		add("db", "%d is negative", c.DB)
 	}
 	if c.Username != "" && c.PasswordFile == "" {
-		add("username: %q cannot log in without a redis.passwordFile", c.Username)
+		add("username", "%q cannot log in without a redis.passwordFile", c.Username)
 	}
 	if c.Prefix == "" {
-		add("prefix: is empty; our keys must differ from those of other programs")
+		add("prefix", "is empty; our keys must differ from those of other programs")
 	}
 	if c.WaitReplicas < 0 {
-		add("waitReplicas: %d is negative", c.WaitReplicas)
+		add("waitReplicas", "%d is negative", c.WaitReplicas)
 	}
 	return errors.Join(problems...)
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/keyring"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/problem"
 )
 
 // The paths below the issuer's own (OpenID Connect Discovery 1.0, section 4;
@@ -47,12 +48,12 @@ type Config struct {
 func (c Config) Validate() error {
 	var problems []error
 	if c.TokenIssuer == "" {
-		problems = append(problems, errors.New("tokenIssuer: is required"))
+		problems = append(problems, problem.Errorf("tokenIssuer", "is required"))
 	} else if _, err := parseIssuer(c.TokenIssuer); err != nil {
-		problems = append(problems, fmt.Errorf("tokenIssuer: %w", err))
+		problems = append(problems, problem.At("tokenIssuer", err))
 	}
 	if err := ValidateExpiry(c.TokenExpiry); err != nil {
-		problems = append(problems, fmt.Errorf("tokenExpiry: %w", err))
+		problems = append(problems, problem.At("tokenExpiry", err))
 	}
 	return errors.Join(problems...)
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/problem"
 )
 
 // RoleConfig says what differs in the tokens of one role.
@@ -123,11 +124,13 @@ const maxSubject = 255
 func (c RoleConfig) compile(defaults Config) (profile, error) {
 	p := profile{expiry: defaults.TokenExpiry, insecure: c.InsecureUserValues}
 	var problems []error
-	problem := func(format string, args ...any) { problems = append(problems, fmt.Errorf(format, args...)) }
+	add := func(path, format string, args ...any) {
+		problems = append(problems, problem.Errorf(path, format, args...))
+	}
 	if c.TokenExpiry != nil {
 		p.expiry = *c.TokenExpiry
 		if err := ValidateExpiry(p.expiry); err != nil {
-			problem("tokenExpiry: %w", err)
+			problems = append(problems, problem.At("tokenExpiry", err))
 		}
 	}
 	subject := c.Subject
@@ -136,9 +139,9 @@ func (c RoleConfig) compile(defaults Config) (profile, error) {
 	}
 	var err error
 	if p.subject, err = parseSubject(subject); err != nil {
-		problem("subject: %w", err)
+		problems = append(problems, problem.At("subject", err))
 	} else if !strings.Contains(subject, "${instance_id}") && !c.SharedSubject {
-		problem("subject: %q is the same for several instances, as it has no ${instance_id}; say sharedSubject: true if that is meant", subject)
+		add("subject", "%q is the same for several instances, as it has no ${instance_id}; say sharedSubject: true if that is meant", subject)
 	}
 	for i, name := range c.Claims {
 		found, ok := knownClaims[name]
@@ -148,9 +151,9 @@ func (c RoleConfig) compile(defaults Config) (profile, error) {
 		found.name = strings.Replace(name, metadataClaim, "metadata_", 1)
 		switch {
 		case !ok:
-			problem("claims: %q is none of %s and metadata.KEY", name, strings.Join(optionalClaims(), ", "))
+			add("claims", "%q is none of %s and metadata.KEY", name, strings.Join(optionalClaims(), ", "))
 		case slices.Contains(c.Claims[:i], name):
-			problem("claims: %q is there twice", name)
+			add("claims", "%q is there twice", name)
 		}
 		p.claims = append(p.claims, found)
 	}
