@@ -26,6 +26,7 @@ import (
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/config"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/secret"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/simulator"
 )
 
@@ -324,7 +325,7 @@ func (t *tour) post(ctx context.Context, instance, role string) (status int, bod
 		return 0, nil, "", err
 	}
 	defer resp.Body.Close()
-	if body, err = io.ReadAll(io.LimitReader(resp.Body, 1<<20)); err != nil {
+	if body, err = secret.ReadAll(resp.Body, 1<<20); err != nil {
 		return 0, nil, "", err
 	}
 	return resp.StatusCode, bytes.TrimSpace(body), resp.Header.Get("X-Request-Id"), nil
@@ -369,7 +370,7 @@ func (t *tour) verify(ctx context.Context, compact string) error {
 		if err != nil {
 			return err
 		}
-		t.say("   %s\n", clip(string(body), 300))
+		t.say("   %s\n", secret.Clip(string(body), 300))
 	}
 	ctx = oidc.ClientContext(ctx, t.client)
 	provider, err := oidc.NewProvider(ctx, t.base)
@@ -406,7 +407,7 @@ func (t *tour) get(ctx context.Context, u string) ([]byte, error) {
 	if resp.StatusCode != http.StatusOK {
 		return nil, fmt.Errorf("demo: GET %s: %s", u, resp.Status)
 	}
-	return io.ReadAll(io.LimitReader(resp.Body, 1<<20))
+	return secret.ReadAll(resp.Body, 1<<20)
 }
 
 // claims is the token's payload, for reading; it verifies nothing.
@@ -424,11 +425,4 @@ func claims(compact string) string {
 		return ""
 	}
 	return "   " + pretty.String()
-}
-
-func clip(s string, n int) string {
-	if len(s) > n {
-		return s[:n] + "..."
-	}
-	return s
 }

@@ -12,6 +12,8 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/secret"
 )
 
 // callWait is longer than the handler's wait, whose error says more.
@@ -63,7 +65,8 @@ func (to Route[Answer]) Call(ctx context.Context, c *http.Client, in Input) (io.
 	}
 	defer resp.Body.Close()
 	var f failure
-	if err := json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(&f); err != nil || f.Error == "" {
+	text, err := secret.ReadAll(resp.Body, 1<<20)
+	if err != nil || json.Unmarshal(text, &f) != nil || f.Error == "" {
 		return nil, fmt.Errorf("admin socket: the server answers %s: is it of another version?", resp.Status)
 	}
 	return nil, errors.New(f.Error)

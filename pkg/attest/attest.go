@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/secret"
 )
 
 // ErrNoInstance is the cloud's definite word that there is no such instance.
@@ -259,7 +261,7 @@ func (a *Attestor) Vouch(ctx context.Context, id InstanceID, project string) (Vo
 		return Vouched{}, Instance{}, err
 	}
 	if in.ProjectID != project {
-		return Vouched{}, in, denied(ProjectMismatch, "nova says that the project is %q", clip(project))
+		return Vouched{}, in, denied(ProjectMismatch, "nova says that the project is %q", secret.Clip(project, 64))
 	}
 	if err := a.checkDenial(ctx, in.ID); err != nil {
 		return Vouched{}, in, err

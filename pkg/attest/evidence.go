@@ -1,11 +1,12 @@
 package attest
 
 import (
-	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/secret"
 )
 
 // Proof is a way to show that a caller is an instance, in the words of the
@@ -169,7 +170,7 @@ func (e Evidence) checkAgent(in Instance) error {
 	case e.agent == agentClaim{} || e.agent.instance != in.ID:
 		return denied(AddressMismatch, "the metadata agent speaks for another instance, %q", e.agent.instance)
 	case e.agent.project != in.ProjectID:
-		return denied(ProjectMismatch, "the metadata agent says that the project is %q", clip(e.agent.project))
+		return denied(ProjectMismatch, "the metadata agent says that the project is %q", secret.Clip(e.agent.project, 64))
 	case e.isAt(in) || e.isLinkLocalOf(in):
 		return nil
 	case lags(in):
@@ -246,12 +247,4 @@ func formatLaunch(t time.Time) string {
 		return "(never)"
 	}
 	return t.UTC().Format(time.RFC3339)
-}
-
-func clip(s string) string {
-	const most = 64
-	if len(s) > most {
-		return fmt.Sprintf("%s...", s[:most])
-	}
-	return s
 }

@@ -11,7 +11,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"net"
 	"net/netip"
@@ -168,12 +167,12 @@ func Load(file string) (*Config, error) {
 
 // Read is [Load] for a file that is open.
 func Read(f *os.File) (*Config, error) {
-	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	data, err := secret.ReadAll(f, maxFile)
+	if errors.Is(err, secret.ErrTooLong) {
+		return nil, &Problems{f.Name(), []Problem{{Message: err.Error()}}}
+	}
 	if err != nil {
 		return nil, err
-	}
-	if len(data) > maxFile {
-		return nil, &Problems{f.Name(), []Problem{{Message: fmt.Sprintf("is longer than %d bytes", maxFile)}}}
 	}
 	c, problems := parse(data, f.Name())
 	if len(problems) > 0 {

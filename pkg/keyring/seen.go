@@ -5,13 +5,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"sync"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/secret"
 )
 
 const (
@@ -65,24 +66,21 @@ func OpenSeen(path, issuer string) (*Seen, error) {
 
 func (s *Seen) read() (seenFile, error) {
 	file := seenFile{Version: seenVersion, Issuers: map[string]seenRecord{}}
-	f, err := os.Open(s.path)
+	data, err := secret.ReadFile(s.path, maxSeenFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		return file, nil
 	}
-	if err != nil {
-		return file, fmt.Errorf("what this server has seen of the state: %w", err)
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxSeenFile+1))
-	if err != nil {
+	if err != nil && !errors.Is(err, secret.ErrTooLong) {
 		return file, fmt.Errorf("what this server has seen of the state: %w", err)
 	}
 	var read seenFile
-	err = decodeStrictly(data, &read)
+	if err == nil {
+		err = decodeStrictly(data, &read)
+	}
 	switch {
 	case err == nil && read.Version > seenVersion:
 		return file, fmt.Errorf("%s was written by a newer release: update this one", s.path)
-	case err == nil && (read.Version != seenVersion || read.Issuers == nil || len(data) > maxSeenFile):
+	case err == nil && (read.Version != seenVersion || read.Issuers == nil):
 		err = errInvalid
 	}
 	if err != nil {

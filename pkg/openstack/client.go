@@ -377,7 +377,7 @@ func (c *Client) shorten(err error) error {
 	case errors.As(err, &again):
 		return fmt.Errorf("after a login anew: %w", c.shorten(again.ErrOriginal))
 	case errors.As(err, &code):
-		return &statusError{code.Method, code.URL, code.Actual, clip(string(code.Body))}
+		return &statusError{code.Method, code.URL, code.Actual, secret.Clip(string(code.Body), maxShown)}
 	case errors.As(err, &ue) && ue.Timeout():
 		return fmt.Errorf("%s %s: no answer in time", ue.Op, ue.URL)
 	case errors.Is(err, context.DeadlineExceeded):

@@ -300,7 +300,7 @@ func (v apiVersion) minor(e endpoint) (int, error) {
 func minorOf2(version string) (int, error) {
 	major, minor, err := utils.ParseMicroversion(version)
 	if err == nil && (major != 2 || minor < 1) {
-		err = fmt.Errorf("%q is not one of 2.1 and later", clip(version))
+		err = fmt.Errorf("%q is not one of 2.1 and later", secret.Clip(version, maxShown))
 	}
 	return minor, err
 }

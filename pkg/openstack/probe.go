@@ -13,6 +13,8 @@ import (
 	"strings"
 
 	"github.com/gophercloud/gophercloud/v2"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/secret"
 )
 
 const (
@@ -175,7 +177,7 @@ func (c *Client) granted(s *session, err error) (bool, error) {
 		return false, nil
 	case errors.As(err, &code) && code.Actual == http.StatusNotFound:
 		return false, setup("nova's endpoint %s: GET servers answers 404, and not as Nova does: %q: another service is there; correct the endpoint of type compute in keystone's catalog (openstack endpoint list --service compute)",
-			s.compute.Endpoint, clip(c.creds.hide(errors.New(string(code.Body))).Error()))
+			s.compute.Endpoint, secret.Clip(c.creds.hide(errors.New(string(code.Body))).Error(), maxShown))
 	}
 	return false, c.refusal("nova", err)
 }

@@ -11,6 +11,8 @@ import (
 
 	"github.com/gophercloud/gophercloud/v2"
 	"golang.org/x/sync/singleflight"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/secret"
 )
 
 const (
@@ -67,7 +69,7 @@ func (p *projects) get(ctx context.Context, id string) (project, error) {
 			return project{}, err
 		}
 		if err != nil {
-			return project{}, fmt.Errorf("keystone project %s: %w", clip(id), p.client.explain(err))
+			return project{}, fmt.Errorf("keystone project %s: %w", secret.Clip(id, maxShown), p.client.explain(err))
 		}
 		p.client.has(rightProjects)
 		p.mu.Lock()

@@ -194,10 +194,5 @@ func nullable(raw json.RawMessage, into *string) error {
 	return json.Unmarshal(raw, into)
 }
 
-// clip keeps what the cloud sent from filling a log.
-func clip(s string) string {
-	if len(s) > 200 {
-		return s[:200] + "..."
-	}
-	return s
-}
+// maxShown is how many bytes of a text that the cloud sent an error shows.
+const maxShown = 200

@@ -35,14 +35,23 @@ func readFile(path string, limit int64, check func(f *os.File, path string) erro
 	if err := check(f, path); err != nil {
 		return nil, err // it names the path
 	}
-	data, err := io.ReadAll(io.LimitReader(f, limit+1))
+	data, err := ReadAll(f, limit)
 	if err != nil {
 		return nil, FileError(path, err)
 	}
-	if int64(len(data)) > limit {
-		return nil, FileError(path, fmt.Errorf("is longer than %d bytes", limit))
-	}
 	return data, nil
+}
+
+// ErrTooLong is the error for a file or a body that has more bytes than its limit.
+var ErrTooLong = errors.New("is longer than")
+
+// ReadAll reads r to its end. It returns an [ErrTooLong] if r has more than limit bytes.
+func ReadAll(r io.Reader, limit int64) ([]byte, error) {
+	data, err := io.ReadAll(io.LimitReader(r, limit+1))
+	if err == nil && int64(len(data)) > limit {
+		return nil, fmt.Errorf("%w %d bytes", ErrTooLong, limit)
+	}
+	return data, err
 }
 
 // FileError gives what went wrong with a file its path, once. It shows no path that

@@ -93,6 +93,15 @@ func Show(s string) string {
 // Quote is the value in quotes if it can be shown, else [Hidden].
 func Quote(s string) string { return Values(strconv.Quote(s)) }
 
+// Clip returns the first most bytes of a text that another program sent, with ? for what
+// is not UTF-8, and "..." at the end if the text is longer.
+func Clip(s string, most int) string {
+	if len(s) > most {
+		return strings.ToValidUTF8(s[:most], "?") + "..."
+	}
+	return strings.ToValidUTF8(s, "?")
+}
+
 // Printable returns the first 64 bytes of a client's text, with ? for each that is not
 // printable ASCII, for an answer or a log line.
 func Printable(s string) string {

@@ -135,6 +135,20 @@ func TestReadFile(t *testing.T) {
 	}
 }
 
+func TestClip(t *testing.T) {
+	for text, want := range map[string]string{
+		"":           "",
+		"four":       "four",
+		"fours":      "four...",
+		"b\xffd":     "b?d",
+		"cut\u00e9x": "cut?...",
+	} {
+		if got := secret.Clip(text, 4); got != want {
+			t.Errorf("%q: %q, want %q", text, got, want)
+		}
+	}
+}
+
 func TestPrintable(t *testing.T) {
 	for text, want := range map[string]string{
 		"":                       "",

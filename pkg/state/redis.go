@@ -800,14 +800,11 @@ func (r *Redis) Scan(ctx context.Context, prefix string, visit func(key string, 
 			return nil
 		}
 		if _, err := strconv.ParseUint(next, 10, 64); err != nil || next == cursor || len(seen) > redisScan {
-			return r.explain(ctx, fmt.Errorf("answered %q for the next of %d keys", clip(next), len(seen)))
+			return r.explain(ctx, fmt.Errorf("answered %q for the next of %d keys", secret.Clip(next, 100), len(seen)))
 		}
 		cursor = next
 	}
 }
-
-// clip is what of an answer may stand in an error.
-func clip(s string) string { return s[:min(len(s), 100)] }
 
 type redisEntry struct {
 	key   string
