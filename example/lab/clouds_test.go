@@ -162,7 +162,11 @@ func TestSameAsOpenStackSDKAtKeystone(t *testing.T) {
 				t.Fatal("openstacksdk did not log in")
 			}
 
-			c, err := openstack.New(openstack.Config{Lookup: openstack.LookupAuto, Timeout: 10 * time.Second, MaxConcurrent: 8}, openstack.Options{})
+			plan, err := openstack.Config{Lookup: openstack.LookupAuto, Timeout: 10 * time.Second, MaxConcurrent: 8}.Plan()
+			if err != nil {
+				t.Fatal(err)
+			}
+			c, err := openstack.New(plan, openstack.Options{})
 			if err != nil {
 				t.Fatal(err)
 			}

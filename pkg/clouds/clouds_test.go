@@ -141,7 +141,7 @@ func TestErrors(t *testing.T) {
 		{"another system scope", "{auth: {auth_url: 'http://x', username: u, password: p, system_scope: some}}", []string{"auth.system_scope", "all"}},
 		{"a region that is not listed", "{regions: [one, two], auth: {" + login + "}}", []string{`region "three" is not one of the cloud's: one, two`}},
 		{"a region without a name", "{regions: [{values: {}}], auth: {" + login + "}}", []string{"regions[0]", "no name"}},
-		{"an interface that there is not", "{interface: intern, auth: {" + login + "}}", []string{"clouds.mine.interface", `"intern" is none of public, internal, admin`}},
+		{"an interface that there is not", "{interface: intern, auth: {" + login + "}}", []string{"clouds.mine.interface", `"intern" is not one of public, internal, admin`}},
 		{"a closed cloud", "{profile: betacloud, auth: {" + login + "}}", []string{"clouds.mine.profile", "betacloud", "ended"}},
 		{"a key to fill in that is not there", "{auth: {auth_url: 'https://{zone}.example.com', username: u, password: p}}", []string{"clouds.mine.auth.auth_url", "no key zone"}},
 		{"auth that is no mapping", "{auth: word}", []string{"clouds.mine.auth", "not a mapping"}},

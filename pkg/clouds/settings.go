@@ -331,7 +331,7 @@ func (s *settings) interfaces() ([]string, error) {
 	for _, item := range items {
 		face := strings.TrimSuffix(item.text, "URL")
 		if !slices.Contains([]string{"public", "internal", "admin"}, face) {
-			return nil, fmt.Errorf("%s: %s is none of public, internal, admin", item.path, secret.Quote(item.text))
+			return nil, fmt.Errorf("%s: %s is not one of public, internal, admin", item.path, secret.Quote(item.text))
 		}
 		all = append(all, face)
 	}

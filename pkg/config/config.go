@@ -76,6 +76,8 @@ type Config struct {
 	// Hash identifies the file's content: the first 12 hexadecimal digits of its
 	// SHA-256.
 	Hash string `yaml:"-"`
+	// Cloud is OpenStack, checked.
+	Cloud openstack.Plan `yaml:"-"`
 	// RoleSet is Roles, compiled.
 	RoleSet attest.Policy `yaml:"-"`
 	// SigningKeys are those of auth.signingKeyFile, read.
@@ -348,7 +350,9 @@ func (c *Config) validate() error {
 	if c.State.Type == state.TypeRedis && len(c.Keys.EncryptionKeyFile) == 0 {
 		add("keys.encryptionKeyFile", errors.New("is required for state.type redis, with auth.signingKeyFile too: it seals the keys and the denied instances from those who can read or write Redis (make one with: openssl rand -base64 32)"))
 	}
-	add("openstack", c.OpenStack.Validate())
+	cloud, err := c.OpenStack.Plan()
+	add("openstack", err)
+	c.Cloud = cloud
 	add("throttle.perAddress", c.Throttle.PerAddress.Validate())
 	add("throttle.perInstance", c.Throttle.PerInstance.Validate())
 	add("admin.socket", listen.ValidateSocket(c.Admin.Socket))

@@ -86,7 +86,7 @@ func (c *Client) Caller(ctx context.Context, token string, from netip.Addr) (use
 	if userID, ok := c.callers.remembered(hash); ok {
 		return userID, nobody(userID)
 	}
-	userID, err = share(ctx, c, &c.callers.calls, string(hash[:]), c.cfg.Timeout, func(ctx context.Context) (string, error) {
+	userID, err = share(ctx, c, &c.callers.calls, string(hash[:]), c.plan.timeout, func(ctx context.Context) (string, error) {
 		return c.callers.ask(ctx, hash, token, from)
 	})
 	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {

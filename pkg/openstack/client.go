@@ -64,7 +64,7 @@ type Options struct {
 // Client asks one cloud. It logs in when it is first needed, and again when
 // Nova says so.
 type Client struct {
-	cfg       Config
+	plan      Plan
 	creds     credentials
 	log       *slog.Logger
 	userAgent string
@@ -121,8 +121,11 @@ type Info struct {
 }
 
 // New reads the credentials; it makes no call.
-func New(cfg Config, opts Options) (*Client, error) {
-	creds, err := cfg.credentials()
+func New(plan Plan, opts Options) (*Client, error) {
+	if plan.timeout == 0 {
+		return nil, errors.New("the plan of the cloud was not made by Config.Plan")
+	}
+	creds, err := plan.credentials()
 	if err != nil {
 		return nil, err
 	}
@@ -133,12 +136,12 @@ func New(cfg Config, opts Options) (*Client, error) {
 		opts.Log = slog.New(slog.DiscardHandler)
 	}
 	c := &Client{
-		cfg: cfg, creds: creds, log: opts.Log, userAgent: opts.UserAgent, now: opts.Now,
-		transport: newTransport(cfg, creds, opts.Observe),
+		plan: plan, creds: creds, log: opts.Log, userAgent: opts.UserAgent, now: opts.Now,
+		transport: newTransport(plan, creds, opts.Observe),
 	}
 	c.logins.now = opts.Now
 	c.life, c.end = context.WithCancel(context.Background())
-	c.lookups = newLookups(c.fetch, cfg, opts.Now)
+	c.lookups = newLookups(c.fetch, plan, opts.Now)
 	c.seen = newTTLCache[attest.InstanceID, struct{}](seenFor, seenSize)
 	c.callers, c.wantsCallers = newCallers(c, opts.Callers), len(opts.Callers) > 0
 	if opts.ProjectNames {
@@ -194,7 +197,7 @@ func (c *Client) Connect(ctx context.Context) (Info, error) {
 // Check reports whether Keystone and Nova answer now, by a lookup of an
 // instance that does not exist.
 func (c *Client) Check(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, c.cfg.Timeout)
+	ctx, cancel := context.WithTimeout(ctx, c.plan.timeout)
 	defer cancel()
 	id, err := attest.ParseInstanceID(probeID())
 	if err != nil {
@@ -265,7 +268,7 @@ func (c *Client) connected() (*session, error) {
 
 // connectTimeout leaves room for the calls of a first login: two documents of versions, the
 // login, as many as four to find the way of the lookup, and two for other rights.
-func (c *Client) connectTimeout() time.Duration { return 9 * c.cfg.Timeout }
+func (c *Client) connectTimeout() time.Duration { return 9 * c.plan.timeout }
 
 // login signs in at Keystone, finds Nova, and probes what the account may do.
 func (c *Client) login(ctx context.Context) (*session, error) {
@@ -381,7 +384,7 @@ func (c *Client) shorten(err error) error {
 	case errors.As(err, &ue) && ue.Timeout():
 		return fmt.Errorf("%s %s: no answer in time", ue.Op, ue.URL)
 	case errors.Is(err, context.DeadlineExceeded):
-		return fmt.Errorf("no answer within %v", c.cfg.Timeout)
+		return fmt.Errorf("no answer within %v", c.plan.timeout)
 	}
 	return err
 }

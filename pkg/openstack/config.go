@@ -2,8 +2,10 @@ package openstack
 
 import (
 	"errors"
+	"slices"
 	"time"
 
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/clouds"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/problem"
 )
 
@@ -42,18 +44,22 @@ const (
 	LookupList = "list"
 )
 
-// Validate reports every problem, each beginning with its key.
-func (c Config) Validate() error {
+// Plan is a [Config] that was checked: what [New] makes a client of. [New] refuses its zero value.
+type Plan struct {
+	query         clouds.Query
+	lookup        string
+	timeout       time.Duration
+	maxConcurrent int
+}
+
+// Plan checks the configuration. The error joins all problems ([problem.List]).
+func (c Config) Plan() (Plan, error) {
 	var problems []error
-	switch c.Interface {
-	case "", "public", "internal", "admin":
-	default:
-		problems = append(problems, problem.Errorf("interface", "%q is none of public, internal, admin", c.Interface))
+	if !slices.Contains([]string{"", "public", "internal", "admin"}, c.Interface) {
+		problems = append(problems, problem.Errorf("interface", "%q is not one of public, internal, admin", c.Interface))
 	}
-	switch c.Lookup {
-	case LookupAuto, LookupShow, LookupList:
-	default:
-		problems = append(problems, problem.Errorf("lookup", "%q is none of auto, show, list", c.Lookup))
+	if !slices.Contains([]string{LookupAuto, LookupShow, LookupList}, c.Lookup) {
+		problems = append(problems, problem.Errorf("lookup", "%q is not one of auto, show, list", c.Lookup))
 	}
 	if c.Timeout < 100*time.Millisecond || c.Timeout > 30*time.Second {
 		problems = append(problems, problem.Errorf("timeout", "%v is not in 100ms to 30s", c.Timeout))
@@ -61,5 +67,11 @@ func (c Config) Validate() error {
 	if c.MaxConcurrent < 1 || c.MaxConcurrent > 4096 {
 		problems = append(problems, problem.Errorf("maxConcurrent", "%d is not in 1 to 4096", c.MaxConcurrent))
 	}
-	return errors.Join(problems...)
+	if len(problems) > 0 {
+		return Plan{}, errors.Join(problems...)
+	}
+	return Plan{
+		query:  clouds.Query{Cloud: c.Cloud, File: c.CloudsFile, Region: c.Region, Interface: c.Interface},
+		lookup: c.Lookup, timeout: c.Timeout, maxConcurrent: c.MaxConcurrent,
+	}, nil
 }

@@ -332,7 +332,7 @@ clouds:
 			cfg.Cloud, cfg.Region, cfg.Interface = test.cfg.Cloud, test.cfg.Region, test.cfg.Interface
 			cfg.CloudsFile = fill(test.cfg.CloudsFile, f, dir)
 
-			c, err := openstack.New(cfg, openstack.Options{})
+			c, err := tryNew(t, cfg, openstack.Options{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -509,7 +509,7 @@ func TestLoginThatCannotSucceed(t *testing.T) {
 			cfg := config()
 			cfg.Cloud, cfg.Interface, cfg.CloudsFile = test.cfg.Cloud, test.cfg.Interface, fill(test.cfg.CloudsFile, f, dir)
 
-			c, err := openstack.New(cfg, openstack.Options{})
+			c, err := tryNew(t, cfg, openstack.Options{})
 			if test.atNew != (err != nil) {
 				t.Fatalf("New gave the error %v, want one: %t", err, test.atNew)
 			}
@@ -562,7 +562,7 @@ func TestPrivateAuthority(t *testing.T) {
 		writeFiles(t, ".", map[string]string{"clouds.yaml": strings.Replace(fill(cloudsYAML, f, ""), "region_name: RegionOne", "cacert: "+ca, 1)})
 		cfg := config()
 		cfg.Cloud = "mine"
-		c, err := openstack.New(cfg, openstack.Options{})
+		c, err := tryNew(t, cfg, openstack.Options{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -598,7 +598,7 @@ func TestPrivateAuthority(t *testing.T) {
 func newFrom(t *testing.T, env map[string]string) *openstack.Client {
 	t.Helper()
 	setenv(t, env)
-	c, err := openstack.New(config(), openstack.Options{})
+	c, err := tryNew(t, config(), openstack.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -54,7 +54,7 @@ func TestAnswersWithSecrets(t *testing.T) {
 			t.Setenv("OS_PASSWORD", word)
 			t.Setenv("OS_PROJECT_NAME", "service")
 			var log strings.Builder
-			client, err := openstack.New(config(), openstack.Options{Log: slog.New(slog.NewTextHandler(&log, nil))})
+			client, err := tryNew(t, config(), openstack.Options{Log: slog.New(slog.NewTextHandler(&log, nil))})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -27,8 +27,8 @@ type credentials struct {
 	tls  *tls.Config
 }
 
-func (c Config) credentials() (credentials, error) {
-	found, err := clouds.Read(clouds.Query{Cloud: c.Cloud, File: c.CloudsFile, Region: c.Region, Interface: c.Interface}, os.Environ())
+func (p Plan) credentials() (credentials, error) {
+	found, err := clouds.Read(p.query, os.Environ())
 	if err != nil {
 		return credentials{}, hideValues(err)
 	}
@@ -120,7 +120,7 @@ func (g *grant) scoped() bool { return g.Project != nil || g.Domain != nil || le
 
 // provider is a new client for the calls of one login. It has no token yet.
 func (c *Client) newProvider() *gophercloud.ProviderClient {
-	p := &gophercloud.ProviderClient{HTTPClient: newHTTPClient(c.cfg, c.transport)}
+	p := &gophercloud.ProviderClient{HTTPClient: newHTTPClient(c.plan, c.transport)}
 	p.UseTokenLock()
 	if c.userAgent != "" {
 		p.UserAgent.Prepend(c.userAgent)
@@ -161,7 +161,7 @@ func (c *Client) guardLogins(provider *gophercloud.ProviderClient, keystone stri
 		if now.Sub(last) < pauseUnreachable {
 			return errors.New("nova refuses a token that keystone issued within the last second")
 		}
-		ctx, cancel := context.WithTimeout(c.life, c.cfg.Timeout)
+		ctx, cancel := context.WithTimeout(c.life, c.plan.timeout)
 		defer cancel()
 		again := c.newProvider()
 		if _, err := c.signIn(ctx, again, keystone); err != nil {

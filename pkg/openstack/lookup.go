@@ -196,16 +196,16 @@ type flight struct {
 
 var errClosed = errors.New("the server is stopping")
 
-func newLookups(ask func(context.Context, attest.InstanceID) (attest.Instance, error), cfg Config, now func() time.Time) *lookups {
+func newLookups(ask func(context.Context, attest.InstanceID) (attest.Instance, error), plan Plan, now func() time.Time) *lookups {
 	l := &lookups{
-		ask: ask, timeout: cfg.Timeout, now: now,
-		all:     cfg.MaxConcurrent,
-		open:    max(1, cfg.MaxConcurrent-cfg.MaxConcurrent/reservedPart),
+		ask: ask, timeout: plan.timeout, now: now,
+		all:     plan.maxConcurrent,
+		open:    max(1, plan.maxConcurrent-plan.maxConcurrent/reservedPart),
 		flights: map[question]*flight{},
 		found:   newTTLCache[attest.InstanceID, attest.Instance](freshFor, cacheSize),
 		unknown: newTTLCache[attest.InstanceID, struct{}](unknownFor, cacheSize),
 	}
-	l.gate = ratelimit.NewGate(ratelimit.GateConfig{All: cfg.MaxConcurrent, Open: l.open, Each: perCaller, Waiting: lookupQueue})
+	l.gate = ratelimit.NewGate(ratelimit.GateConfig{All: plan.maxConcurrent, Open: l.open, Each: perCaller, Waiting: lookupQueue})
 	l.life, l.end = context.WithCancel(context.Background())
 	return l
 }

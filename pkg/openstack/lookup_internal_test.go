@@ -81,7 +81,7 @@ func caller(n int) netip.Addr { return netip.AddrFrom4([4]byte{198, 18, byte(n >
 func inBubble(t *testing.T, n *nova, concurrent int, test func(t *testing.T, l *lookups)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		l := newLookups(n.ask, Config{Timeout: 3 * time.Second, MaxConcurrent: concurrent}, time.Now)
+		l := newLookups(n.ask, Plan{timeout: 3 * time.Second, maxConcurrent: concurrent}, time.Now)
 		defer func() {
 			l.close()
 			if l.inFlight() != 0 || len(l.flights) != 0 {
@@ -403,7 +403,7 @@ func TestLaterVerdictReplacesTheEarlier(t *testing.T) {
 func TestCloseEndsAllFlights(t *testing.T) {
 	n := &nova{takes: time.Hour}
 	synctest.Test(t, func(t *testing.T) {
-		l := newLookups(n.ask, Config{Timeout: time.Minute, MaxConcurrent: 64}, time.Now)
+		l := newLookups(n.ask, Plan{timeout: time.Minute, maxConcurrent: 64}, time.Now)
 		var asking sync.WaitGroup
 		for i := range 10 {
 			asking.Go(func() {

@@ -93,14 +93,14 @@ func (c *Client) probeAgain(ctx context.Context, s *session) (*session, error) {
 // little: it looks for the server first, and asks its policy then. Its lists ask the policy
 // first.
 func (c *Client) probeLookup(ctx context.Context, s *session) error {
-	if c.cfg.Lookup == LookupShow {
+	if c.plan.lookup == LookupShow {
 		return c.probeShow(ctx, s)
 	}
 	found, err := s.listServers(ctx, probeID())
 	switch all, err := c.granted(s, err); {
 	case err != nil:
 		return err
-	case !all && c.cfg.Lookup == LookupList:
+	case !all && c.plan.lookup == LookupList:
 		return s.refusedList(policyAllTenants)
 	case !all:
 		return c.probeShow(ctx, s)
@@ -108,7 +108,7 @@ func (c *Client) probeLookup(ctx context.Context, s *session) error {
 		return s.refusedFilter()
 	}
 	s.use(LookupList, "of all projects (list)", false)
-	if c.cfg.Lookup == LookupList {
+	if c.plan.lookup == LookupList {
 		return nil
 	}
 	// An admin is shown the servers of a cell that is down, too, which a list leaves out.
@@ -129,7 +129,7 @@ func (c *Client) probeLookup(ctx context.Context, s *session) error {
 
 func (c *Client) probeShow(ctx context.Context, s *session) error {
 	own := "of project " + s.holder.project + " alone"
-	if c.cfg.Lookup == LookupAuto {
+	if c.plan.lookup == LookupAuto {
 		own += fmt.Sprintf("; all others will be unknown (the right to list all projects, policy %s, is missing)", policyAllTenants)
 	}
 	s.use(LookupShow, own, true)
@@ -158,7 +158,7 @@ func (c *Client) probeShow(ctx context.Context, s *session) error {
 	switch {
 	case err != nil || lists:
 		return err
-	case c.cfg.Lookup == LookupAuto:
+	case c.plan.lookup == LookupAuto:
 		return s.refusedList(policyDetail)
 	}
 	// The policy of showing is the same by default, and can be another.

@@ -56,7 +56,7 @@ func (p *projects) get(ctx context.Context, id string) (project, error) {
 	if ok {
 		return known, nil
 	}
-	return share(ctx, p.client, &p.calls, id, p.client.cfg.Timeout, func(ctx context.Context) (project, error) {
+	return share(ctx, p.client, &p.calls, id, p.client.plan.timeout, func(ctx context.Context) (project, error) {
 		began := p.client.now()
 		s, err := p.client.connect(ctx)
 		if err != nil {

@@ -142,12 +142,22 @@ func config() openstack.Config {
 	return openstack.Config{Lookup: openstack.LookupAuto, Timeout: 5 * time.Second, MaxConcurrent: 64}
 }
 
+// tryNew makes a client of a configuration that is right in itself.
+func tryNew(t *testing.T, cfg openstack.Config, opts openstack.Options) (*openstack.Client, error) {
+	t.Helper()
+	plan, err := cfg.Plan()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return openstack.New(plan, opts)
+}
+
 // newClient gives a client with the credentials of env, closed at the end.
 func newClient(t *testing.T, env map[string]string, cfg openstack.Config, opts openstack.Options) *openstack.Client {
 	t.Helper()
 	cleanEnvironment(t)
 	setenv(t, env)
-	c, err := openstack.New(cfg, opts)
+	c, err := tryNew(t, cfg, opts)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -178,7 +178,7 @@ func (row sdkRow) send(t *testing.T, cloud *sdkCloud, dir string) (reached, erro
 	t.Chdir(dir)
 	cfg := config()
 	cfg.Cloud, cfg.Region, cfg.Interface = row.cloud, row.region, row.face
-	c, err := openstack.New(cfg, openstack.Options{})
+	c, err := tryNew(t, cfg, openstack.Options{})
 	if err != nil {
 		return reached{}, err
 	}

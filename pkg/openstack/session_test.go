@@ -389,7 +389,7 @@ func TestCloseEndsEverything(t *testing.T) {
 			ids := manyServers(t, cloud, 20)
 			before := runtime.NumGoroutine()
 			cfg := config()
-			cfg.Timeout, cfg.MaxConcurrent = time.Minute, 2
+			cfg.Timeout, cfg.MaxConcurrent = 30*time.Second, 2
 			c := newClient(t, as("admin", "admin", cloud.AuthURL()), cfg, openstack.Options{})
 			if test.connect {
 				connect(t, c)

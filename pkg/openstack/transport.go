@@ -80,17 +80,17 @@ func (t *transport) mayGo(r *http.Request) bool {
 	return t.allowed[r.URL.Scheme+"://"+r.URL.Host]
 }
 
-func newTransport(cfg Config, creds credentials, observe Observer) *transport {
+func newTransport(plan Plan, creds credentials, observe Observer) *transport {
 	base := &http.Transport{
 		Proxy:                  proxyFromEnvironment,
 		TLSClientConfig:        creds.tls,
-		DialContext:            (&net.Dialer{Timeout: cfg.Timeout, KeepAlive: 30 * time.Second}).DialContext,
-		TLSHandshakeTimeout:    cfg.Timeout,
-		ResponseHeaderTimeout:  cfg.Timeout,
+		DialContext:            (&net.Dialer{Timeout: plan.timeout, KeepAlive: 30 * time.Second}).DialContext,
+		TLSHandshakeTimeout:    plan.timeout,
+		ResponseHeaderTimeout:  plan.timeout,
 		IdleConnTimeout:        90 * time.Second,
-		MaxIdleConns:           2 * cfg.MaxConcurrent,
-		MaxIdleConnsPerHost:    cfg.MaxConcurrent,
-		MaxConnsPerHost:        2*cfg.MaxConcurrent + 2*callerChecks, // Keystone and Nova can be one host
+		MaxIdleConns:           2 * plan.maxConcurrent,
+		MaxIdleConnsPerHost:    plan.maxConcurrent,
+		MaxConnsPerHost:        2*plan.maxConcurrent + 2*callerChecks, // Keystone and Nova can be one host
 		MaxResponseHeaderBytes: 64 << 10,
 		ForceAttemptHTTP2:      true,
 	}
@@ -144,11 +144,11 @@ func (b *boundedBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func newHTTPClient(cfg Config, t *transport) http.Client {
+func newHTTPClient(plan Plan, t *transport) http.Client {
 	return http.Client{
 		Transport: t,
 		// gophercloud makes some calls without a context.
-		Timeout:       cfg.Timeout,
+		Timeout:       plan.timeout,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return errRedirect },
 	}
 }

@@ -86,7 +86,11 @@ func newRegion(t *testing.T, changes ...func(*scene)) *region {
 	if err := os.WriteFile(clouds, []byte(strings.Replace(cloudsFile, "%s", cloud.AuthURL(), 1)), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	client, err := openstack.New(openstack.Config{Cloud: "test", CloudsFile: clouds, Lookup: openstack.LookupAuto, Timeout: 3 * time.Second, MaxConcurrent: 16}, openstack.Options{Now: r.now, Callers: []string{novaUser}})
+	plan, err := openstack.Config{Cloud: "test", CloudsFile: clouds, Lookup: openstack.LookupAuto, Timeout: 3 * time.Second, MaxConcurrent: 16}.Plan()
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, err := openstack.New(plan, openstack.Options{Now: r.now, Callers: []string{novaUser}})
 	if err != nil {
 		t.Fatal(err)
 	}
