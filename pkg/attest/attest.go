@@ -214,7 +214,7 @@ func (a *Attestor) Roles(ctx context.Context, id InstanceID, e Evidence) ([]Role
 	if err := a.checkDenial(ctx, in.ID); err != nil {
 		return nil, in, err
 	}
-	return names, in, checkStatus(in)
+	return names, in, checkPhase(in)
 }
 
 // Vouched is an instance that Nova itself spoke for. Only [Attestor.Vouch] makes
@@ -245,7 +245,7 @@ func (v Vouched) MayHaveToken() error {
 // under way and nothing runs that could have asked for itself: a config drive is
 // made then.
 func (v Vouched) Launched() time.Time {
-	if launching(v.instance.TaskState) {
+	if v.instance.Launching {
 		return time.Time{}
 	}
 	return v.instance.Launched
@@ -267,7 +267,7 @@ func (a *Attestor) Vouch(ctx context.Context, id InstanceID, project string) (Vo
 		return Vouched{}, in, err
 	}
 	// One that changes will run.
-	if err := checkStatus(in); isVerdict(err) {
+	if err := checkPhase(in); isVerdict(err) {
 		return Vouched{}, in, err
 	}
 	return Vouched{in, a.Policy.agentsLimited}, in, nil
@@ -349,7 +349,7 @@ func (a *Attestor) admit(ctx context.Context, role Role, in Instance, counters [
 	if err := a.checkDenial(ctx, in.ID); err != nil {
 		return nil, err
 	}
-	if err := checkStatus(in); err != nil {
+	if err := checkPhase(in); err != nil {
 		return nil, err
 	}
 	for _, c := range counters {
@@ -394,7 +394,7 @@ func (w Window) open(in Instance, now time.Time) (time.Time, error) {
 		start = in.Launched
 		if start.IsZero() {
 			// What ended before its first launch will never have one.
-			if err := checkStatus(in); err != nil {
+			if err := checkPhase(in); err != nil {
 				return start, err
 			}
 			return start, &NotYet{InstanceChanging, "the instance was never launched", changingFor}

@@ -175,49 +175,44 @@ func TestAnUnknownRoleMakesNoLookup(t *testing.T) {
 }
 
 func TestWindow(t *testing.T) {
-	const period = 5 * time.Minute
+	const period, running = 5 * time.Minute, attest.PhaseRunning
 	var never time.Time
 	tests := []struct {
 		name              string
 		since             attest.Since
 		created, launched time.Time
-		status            string // ACTIVE if empty
+		phase             attest.Phase
 		now               time.Time
 		want              string
 	}{
-		{"at the end", attest.SinceCreated, created, created, "", created.Add(period), no(attest.WindowClosed)},
-		{"long after", attest.SinceCreated, created, created, "", created.Add(1000 * time.Hour), no(attest.WindowClosed)},
-		{"a launch does not move the creation", attest.SinceCreated, created, created.Add(period), "", created.Add(period), no(attest.WindowClosed)},
-		{"the creation does not count, the launch is over", attest.SinceLaunched, created.Add(time.Hour), created, "", created.Add(period), no(attest.WindowClosed)},
-		{"over and switched off: the window comes first", attest.SinceCreated, created, created, "SHUTOFF", created.Add(period), no(attest.WindowClosed)},
-		{"over and building: the window comes first", attest.SinceCreated, created, never, "BUILD", created.Add(period), no(attest.WindowClosed)},
+		{"at the end", attest.SinceCreated, created, created, running, created.Add(period), no(attest.WindowClosed)},
+		{"long after", attest.SinceCreated, created, created, running, created.Add(1000 * time.Hour), no(attest.WindowClosed)},
+		{"a launch does not move the creation", attest.SinceCreated, created, created.Add(period), running, created.Add(period), no(attest.WindowClosed)},
+		{"the creation does not count, the launch is over", attest.SinceLaunched, created.Add(time.Hour), created, running, created.Add(period), no(attest.WindowClosed)},
+		{"over and switched off: the window comes first", attest.SinceCreated, created, created, attest.PhaseInactive, created.Add(period), no(attest.WindowClosed)},
+		{"over and building: the window comes first", attest.SinceCreated, created, never, attest.PhaseBuilding, created.Add(period), no(attest.WindowClosed)},
 
-		{"created more than a minute ahead", attest.SinceCreated, created, created, "", created.Add(-time.Minute - 1), broken(attest.CloudUnavailable)},
-		{"launched more than a minute ahead", attest.SinceLaunched, created.Add(-time.Hour), created, "", created.Add(-time.Minute - 1), broken(attest.CloudUnavailable)},
-		{"created years ahead", attest.SinceCreated, created, created, "", created.AddDate(-30, 0, 0), broken(attest.CloudUnavailable)},
+		{"created more than a minute ahead", attest.SinceCreated, created, created, running, created.Add(-time.Minute - 1), broken(attest.CloudUnavailable)},
+		{"launched more than a minute ahead", attest.SinceLaunched, created.Add(-time.Hour), created, running, created.Add(-time.Minute - 1), broken(attest.CloudUnavailable)},
+		{"created years ahead", attest.SinceCreated, created, created, running, created.AddDate(-30, 0, 0), broken(attest.CloudUnavailable)},
 
-		{"never launched, building", attest.SinceLaunched, created, never, "BUILD", created, later(attest.InstanceChanging)},
-		{"never launched, building for long", attest.SinceLaunched, created, never, "BUILD", created.Add(time.Hour), later(attest.InstanceChanging)},
-		{"never launched, though active", attest.SinceLaunched, created, never, "ACTIVE", created, later(attest.InstanceChanging)},
-		{"never launched, in error", attest.SinceLaunched, created, never, "ERROR", created, no(attest.StatusDenied)},
-		{"never launched, deleted", attest.SinceLaunched, created, never, "DELETED", created, no(attest.StatusDenied)},
-		{"never launched, soon deleted", attest.SinceLaunched, created, never, "SOFT_DELETED", created, no(attest.StatusDenied)},
-		{"never launched, switched off", attest.SinceLaunched, created, never, "SHUTOFF", created, no(attest.StatusDenied)},
+		{"never launched, building", attest.SinceLaunched, created, never, attest.PhaseBuilding, created, later(attest.InstanceChanging)},
+		{"never launched, building for long", attest.SinceLaunched, created, never, attest.PhaseBuilding, created.Add(time.Hour), later(attest.InstanceChanging)},
+		{"never launched, though active", attest.SinceLaunched, created, never, running, created, later(attest.InstanceChanging)},
+		{"never launched, inactive", attest.SinceLaunched, created, never, attest.PhaseInactive, created, no(attest.StatusDenied)},
 
-		{"at the start", attest.SinceCreated, created, created, "", created, granted},
-		{"the last moment", attest.SinceCreated, created, created, "", created.Add(period - 1), granted},
-		{"the clocks differ by a minute", attest.SinceCreated, created, created, "", created.Add(-time.Minute), granted},
-		{"the last moment since the launch", attest.SinceLaunched, created.Add(-time.Hour), created, "", created.Add(period - 1), granted},
-		{"never launched, which does not matter", attest.SinceCreated, created, never, "", created, granted},
+		{"at the start", attest.SinceCreated, created, created, running, created, granted},
+		{"the last moment", attest.SinceCreated, created, created, running, created.Add(period - 1), granted},
+		{"the clocks differ by a minute", attest.SinceCreated, created, created, running, created.Add(-time.Minute), granted},
+		{"the last moment since the launch", attest.SinceLaunched, created.Add(-time.Hour), created, running, created.Add(period - 1), granted},
+		{"never launched, which does not matter", attest.SinceCreated, created, never, running, created, granted},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			s := newScene(t)
 			s.window.Since, s.window.Period = tt.since, period
 			s.instance.Created, s.instance.Launched = tt.created, tt.launched
-			if tt.status != "" {
-				s.instance.Status = tt.status
-			}
+			s.instance.Phase = tt.phase
 			s.now = tt.now
 			if got := s.ask(t); got != tt.want {
 				t.Errorf("%s, want %s", got, tt.want)
@@ -288,7 +283,7 @@ func TestWhatSpendsTheAttempt(t *testing.T) {
 	}{
 		{"a stranger's address", func(s *scene) { s.evidence = attest.FromAddress(netip.MustParseAddr("10.20.0.12")) }, no(attest.AddressMismatch), 0},
 		{"a stranger, and the instance is down", func(s *scene) {
-			s.evidence, s.instance.Status = attest.Evidence{}, "ERROR"
+			s.evidence, s.instance.Phase = attest.Evidence{}, attest.PhaseInactive
 		}, no(attest.AddressMismatch), 0},
 		{"a stranger, and the window is closed", func(s *scene) {
 			s.evidence, s.now = attest.Evidence{}, created.Add(time.Hour)
@@ -310,13 +305,13 @@ func TestWhatSpendsTheAttempt(t *testing.T) {
 		}, no(attest.InstanceDenied), 0},
 		{"an operator denied it, and the status denies", func(s *scene) {
 			s.denials.Values = denial(s.instance.ID, "{}")
-			s.instance.Status = "SHUTOFF"
+			s.instance.Phase = attest.PhaseInactive
 		}, no(attest.InstanceDenied), 0},
-		{"the status denies", func(s *scene) { s.instance.Status = "SHUTOFF" }, no(attest.StatusDenied), 0},
+		{"the status denies", func(s *scene) { s.instance.Phase = attest.PhaseInactive }, no(attest.StatusDenied), 0},
 		{"the status denies, and no rule holds", func(s *scene) {
-			s.instance.Status, s.rules = "SHUTOFF", attest.Rules{ProjectID: []string{"of nobody"}}
+			s.instance.Phase, s.rules = attest.PhaseInactive, attest.Rules{ProjectID: []string{"of nobody"}}
 		}, no(attest.StatusDenied), 0},
-		{"the instance is changing", func(s *scene) { s.instance.TaskState = "rebooting" }, later(attest.InstanceChanging), 0},
+		{"the instance is changing", func(s *scene) { s.instance.Phase = attest.PhaseChanging }, later(attest.InstanceChanging), 0},
 		{"no rule holds", func(s *scene) { s.rules = attest.Rules{ProjectID: []string{"of nobody"}} }, no(attest.RuleProjectID), 1},
 		{"granted", func(*scene) {}, granted, 1},
 	}
@@ -353,7 +348,7 @@ func TestADenialComesWithTheRecord(t *testing.T) {
 	for name, spoil := range map[string]func(*scene){
 		"address":  func(s *scene) { s.evidence = attest.Evidence{} },
 		"window":   func(s *scene) { s.now = created.Add(time.Hour) },
-		"status":   func(s *scene) { s.instance.Status = "ERROR" },
+		"status":   func(s *scene) { s.instance.Phase = attest.PhaseInactive },
 		"attempts": func(s *scene) { s.attempts = &attesttest.State{Err: errors.New("disk full")} },
 		"rules":    func(s *scene) { s.rules = attest.Rules{ProjectID: []string{"of nobody"}} },
 	} {
@@ -558,7 +553,7 @@ func TestDetailsNameWhatWasFound(t *testing.T) {
 		"address": {func(s *scene) { s.evidence = attest.FromAddress(netip.MustParseAddr("10.20.0.12")) }, []string{"10.20.0.12", "10.20.0.11"}},
 		"window":  {func(s *scene) { s.now = created.Add(time.Hour) }, []string{"created", "2026-11-23T12:00:00Z", "2026-11-23T12:05:00Z"}},
 		"clock":   {func(s *scene) { s.now = created.Add(-time.Hour) }, []string{"created", "2026-11-23T12:00:00Z"}},
-		"status":  {func(s *scene) { s.instance.Status, s.instance.TaskState = "ERROR", "deleting" }, []string{"ERROR", "deleting"}},
+		"status":  {func(s *scene) { s.instance.Phase, s.instance.State = attest.PhaseInactive, "ERROR with task deleting" }, []string{"ERROR", "deleting"}},
 		"rule":    {func(s *scene) { s.rules = attest.Rules{Metadata: map[string][]string{"role": {"db"}}} }, []string{"metadata.role", `"web"`}},
 		"no key":  {func(s *scene) { s.rules = attest.Rules{Metadata: map[string][]string{"env": {"db"}}} }, []string{"metadata.env", "not set"}},
 	} {

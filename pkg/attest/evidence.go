@@ -154,10 +154,10 @@ func (e Evidence) checkAddress(in Instance) error {
 	switch {
 	case e.offers(ProofAddress) && e.isAt(in):
 		return nil
-	case lags(in) && in.TaskState == "spawning":
-		// The guest may run already, and Nova lists its addresses when it is ACTIVE. It is
-		// the one thing that a caller is told about an instance that may be another's.
-		return checkStatus(in)
+	case building(in) && in.Phase == PhaseSpawning:
+		// The guest may run already, and Nova lists its addresses when it is ACTIVE. This is
+		// the only thing that a caller learns about an instance that may be another's.
+		return checkPhase(in)
 	}
 	return denied(AddressMismatch, "the caller speaks from %s, the instance has %v", e, addrs(in))
 }
@@ -173,15 +173,11 @@ func (e Evidence) checkAgent(in Instance) error {
 		return denied(ProjectMismatch, "the metadata agent says that the project is %q", secret.Clip(e.agent.project, 64))
 	case e.isAt(in) || e.isLinkLocalOf(in):
 		return nil
-	case lags(in):
-		return checkStatus(in)
+	case building(in):
+		return checkPhase(in)
 	}
 	return denied(AddressMismatch, "the metadata agent was asked from %s, the instance has %v", e, addrs(in))
 }
-
-// lags reports whether the record may lag behind the ports: Nova shows no address
-// of an instance that it builds.
-func lags(in Instance) bool { return len(in.Addresses) == 0 && in.Status == "BUILD" }
 
 // isLinkLocalOf reports whether e was seen at the address that IPv6 makes of a
 // MAC of the instance; the metadata agent finds the port by it, too.

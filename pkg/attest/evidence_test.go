@@ -133,22 +133,22 @@ func TestEvidenceSaysWhichAddressIsAProxys(t *testing.T) {
 // the caller is at one of them will be seen.
 func TestAddressOfAnInstanceThatIsBuilt(t *testing.T) {
 	for _, tt := range []struct {
-		name, status, task string
-		has                []attest.Address
-		age                time.Duration
-		want               string
+		name  string
+		phase attest.Phase
+		has   []attest.Address
+		age   time.Duration
+		want  string
 	}{
-		{"spawned, without an address yet", "BUILD", "spawning", nil, 0, later(attest.InstanceChanging)},
-		{"spawned, when the window is over", "BUILD", "spawning", nil, time.Hour, no(attest.WindowClosed)},
-		{"spawned, with another address", "BUILD", "spawning", at("10.20.0.12"), 0, no(attest.AddressMismatch)},
-		{"scheduled: nothing runs yet", "BUILD", "scheduling", nil, 0, no(attest.AddressMismatch)},
-		{"its network is made: nothing runs yet", "BUILD", "networking", nil, 0, no(attest.AddressMismatch)},
-		{"built, without a task", "BUILD", "", nil, 0, no(attest.AddressMismatch)},
-		{"running, without an address", "ACTIVE", "", nil, 0, no(attest.AddressMismatch)},
-		{"failed, without an address", "ERROR", "", nil, 0, no(attest.AddressMismatch)},
+		{"spawning, without an address yet", attest.PhaseSpawning, nil, 0, later(attest.InstanceChanging)},
+		{"spawning, after the window", attest.PhaseSpawning, nil, time.Hour, no(attest.WindowClosed)},
+		{"spawning, with another address", attest.PhaseSpawning, at("10.20.0.12"), 0, no(attest.AddressMismatch)},
+		{"building: nothing runs yet", attest.PhaseBuilding, nil, 0, no(attest.AddressMismatch)},
+		{"changing, without an address", attest.PhaseChanging, nil, 0, no(attest.AddressMismatch)},
+		{"running, without an address", attest.PhaseRunning, nil, 0, no(attest.AddressMismatch)},
+		{"inactive, without an address", attest.PhaseInactive, nil, 0, no(attest.AddressMismatch)},
 	} {
 		s := newScene(t)
-		s.instance.Status, s.instance.TaskState, s.instance.Addresses = tt.status, tt.task, tt.has
+		s.instance.Phase, s.instance.Addresses = tt.phase, tt.has
 		s.instance.Created = s.instance.Created.Add(-tt.age)
 		if got := s.ask(t); got != tt.want {
 			t.Errorf("%s: %s, want %s", tt.name, got, tt.want)

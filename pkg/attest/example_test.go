@@ -29,7 +29,7 @@ func Example() {
 	}
 	cloud := attesttest.Cloud{id: {
 		ID: id, ProjectID: "7e562c1a85814230b973a83db9534b02", Metadata: map[string]string{"role": "web-blue"},
-		Status: "ACTIVE", Created: time.Now(),
+		Phase: attest.PhaseRunning, Created: time.Now(),
 		Addresses: []attest.Address{{Network: "private", Addr: netip.MustParseAddr("10.20.0.11")}},
 	}}
 

@@ -64,8 +64,9 @@ type Instance struct {
 	Zone      string            // OS-EXT-AZ:availability_zone, empty before it is placed
 	Hostname  string            // chosen by the user; "" where Nova does not tell it (before 2.90)
 	Region    string            // of the Nova that was asked
-	Status    string            // Nova's status, in capitals
-	TaskState string            // OS-EXT-STS:task_state, empty when no task runs
+	Phase     Phase
+	State     string // what the cloud calls it, for the operator
+	Launching bool   // a launch is under way, and nothing of the instance runs before it ends
 	Created   time.Time
 	Launched  time.Time // OS-SRV-USG:launched_at; zero until the first launch
 	Addresses []Address

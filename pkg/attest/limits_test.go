@@ -71,7 +71,7 @@ func TestUnlimitedAgentsLeaveTheAddress(t *testing.T) {
 func TestUnlimitedAgentsKeepRetryableErrors(t *testing.T) {
 	s := newScene(t)
 	s.grant.Proof, s.unlimited = []attest.Proof{"document", "address"}, true
-	s.instance.Status, s.instance.TaskState, s.instance.Addresses = "BUILD", "spawning", nil
+	s.instance.Phase, s.instance.Addresses = attest.PhaseSpawning, nil
 	s.evidence = s.evidence.WithDocument(papers(s))
 	if got := s.ask(t); got != later(attest.InstanceChanging) {
 		t.Error(got)

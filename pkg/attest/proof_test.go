@@ -122,7 +122,7 @@ func TestDocument(t *testing.T) {
 			s.instance.Launched = d.Issued.Add(3 * time.Minute)
 		}, no(attest.DocumentVoid)},
 		{"made while BUILD, which goes on", func(s *scene, d *attest.Document) {
-			d.Launched, s.instance.Launched, s.instance.Status, s.instance.TaskState = time.Time{}, time.Time{}, "BUILD", "spawning"
+			d.Launched, s.instance.Launched, s.instance.Phase = time.Time{}, time.Time{}, attest.PhaseSpawning
 		}, later(attest.InstanceChanging)},
 		{"made long after the launch, but without one", func(s *scene, d *attest.Document) {
 			d.Launched, d.Issued, s.instance.Launched = time.Time{}, s.now, s.now.Add(-10*time.Minute)
@@ -131,7 +131,7 @@ func TestDocument(t *testing.T) {
 			s.now = created.Add(24 * time.Hour)
 			d.Expires = s.now.Add(time.Second)
 		}, granted},
-		{"good, but the instance is stopped", func(s *scene, _ *attest.Document) { s.instance.Status = "SHUTOFF" }, no(attest.StatusDenied)},
+		{"good, but the instance is stopped", func(s *scene, _ *attest.Document) { s.instance.Phase = attest.PhaseInactive }, no(attest.StatusDenied)},
 		{"good, but the rules do not hold", func(s *scene, _ *attest.Document) {
 			s.rules = attest.Rules{ProjectID: []string{"other"}}
 		}, no(attest.RuleProjectID)},
@@ -294,10 +294,10 @@ func TestMetadataAgent(t *testing.T) {
 		{"from its address, IPv4 in IPv6", func(s *scene) { s.evidence = agent(s, "::ffff:"+attesttest.Addr.String()) }, granted},
 		{"long after the window", func(s *scene) { s.now = created.Add(1000 * time.Hour) }, granted},
 		{"while BUILD, before Nova knows the address", func(s *scene) {
-			s.instance.Addresses, s.instance.Status, s.instance.TaskState = nil, "BUILD", "spawning"
+			s.instance.Addresses, s.instance.Phase = nil, attest.PhaseSpawning
 		}, later(attest.InstanceChanging)},
 		{"while ACTIVE without an address", func(s *scene) { s.instance.Addresses = nil }, no(attest.AddressMismatch)},
-		{"of a stopped instance", func(s *scene) { s.instance.Status = "SHUTOFF" }, no(attest.StatusDenied)},
+		{"of a stopped instance", func(s *scene) { s.instance.Phase = attest.PhaseInactive }, no(attest.StatusDenied)},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -375,15 +375,15 @@ func TestVouch(t *testing.T) {
 		{"of another project", func(*scene) {}, "other", no(attest.ProjectMismatch)},
 		{"of no project", func(*scene) {}, "", no(attest.ProjectMismatch)},
 		{"of an instance that is gone", func(s *scene) { s.cloud = attesttest.Cloud{} }, "", no(attest.InstanceUnknown)},
-		{"of one in ERROR", func(s *scene) { s.instance.Status = "ERROR" }, "own", no(attest.StatusDenied)},
-		{"of one that is shelved", func(s *scene) { s.instance.Status = "SHELVED_OFFLOADED" }, "own", no(attest.StatusDenied)},
+		{"of one in ERROR", func(s *scene) { s.instance.Phase = attest.PhaseInactive }, "own", no(attest.StatusDenied)},
+		{"of one that is shelved", func(s *scene) { s.instance.Phase = attest.PhaseInactive }, "own", no(attest.StatusDenied)},
 		{"of one that an operator denied", func(s *scene) {
 			s.denials.Values = denial(s.instance.ID, "{}")
 		}, "own", no(attest.InstanceDenied)},
 		{"of one that is built, without an address", func(s *scene) {
-			s.instance.Status, s.instance.TaskState, s.instance.Addresses, s.instance.Launched = "BUILD", "spawning", nil, time.Time{}
+			s.instance.Phase, s.instance.Launching, s.instance.Addresses, s.instance.Launched = attest.PhaseSpawning, true, nil, time.Time{}
 		}, "own", granted},
-		{"of one that is rebuilt", func(s *scene) { s.instance.Status, s.instance.TaskState = "REBUILD", "rebuild_spawning" }, "own", granted},
+		{"of one that is rebuilt", func(s *scene) { s.instance.Phase, s.instance.Launching = attest.PhaseChanging, true }, "own", granted},
 		{"of one that runs, long after its window", func(s *scene) { s.now = created.Add(1000 * time.Hour) }, "own", granted},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -412,7 +412,7 @@ func TestRoles(t *testing.T) {
 	if names, _, err := a.Roles(t.Context(), s.instance.ID, attest.FromAddress(neighbour)); outcome(err) != no(attest.AddressMismatch) || names != nil {
 		t.Errorf("Roles of a stranger = %v, %v", names, err)
 	}
-	s.instance.Status = "SHUTOFF"
+	s.instance.Phase = attest.PhaseInactive
 	if names, _, err := s.attestor(t).Roles(t.Context(), s.instance.ID, agent); outcome(err) != no(attest.StatusDenied) {
 		t.Errorf("Roles of a stopped instance = %v, %v", names, err)
 	}

@@ -10,7 +10,7 @@ import (
 // The window of a zero Role denies, too; this is about the rules alone.
 func TestZeroValueRulesDeny(t *testing.T) {
 	var d *Denied
-	if err := (compiled{}).allow(Instance{Status: "ACTIVE"}); !errors.As(err, &d) {
+	if err := (compiled{}).allow(Instance{Phase: PhaseRunning}); !errors.As(err, &d) {
 		t.Errorf("allow = %v, want a denial", err)
 	}
 	if (patterns{}).match("") {
@@ -23,7 +23,7 @@ func TestZeroValueRulesDeny(t *testing.T) {
 func TestZeroValueWindowDenies(t *testing.T) {
 	now := time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
 	a := &Attestor{State: noAttempts{t}, Now: func() time.Time { return now }}
-	in := Instance{Status: "ACTIVE", Created: now.Add(time.Second)}
+	in := Instance{Phase: PhaseRunning, Created: now.Add(time.Second)}
 	var d *Denied
 	start, err := Window{}.open(in, now)
 	if err == nil {

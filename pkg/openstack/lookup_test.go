@@ -561,7 +561,7 @@ func TestBuildingInstance(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := attest.Instance{
-		ID: instanceID(t, unknown), Name: "probe", Status: "BUILD", TaskState: "spawning", ProjectID: "p", UserID: "u",
+		ID: instanceID(t, unknown), Name: "probe", Phase: attest.PhaseSpawning, State: "BUILD with task spawning", Launching: true, ProjectID: "p", UserID: "u",
 		Created: created, Metadata: map[string]string{}, Hostname: "probe", Region: "RegionOne",
 	}
 	if diff := sameInstance(want, in); diff != "" {

@@ -81,7 +81,7 @@ func (r record) instance() (attest.Instance, error) {
 	}
 	in := attest.Instance{
 		ID: id, Name: *r.Name, ProjectID: *r.TenantID, UserID: *r.UserID,
-		Metadata: present(*r.Metadata), Status: *r.Status, Created: *r.Created,
+		Metadata: present(*r.Metadata), Created: *r.Created,
 		Flavor: r.Flavor.Name, Hostname: r.Hostname,
 	}
 	if err := nullable(r.Zone, &in.Zone); err != nil {
@@ -90,9 +90,11 @@ func (r record) instance() (attest.Instance, error) {
 	if in.ImageID, err = imageID(r.Image); err != nil {
 		return none, fmt.Errorf("the record's image: %w", err)
 	}
-	if err := nullable(r.TaskState, &in.TaskState); err != nil {
+	var task string
+	if err := nullable(r.TaskState, &task); err != nil {
 		return none, fmt.Errorf("the record's task_state: %w", err)
 	}
+	in.Phase, in.State, in.Launching = phase(*r.Status, task), state(*r.Status, task), launching(task)
 	if in.Launched, err = launchedAt(r.Launched); err != nil {
 		return none, fmt.Errorf("the record's launched_at: %w", err)
 	}

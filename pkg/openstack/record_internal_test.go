@@ -59,7 +59,7 @@ func TestRecordedAnswers(t *testing.T) {
 		return all
 	}
 	web := attest.Instance{
-		ID: id("64dfbbdf-552c-4ae7-9dab-666eade6030f"), Name: "web-1", Status: "ACTIVE",
+		ID: id("64dfbbdf-552c-4ae7-9dab-666eade6030f"), Name: "web-1", Phase: attest.PhaseRunning, State: "ACTIVE",
 		ProjectID: "f7a19a7f8c924b0caebdd89e9822a4fb", UserID: "c7831f21b3a247b9b8bacc667b6f96b6", Metadata: map[string]string{"role": "web"},
 		Created: birth, Launched: birth.Add(4 * time.Second), Addresses: at(attest.MAC{0xfa, 0x16, 0x3e, 0x73, 0xce, 0x1b}, "10.20.0.11", "172.24.4.145"),
 		ImageID: "44742495-68d3-4c10-8642-423ed054a9f2", Flavor: "m1.nano", Zone: "nova", Hostname: "web-1",
@@ -72,8 +72,8 @@ func TestRecordedAnswers(t *testing.T) {
 		Created: time.Date(2026, 11, 22, 7, 19, 48, 0, time.UTC), Flavor: "m1.nano", Hostname: "probe",
 	}
 	building, rebuilt := probe, probe
-	building.Status, building.TaskState, building.Metadata = "BUILD", "scheduling", map[string]string{"role": "probe"}
-	rebuilt.Status, rebuilt.Metadata = "ACTIVE", map[string]string{"role": "changed"}
+	building.Phase, building.State, building.Metadata = attest.PhaseBuilding, "BUILD with task scheduling", map[string]string{"role": "probe"}
+	rebuilt.Phase, rebuilt.State, rebuilt.Metadata = attest.PhaseRunning, "ACTIVE", map[string]string{"role": "changed"}
 	rebuilt.Launched = time.Date(2026, 11, 22, 7, 20, 26, 0, time.UTC)
 	rebuilt.Addresses, rebuilt.Zone = at(attest.MAC{0xfa, 0x16, 0x3e, 0x79, 0x54, 0xe5}, "10.20.0.75"), "nova"
 	building.ImageID, rebuilt.ImageID = "00b0d405-def6-4011-ba78-ee6a06692e9d", "24bdb424-4713-4a4c-a173-77004fc13dd1"
@@ -230,7 +230,7 @@ func FuzzRecord(f *testing.F) {
 			}
 			return
 		}
-		if in.ID.IsZero() || in.Status == "" || in.Status == "UNKNOWN" || in.ProjectID == "" || in.UserID == "" || in.Created.IsZero() || in.Metadata == nil {
+		if in.ID.IsZero() || in.State == "" || in.State == "UNKNOWN" || in.ProjectID == "" || in.UserID == "" || in.Created.IsZero() || in.Metadata == nil {
 			t.Errorf("a partial record was accepted: %+v", in)
 		}
 		if again, err := attest.ParseInstanceID(in.ID.String()); err != nil || again != in.ID {

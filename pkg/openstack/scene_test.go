@@ -43,7 +43,7 @@ func webInstance(t *testing.T) attest.Instance {
 	t.Helper()
 	return attest.Instance{
 		ID: instanceID(t, web), Name: "web-1", ProjectID: "workloads-id", UserID: "user-id",
-		Metadata: map[string]string{"role": "web"}, Status: "ACTIVE",
+		Metadata: map[string]string{"role": "web"}, Phase: attest.PhaseRunning, State: "ACTIVE",
 		ImageID: "44742495-68d3-4c10-8642-423ed054a9f2", Flavor: "m1.nano", Zone: "nova", Hostname: "web-1", Region: "RegionOne",
 		Created: created, Launched: created.Add(4 * time.Second),
 		Addresses: []attest.Address{

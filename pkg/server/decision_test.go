@@ -87,8 +87,8 @@ var denials = []struct {
 	{name: "a neighbour's address", reason: attest.AddressMismatch, from: "127.0.0.2"},
 	{name: "an instance without an address", reason: attest.AddressMismatch, spoil: func(s *scene) { s.instance.Addresses = nil }},
 	{name: "a second too late", reason: attest.WindowClosed, spoil: func(s *scene) { s.instance.Created = time.Now().Add(-5*time.Minute - time.Second) }},
-	{name: "an instance that is shut off", reason: attest.StatusDenied, spoil: func(s *scene) { s.instance.Status = "SHUTOFF" }},
-	{name: "an instance that is being deleted", reason: attest.StatusDenied, spoil: func(s *scene) { s.instance.TaskState = "deleting" }},
+	{name: "an instance that is shut off", reason: attest.StatusDenied, spoil: func(s *scene) { s.instance.Phase = attest.PhaseInactive }},
+	{name: "an instance that is being deleted", reason: attest.StatusDenied, spoil: func(s *scene) { s.instance.Phase = attest.PhaseInactive }},
 	{name: "attempts that are used up", reason: attest.AttemptsExhausted, spoil: func(s *scene) { s.attempts = usedUp{} }},
 	{name: "another project", reason: attest.RuleProjectID, spoil: func(s *scene) { s.instance.ProjectID = project + "0" }},
 	{name: "another user", reason: attest.RuleUserID, spoil: func(s *scene) { s.rules.UserID = []string{user[1:]} }},
@@ -199,8 +199,8 @@ func TestTokensAreNotLogged(t *testing.T) {
 
 func TestAnInstanceThatIsNotReady(t *testing.T) {
 	for name, spoil := range map[string]func(*scene){
-		"it is being built":    func(s *scene) { s.instance.Status, s.instance.TaskState = "BUILD", "spawning" },
-		"it reboots":           func(s *scene) { s.instance.Status, s.instance.TaskState = "REBOOT", "rebooting" },
+		"it is being built":    func(s *scene) { s.instance.Phase = attest.PhaseSpawning },
+		"it reboots":           func(s *scene) { s.instance.Phase = attest.PhaseChanging },
 		"it was never started": func(s *scene) { s.window.Since, s.instance.Launched = attest.SinceLaunched, time.Time{} },
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -222,7 +222,7 @@ func TestAnInstanceThatIsNotReady(t *testing.T) {
 	}
 	t.Run("a stranger is not told", func(t *testing.T) {
 		s := newScene(t)
-		s.instance.Status = "BUILD"
+		s.instance.Phase = attest.PhaseBuilding
 		s.open(t).ask(t, other, webForm).wants(t, http.StatusForbidden, "access_denied", "")
 	})
 }
@@ -238,16 +238,15 @@ func TestAnswersToStrangersAreAlike(t *testing.T) {
 		{"another's", func(*scene) {}},
 		{"unknown", func(s *scene) { s.cloud = attesttest.Cloud{} }},
 		{"being built, scheduled", func(s *scene) {
-			s.instance.Status, s.instance.TaskState, s.instance.Addresses, s.instance.Launched = "BUILD", "scheduling", nil, time.Time{}
+			s.instance.Phase, s.instance.Addresses, s.instance.Launched = attest.PhaseBuilding, nil, time.Time{}
 		}},
-		{"being built, with its address", func(s *scene) { s.instance.Status, s.instance.TaskState = "BUILD", "spawning" }},
-		{"rebooting", func(s *scene) { s.instance.TaskState = "rebooting" }},
+		{"being built, with its address", func(s *scene) { s.instance.Phase = attest.PhaseSpawning }},
+		{"rebooting", func(s *scene) { s.instance.Phase = attest.PhaseChanging }},
 		{"rebuilt, without an address", func(s *scene) {
-			s.instance.Status, s.instance.TaskState, s.instance.Addresses = "REBUILD", "rebuilding", nil
+			s.instance.Phase, s.instance.Addresses = attest.PhaseChanging, nil
 		}},
-		{"stopped", func(s *scene) { s.instance.Status = "SHUTOFF" }},
-		{"failed", func(s *scene) { s.instance.Status, s.instance.Addresses = "ERROR", nil }},
-		{"deleted", func(s *scene) { s.instance.Status = "DELETED" }},
+		{"stopped", func(s *scene) { s.instance.Phase = attest.PhaseInactive }},
+		{"failed", func(s *scene) { s.instance.Phase, s.instance.Addresses = attest.PhaseInactive, nil }},
 		{"of a later time", func(s *scene) { s.instance.Created = s.instance.Created.Add(24 * time.Hour) }},
 		{"of another project than the role's", func(s *scene) { s.instance.ProjectID = strings.Repeat("0", 32) }},
 		{"without the metadata of the role", func(s *scene) { s.instance.Metadata = nil }},

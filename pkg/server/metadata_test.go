@@ -326,13 +326,13 @@ func TestStatusesOfTheMetadataService(t *testing.T) {
 	}{
 		{"too often", func(s *scene) { s.instances = ratelimit.Rate{Rate: 0.001, Burst: 1} }, http.StatusConflict},
 		{"not yet", func(s *scene) {
-			s.instance.Status, s.instance.TaskState, s.instance.Addresses = "BUILD", "spawning", nil
+			s.instance.Phase, s.instance.Launching, s.instance.Addresses = attest.PhaseSpawning, true, nil
 		}, http.StatusInternalServerError},
 		{"the cloud is away", func(s *scene) {
 			s.cloud = cloudFunc(func(context.Context) (attest.Instance, error) { return attest.Instance{}, errors.New("away") })
 		}, http.StatusInternalServerError},
 		{"the state is away", func(s *scene) { s.attempts = brokenState{} }, http.StatusInternalServerError},
-		{"stopped", func(s *scene) { s.instance.Status = "SHUTOFF" }, http.StatusForbidden},
+		{"stopped", func(s *scene) { s.instance.Phase = attest.PhaseInactive }, http.StatusForbidden},
 	} {
 		s := newScene(t)
 		tt.edit(s)

@@ -80,7 +80,7 @@ func newScene(t testing.TB) *scene {
 	return &scene{
 		instance: attest.Instance{
 			ID: instanceID(t, webID), Name: "web-1", ProjectID: project, UserID: user,
-			Metadata: map[string]string{"role": "web"}, Status: "ACTIVE", Created: now, Launched: now,
+			Metadata: map[string]string{"role": "web"}, Phase: attest.PhaseRunning, State: "ACTIVE", Created: now, Launched: now,
 			Addresses: addresses(home),
 		},
 		window:   attest.Window{Limit: 3, Period: 5 * time.Minute, Since: attest.SinceCreated},

@@ -218,8 +218,8 @@ func TestVendordataFailures(t *testing.T) {
 			})
 		}, 503},
 		"the state is away":     {func(s *scene, _ *keystone) { s.attempts = brokenState{} }, 503},
-		"it is built":           {func(s *scene, _ *keystone) { s.instance.Status, s.instance.Addresses = "BUILD", nil }, 200},
-		"it is in ERROR":        {func(s *scene, _ *keystone) { s.instance.Status = "ERROR" }, 403},
+		"it is built":           {func(s *scene, _ *keystone) { s.instance.Phase, s.instance.Addresses = attest.PhaseBuilding, nil }, 200},
+		"it is in ERROR":        {func(s *scene, _ *keystone) { s.instance.Phase = attest.PhaseInactive }, 403},
 		"the caller is no host": {func(s *scene, _ *keystone) { s.nova.From = []netip.Prefix{netip.MustParsePrefix("192.0.2.41/32")} }, 403},
 		"the caller is a host":  {func(s *scene, _ *keystone) { s.nova.From = []netip.Prefix{netip.MustParsePrefix(compute + "/32")} }, 200},
 		"the door is closed":    {func(s *scene, _ *keystone) { s.nova.Users = nil }, 404},
@@ -537,24 +537,26 @@ func TestVendordataPanic(t *testing.T) {
 // first; what ran before a rebuild must not take a document over.
 func TestDocumentFromBeforeALaunch(t *testing.T) {
 	for _, tt := range []struct {
-		name, status, task string
-		launched           time.Duration // before the document
-		ends               time.Duration // after it
-		want               int
+		name      string
+		phase     attest.Phase
+		launching bool
+		launched  time.Duration // before the document
+		ends      time.Duration // after it
+		want      int
 	}{
-		{"built", "BUILD", "spawning", 0, 10 * time.Second, 200},
-		{"built for very long", "BUILD", "spawning", 0, 3 * time.Minute, 403},
-		{"rebuilt, when the old system is gone", "REBUILD", "rebuild_spawning", time.Hour, 10 * time.Second, 200},
-		{"rebuilt, when the old system may still run", "REBUILD", "rebuilding", time.Hour, 10 * time.Second, 403},
-		{"rebuilt, and asked for before", "ACTIVE", "", time.Hour, 10 * time.Second, 403},
-		{"unshelved", "SHELVED_OFFLOADED", "spawning", time.Hour, 10 * time.Second, 200},
-		{"resized", "RESIZE", "resize_finish", time.Hour, 10 * time.Second, 200},
-		{"resized, while the old host has it", "RESIZE", "resize_migrating", time.Hour, 10 * time.Second, 403},
+		{"built", attest.PhaseSpawning, true, 0, 10 * time.Second, 200},
+		{"built for very long", attest.PhaseSpawning, true, 0, 3 * time.Minute, 403},
+		{"rebuilt, when the old system is gone", attest.PhaseChanging, true, time.Hour, 10 * time.Second, 200},
+		{"rebuilt, when the old system may still run", attest.PhaseChanging, false, time.Hour, 10 * time.Second, 403},
+		{"rebuilt, and asked for before", attest.PhaseRunning, false, time.Hour, 10 * time.Second, 403},
+		{"unshelved", attest.PhaseChanging, true, time.Hour, 10 * time.Second, 200},
+		{"resized", attest.PhaseChanging, true, time.Hour, 10 * time.Second, 200},
+		{"resized, while the old host has it", attest.PhaseChanging, false, time.Hour, 10 * time.Second, 403},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s, _ := novaScene(t)
 			now := time.Now().Truncate(time.Second)
-			s.instance.Status, s.instance.TaskState, s.instance.Launched = tt.status, tt.task, time.Time{}
+			s.instance.Phase, s.instance.Launching, s.instance.Launched = tt.phase, tt.launching, time.Time{}
 			if tt.launched > 0 {
 				s.instance.Launched = now.Add(-tt.launched)
 			}
@@ -562,10 +564,10 @@ func TestDocumentFromBeforeALaunch(t *testing.T) {
 			s.cloud = cloud
 			d := s.open(t)
 			papers := d.papers(t)
-			if got := d.ask(t, "198.51.100.7", form("role", "web", "document", papers)); got.status == http.StatusOK && tt.status != "ACTIVE" {
+			if got := d.ask(t, "198.51.100.7", form("role", "web", "document", papers)); got.status == http.StatusOK && tt.phase != attest.PhaseRunning {
 				t.Errorf("before the launch: %d %s", got.status, got.body)
 			}
-			s.instance.Status, s.instance.TaskState, s.instance.Launched = "ACTIVE", "", now.Add(tt.ends)
+			s.instance.Phase, s.instance.Launching, s.instance.Launched = attest.PhaseRunning, false, now.Add(tt.ends)
 			cloud[s.instance.ID] = s.instance
 			if got := d.ask(t, "198.51.100.7", form("role", "web", "document", papers)); got.status != tt.want {
 				t.Errorf("after the launch: %d %s, want %d", got.status, got.body, tt.want)

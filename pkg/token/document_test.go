@@ -34,7 +34,7 @@ func TestDocumentRoundTrip(t *testing.T) {
 	running := fullInstance(t)
 	running.Launched = time.Date(2026, 11, 23, 11, 0, 0, 123456000, time.UTC)
 	built, volume := running, running
-	built.Status, built.Launched, volume.ImageID = "BUILD", time.Time{}, ""
+	built.Phase, built.Launched, volume.ImageID = attest.PhaseBuilding, time.Time{}, ""
 	for name, in := range map[string]attest.Instance{"running": running, "built": built, "booted from a volume": volume} {
 		made := document(t, i, in)
 		got, err := i.VerifyDocument(made.Compact)

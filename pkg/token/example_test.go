@@ -102,7 +102,7 @@ func recognise() (attest.Identity, error) {
 	attestor := &attest.Attestor{
 		Policy: attest.NewPolicy(web),
 		Instances: attesttest.Cloud{id: {
-			ID: id, Status: "ACTIVE", Created: time.Now(),
+			ID: id, Phase: attest.PhaseRunning, Created: time.Now(),
 			Addresses: []attest.Address{{Network: "private", Addr: attesttest.Addr}},
 		}},
 		State:   &attesttest.State{},

@@ -85,7 +85,7 @@ func TestClaims(t *testing.T) {
 				"hostname": "-rf", "project_name": "the shop",
 			}},
 		{"what the instance does not have", token.RoleConfig{Claims: allClaims}, names{}, func(in *attest.Instance) {
-			*in = attest.Instance{ID: in.ID, ProjectID: in.ProjectID, UserID: "u", Status: "ACTIVE", Created: in.Created, Addresses: in.Addresses}
+			*in = attest.Instance{ID: in.ID, ProjectID: in.ProjectID, UserID: "u", Phase: attest.PhaseRunning, Created: in.Created, Addresses: in.Addresses}
 		}, map[string]any{
 			"user_id": "u", "address": attesttest.Addr.String(), "created": number(in.Created), "project_name": "shop", "project_domain_id": "default",
 		}},

@@ -26,7 +26,7 @@ func Instance(t *testing.T) attest.Instance {
 	now := time.Now().Truncate(time.Second)
 	return attest.Instance{
 		ID: id, Name: "web-1", ProjectID: "7e562c1a85814230b973a83db9534b02", UserID: "821a2eaac0724c069aa6a44bd7b91935",
-		Metadata: map[string]string{"role": "web"}, Status: "ACTIVE",
+		Metadata: map[string]string{"role": "web"}, Phase: attest.PhaseRunning, State: "ACTIVE",
 		Created: now, Launched: now,
 		Addresses: []attest.Address{{Network: "private", Addr: Addr}},
 	}
