@@ -69,3 +69,33 @@ func (s *Server) fromNova(addr netip.Addr) bool { return within(s.nova.From, add
 func (m *Metrics) ListenOperator(address string) (net.Listener, error) {
 	return listen.Open(address, listen.Options{Connections: OperatorConnections, Closed: m.closed(listenerOperator)})
 }
+
+// Listen opens the listener for metadata agents. A peer that is known not to be an
+// agent is closed before a byte is read.
+func (a *Agents) Listen() (net.Listener, error) {
+	c := a.config
+	o := listen.Options{
+		TLS: c.TLS.TLSConfig, ClientCAFile: c.TLS.ClientCAFile, ClientNames: c.TLS.ClientNames,
+		Trusted:     func(addr netip.Addr) bool { return within(c.Agents, addr) || within(c.Proxies, addr) },
+		Connections: AgentConnections,
+		Refused:     a.turnAway,
+		Closed: func(why string) {
+			if s := a.server.Load(); s != nil {
+				s.metrics.closed(listenerAgents)(why)
+			}
+		},
+		Log: a.log,
+	}
+	if len(c.Agents) > 0 {
+		o.Admit = func(addr netip.Addr) error {
+			if o.Trusted(addr) {
+				return nil
+			}
+			return errNotListed
+		}
+	}
+	if len(c.Proxies) > 0 {
+		o.Proxies, o.ProxyVersion2 = func(addr netip.Addr) bool { return within(c.Proxies, addr) }, true
+	}
+	return listen.Open(c.Listen, o)
+}

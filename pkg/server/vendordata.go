@@ -23,9 +23,6 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/token"
 )
 
-// doorVendordata is the name of Nova's door in audit lines and metrics.
-const doorVendordata = "vendordata"
-
 const (
 	vendordataPath = "/vendordata"
 	// vendordataWait covers Keystone and Nova. An instance that boots waits for us.
@@ -118,18 +115,47 @@ func (s *Server) Vendordata() http.Handler {
 
 // vendordata is POST /vendordata.
 func (s *Server) vendordata(c echo.Context) error {
-	r := c.Request()
-	d := s.begin(c, doorVendordata)
+	return s.serve(c, door{name: doorVendordata, judge: s.judgeVendordata, render: s.renderVendordata})
+}
+
+func (s *Server) judgeVendordata(d *decision, w http.ResponseWriter, r *http.Request) (err error) {
 	d.evidence = s.proxy.evidence(r)
 	ctx, cancel := context.WithTimeout(r.Context(), vendordataWait)
 	defer cancel()
-	document, err := s.vouch(ctx, d, c.Response(), r)
-	s.settle(r.Context(), d, err)
-	s.record(r.Context(), d)
-	if d.outcome != outcomeGranted {
-		return s.answer(c, d)
+	limit := s.vendordataLimit(d.evidence.Addr())
+	if err := checkVendordata(r, limit); err != nil {
+		return err
 	}
-	body, expires := map[string]string{"document": document.Compact}, document.Expires
+	// The body of a caller that is not Nova is not read.
+	if err := s.recogniseNova(ctx, d.evidence.Addr(), r); err != nil {
+		return err
+	}
+	var project string
+	if d.request.instance, project, err = parseVendordata(w, r, limit, &s.bodies); err != nil {
+		return err
+	}
+	if err := s.limitInstance(d); err != nil {
+		return err
+	}
+	var vouched attest.Vouched
+	if vouched, d.instance, err = s.attestor.Vouch(ctx, d.request.instance, project); err != nil {
+		return err
+	}
+	document, err := s.issuer.IssueDocument(vouched, s.nova.DocumentExpiry)
+	if err == nil && len(s.nova.Audience) > 0 {
+		d.token, err = s.issuer.IssueVouched(vouched, s.nova.Audience)
+	}
+	if err != nil && !errors.As(err, new(*attest.Denied)) {
+		return &attest.Failure{Reason: attest.SigningUnavailable, Err: err}
+	}
+	if err == nil {
+		d.paper, d.document = document, document.ID
+	}
+	return err
+}
+
+func (s *Server) renderVendordata(c echo.Context, d *decision) error {
+	body, expires := map[string]string{"document": d.paper.Compact}, d.paper.Expires
 	if d.token.Compact != "" {
 		body["token"] = d.token.Compact
 		if d.token.Expires.Before(expires) {
@@ -138,45 +164,7 @@ func (s *Server) vendordata(c echo.Context) error {
 	}
 	body["expires_at"] = expires.Format(time.RFC3339)
 	maps.Copy(body, s.nova.Static)
-	c.Response().Header().Set(echo.HeaderCacheControl, "no-store")
 	return c.JSON(http.StatusOK, body)
-}
-
-func (s *Server) vouch(ctx context.Context, d *decision, w http.ResponseWriter, r *http.Request) (token.Token, error) {
-	var none token.Token
-	limit := s.vendordataLimit(d.evidence.Addr())
-	if err := checkVendordata(r, limit); err != nil {
-		return none, err
-	}
-	// Nothing is read of a caller that is not Nova.
-	if err := s.recogniseNova(ctx, d.evidence.Addr(), r); err != nil {
-		return none, err
-	}
-	var project string
-	var err error
-	if d.request.instance, project, err = parseVendordata(w, r, limit, &s.bodies); err != nil {
-		return none, err
-	}
-	if err := s.limitInstance(d); err != nil {
-		return none, err
-	}
-	vouched, in, err := s.attestor.Vouch(ctx, d.request.instance, project)
-	d.instance = in
-	if err != nil {
-		return none, err
-	}
-	document, err := s.issuer.IssueDocument(vouched, s.nova.DocumentExpiry)
-	if err == nil && len(s.nova.Audience) > 0 {
-		d.token, err = s.issuer.IssueVouched(vouched, s.nova.Audience)
-	}
-	if errors.As(err, new(*attest.Denied)) {
-		return none, err
-	}
-	if err != nil {
-		return none, &attest.Failure{Reason: attest.SigningUnavailable, Err: err}
-	}
-	d.document = document.ID
-	return document, nil
 }
 
 // recogniseNova is nil if the caller shows the token of a user that is listed. A

@@ -1,0 +1,88 @@
+package server
+
+import (
+	"context"
+	"log/slog"
+	"math"
+	"net/http"
+	"time"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/audit"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/token"
+)
+
+// The events, as msg of the audit lines.
+const (
+	eventDecision  = "decision"
+	eventWithdrawn = "withdrawn" // the client did not get what the decision of that request granted
+)
+
+// record writes the audit line and counts the decision. If the line is required and
+// cannot be written, a granted request fails. Nothing else waits for the log.
+func (s *Server) record(ctx context.Context, d *decision) {
+	now := s.now()
+	lost := func(err error) {
+		s.metrics.auditLost.Inc()
+		s.log.Error("audit line lost", "error", err, "request_id", d.requestID)
+	}
+	if d.outcome == outcomeInvalid || d.outcome == outcomeThrottled {
+		s.log.Debug("not judged", "reason", d.reason, "detail", d.detail, "client", d.evidence.String(), "request_id", d.requestID)
+	} else if err := s.writeLine(d, now, lost); err != nil {
+		lost(err)
+		if s.audit.Required() && d.outcome == outcomeGranted {
+			d.set(outcomeFailed, attest.AuditUnavailable, http.StatusServiceUnavailable, time.Second)
+			d.token = token.Token{}
+			s.giveBack(ctx, d)
+		}
+	}
+	s.metrics.observe(d, s.attestor.Policy.Has(d.request.role), now.Sub(d.began))
+}
+
+func (s *Server) writeLine(d *decision, now time.Time, lost func(error)) error {
+	granted := d.outcome == outcomeGranted
+	line := audit.Event{Time: now, Name: eventDecision, Attrs: s.auditAttrs(d, now), Proven: granted || d.proven}
+	if !granted || !s.audit.Required() {
+		return s.audit.Record(line, lost)
+	}
+	return s.audit.RecordAndWait(line, audit.Event{Time: now, Name: eventWithdrawn, Proven: true, Attrs: []slog.Attr{
+		slog.String("request_id", d.requestID), slog.String("reason", string(attest.AuditUnavailable)),
+		slog.String("detail", "the line before was not written in time, so the client got no token"),
+	}})
+}
+
+func (s *Server) auditAttrs(d *decision, now time.Time) []slog.Attr {
+	attrs := []slog.Attr{
+		slog.String("door", d.door),
+		slog.String("outcome", d.outcome),
+		slog.String("reason", string(d.reason)),
+		slog.String("request_id", d.requestID),
+		slog.String("client", d.evidence.Addr().String()),
+		slog.String("peer", d.peer),
+		slog.String("instance_id", d.request.instance.String()),
+		slog.String("role", d.request.role.String()),
+		slog.String("config", s.configHash),
+		slog.Float64("seconds", math.Round(now.Sub(d.began).Seconds()*1e6)/1e6),
+	}
+	optional := func(key, value string) {
+		if value != "" {
+			attrs = append(attrs, slog.String(key, value))
+		}
+	}
+	optional("audience", d.request.audience.String())
+	optional("detail", d.detail)
+	optional("project_id", d.instance.ProjectID)
+	optional("instance_name", d.instance.Name)
+	optional("client_request_id", d.clientID)
+	optional("document", d.document)
+	if d.token.ID != "" {
+		attrs = append(attrs, slog.String("jti", d.token.ID), slog.Time("expires_at", d.token.Expires))
+	}
+	if !d.identity.IsZero() {
+		attrs = append(attrs, slog.Any("amr", d.identity.Proofs()))
+	}
+	if n := d.identity.Attempt(); n > 0 {
+		attrs = append(attrs, slog.Int64("attempt", n))
+	}
+	return attrs
+}

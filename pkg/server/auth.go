@@ -1,0 +1,99 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/labstack/echo/v4"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/token"
+)
+
+// auth is POST /auth, the address door.
+func (s *Server) auth(c echo.Context) error {
+	return s.serve(c, door{name: doorAddress, judge: s.judgeAuth, render: s.renderToken})
+}
+
+func (s *Server) judgeAuth(d *decision, w http.ResponseWriter, r *http.Request) (err error) {
+	d.evidence = s.proxy.evidence(r)
+	if d.request, err = parseAuth(w, r, &s.bodies); err != nil {
+		return err
+	}
+	if err := s.readDocument(d); err != nil {
+		return err
+	}
+	return s.grant(r.Context(), d)
+}
+
+// readDocument verifies the document of a request, if it has one, and adds it to the
+// evidence. A document that is not valid is a denial.
+func (s *Server) readDocument(d *decision) error {
+	if d.request.document == "" {
+		return nil
+	}
+	document, err := s.issuer.VerifyDocument(d.request.document)
+	if errors.Is(err, token.ErrInvalidDocument) {
+		return &attest.Denied{Reason: attest.DocumentInvalid, Detail: err.Error()}
+	}
+	if err != nil {
+		return &attest.Failure{Reason: attest.SigningUnavailable, Err: err}
+	}
+	d.document = document.ID
+	if d.request.instance.IsZero() {
+		d.request.instance = document.Instance
+	}
+	if d.request.instance != document.Instance {
+		return &attest.Denied{Reason: attest.DocumentVoid, Detail: fmt.Sprintf("the document is of instance %s", document.Instance)}
+	}
+	d.evidence = d.evidence.WithDocument(document)
+	return nil
+}
+
+// grant has a request judged that was parsed, and signs the token.
+func (s *Server) grant(ctx context.Context, d *decision) error {
+	err := s.limit(d)
+	if err != nil {
+		return err
+	}
+	d.identity, d.instance, err = s.attestor.Attest(ctx, attest.Request{
+		Instance: d.request.instance, Role: d.request.role, Audience: d.request.audience, Evidence: d.evidence,
+	})
+	if err != nil {
+		return err
+	}
+	if d.token, err = s.issuer.Issue(ctx, d.identity); err != nil {
+		s.giveBack(ctx, d)
+		return &attest.Failure{Reason: attest.SigningUnavailable, Err: err}
+	}
+	return nil
+}
+
+// giveBack returns the attempts that were spent for a token that the client does not
+// get.
+func (s *Server) giveBack(ctx context.Context, d *decision) {
+	if err := s.attestor.GiveBack(ctx, d.identity); err != nil {
+		s.log.Warn("cannot give back the attempts of a token that the client did not get", "error", err, "request_id", d.requestID)
+	}
+}
+
+// granted is the answer with a token.
+type granted struct {
+	Token     string `json:"token"`
+	ExpiresIn int64  `json:"expires_in"` // seconds
+	ExpiresAt string `json:"expires_at"` // RFC 3339, UTC
+}
+
+func (s *Server) renderToken(c echo.Context, d *decision) error {
+	if d.request.bare {
+		return c.Blob(http.StatusOK, "text/plain; charset=utf-8", []byte(d.token.Compact))
+	}
+	return c.JSON(http.StatusOK, granted{
+		Token:     d.token.Compact,
+		ExpiresIn: int64(d.token.Expires.Sub(s.now().Truncate(time.Second)).Seconds()),
+		ExpiresAt: d.token.Expires.Format(time.RFC3339),
+	})
+}

@@ -1,0 +1,18 @@
+// Package server has the HTTP endpoints: the doors, the key set, and the pages for
+// monitoring. It is the only package that knows echo and Prometheus.
+//
+// A door is a way to a token: the address (POST /auth), Neutron's metadata service
+// ([Agents]), and Nova's vendordata. A door parses a request, has package attest
+// judge it, and answers. The steps that all doors share are in [Server.serve].
+//
+// The package promises that
+//   - it never takes a client's address from a header that the client can write,
+//   - all denials look the same to the client, whatever their reason,
+//   - each decision has one audit line and one count.
+//
+// Requests that are malformed or throttled are counted and logged at debug level, but
+// have no audit line: nothing was decided, and a flood of them must not fill the disk.
+//
+// It does not decide what an instance may have, and keeps no state but the rate
+// limits, which end with the process.
+package server

@@ -1,0 +1,90 @@
+package server
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	"github.com/labstack/echo/v4"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/secret"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/token"
+)
+
+// The names of the doors in audit lines and metrics.
+const (
+	doorAddress    = "address"
+	doorMetadata   = "metadata"
+	doorVendordata = "vendordata"
+)
+
+// door has what differs from door to door.
+type door struct {
+	name string
+	// judge parses a request and judges it. It fills in the decision.
+	judge func(d *decision, w http.ResponseWriter, r *http.Request) error
+	// render writes the answer to a request that was granted.
+	render func(c echo.Context, d *decision) error
+	// status replaces the status of a refusal that would not reach the client.
+	// Optional.
+	status func(int) int
+}
+
+// decision has everything about one request that its answer, its audit line and the
+// metrics are made of.
+type decision struct {
+	door      string
+	requestID string
+	clientID  string // the request ID that the client sent, cleaned
+	began     time.Time
+	evidence  attest.Evidence
+	peer      string
+	request   authRequest
+	limited   bool // the request was counted by one of the limits
+	proven    bool // and by that of its instance: the instance is authenticated
+
+	outcome    string
+	reason     attest.Reason
+	detail     string
+	status     int
+	retryAfter time.Duration
+
+	identity attest.Identity
+	instance attest.Instance
+	token    token.Token
+	document string // the ID of the document that was verified or issued
+
+	roles []attest.RoleName // the answer to GET /identity/roles
+	paper token.Token       // the document that was issued
+}
+
+// serve takes a request through a door.
+func (s *Server) serve(c echo.Context, at door) error {
+	r := c.Request()
+	d := s.begin(at.name, requestID(c), r.RemoteAddr)
+	d.clientID = secret.Printable(r.Header.Get(echo.HeaderXRequestID))
+	s.settle(r.Context(), d, at.judge(d, c.Response(), r))
+	s.record(r.Context(), d)
+	return s.answer(c, d, at)
+}
+
+// begin returns the decision about a request that is not judged yet.
+func (s *Server) begin(door, id, peer string) *decision {
+	return &decision{door: door, requestID: id, began: s.now(), peer: peer}
+}
+
+// settle turns the error of a judgment into a decision. A request that was refused
+// before it was counted is counted here, so that the limits bound all answers and all
+// lines of the log.
+func (s *Server) settle(ctx context.Context, d *decision, err error) {
+	if err != nil && !d.limited {
+		if often := s.limit(d); often != nil {
+			err = often
+		}
+	}
+	d.conclude(err)
+	if ctx.Err() != nil && d.outcome == outcomeFailed {
+		d.reason, d.detail = attest.ClientGone, "the client hung up"
+	}
+}
