@@ -3,7 +3,8 @@ package main
 import (
 	"bytes"
 	"context"
-	"io/fs"
+	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -11,41 +12,22 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/google/go-cmp/cmp"
 )
 
-const readme = "../../README.md"
-
-// codeBlocks gives the fenced blocks of the README in a language.
-func codeBlocks(t *testing.T, language string) []string {
+// block gives the fenced block of a document that begins with a text.
+func block(t *testing.T, document, begins string) string {
 	t.Helper()
-	text, err := os.ReadFile(readme)
+	text, err := os.ReadFile("../../" + document)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var blocks []string
-	for _, m := range regexp.MustCompile("(?ms)^```"+language+"\n(.*?)^```$").FindAllSubmatch(text, -1) {
-		blocks = append(blocks, string(m[1]))
+	for _, m := range regexp.MustCompile("(?ms)^```[a-z]+\n(.*?)^```$").FindAllStringSubmatch(string(text), -1) {
+		if strings.HasPrefix(m[1], begins) {
+			return m[1]
+		}
 	}
-	return blocks
-}
-
-// Every command that the README shows is known to one of these tests.
-func TestReadmeCommandsAreKnown(t *testing.T) {
-	want := []string{
-		"curl -X PUT 'http://169.254.169.254/identity/token?role=web&audience=https://vault.example.com'\n", // example/lab, in an instance
-		"go run ./cmd/openstack-nova-authenticator demo\n",                                                  // TestReadmeDemo
-		"go install github.com/openstack-nova-authenticator/openstack-nova-authenticator/cmd/openstack-nova-authenticator@latest\n",
-		codeBlocks(t, "sh")[3], // cosign, which the release workflow runs
-		"sh example/try-out.sh .\nopenstack-nova-authenticator check -c config.yml --online\nopenstack-nova-authenticator -c config.yml\n", // TestReadmeUsage
-		"curl https://${HOST}/auth -d \"instance_id=${INSTANCE_ID}&role=${ROLE_NAME}\"\n",                                                  // TestReadmeUsage
-		codeBlocks(t, "sh")[6], // TestReadmeOperation
-		"go test ./...\n",      // .ci/run
-	}
-	if diff := cmp.Diff(want, codeBlocks(t, "sh")); diff != "" {
-		t.Errorf("the README's commands (-tested +shown):\n%s", diff)
-	}
+	t.Fatalf("%s has no block that begins with %q", document, begins)
+	return ""
 }
 
 // volatile is what differs from one run of the demo to the next.
@@ -61,7 +43,7 @@ func TestReadmeDemo(t *testing.T) {
 		return strings.Split(strings.TrimSpace(volatile.ReplaceAllString(s, "~")), "\n\n")
 	}
 	printed := paragraphs(out.String())
-	for _, shown := range paragraphs(codeBlocks(t, "text")[0]) {
+	for _, shown := range paragraphs(block(t, "README.md", "1. ")) {
 		found := false
 		for i, p := range printed {
 			if p == shown {
@@ -75,18 +57,26 @@ func TestReadmeDemo(t *testing.T) {
 	}
 }
 
-// What the README tells to do, from an empty folder to a token.
+// The commands of the README and of docs/api.md, from an empty folder to a token.
 func TestReadmeUsage(t *testing.T) {
 	for _, tool := range []string{"openssl", "curl"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			t.Skipf("%s is not installed", tool)
 		}
 	}
-	script, err := filepath.Abs("../../example/try-out.sh")
+	example, err := filepath.Abs("../../example")
 	if err != nil {
 		t.Fatal(err)
 	}
-	usage, config := codeBlocks(t, "sh")[5], codeBlocks(t, "yaml")[0]
+	commands := strings.Split(strings.TrimSpace(block(t, "README.md", "sh example/try-out.sh")), "\n")
+	if len(commands) != 3 {
+		t.Fatalf("want the script, check and the server: %q", commands)
+	}
+	config := block(t, "README.md", "tls: ")
+	clients := map[string]string{
+		block(t, "README.md", "curl https://"):   `{"token":"eyJ`,
+		block(t, "docs/api.md", "curl https://"): "eyJ",
+	}
 
 	cloud, err := scriptCloud()
 	if err != nil {
@@ -101,7 +91,8 @@ func TestReadmeUsage(t *testing.T) {
 		t.Setenv(name, value)
 	}
 
-	if out, err := exec.CommandContext(t.Context(), "sh", script, ".").CombinedOutput(); err != nil {
+	script := strings.Replace(commands[0], "example", example, 1)
+	if out, err := exec.CommandContext(t.Context(), "sh", "-c", script).CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	port, err := freePort()
@@ -113,34 +104,36 @@ func TestReadmeUsage(t *testing.T) {
 		t.Fatal(err)
 	}
 	var out, log bytes.Buffer
-	if code := run(t.Context(), []string{"check", "-c", "config.yml", "--online", "--strict"}, &out, &log); code != 0 {
+	if code := run(t.Context(), append(strings.Fields(commands[1])[1:], "--strict"), &out, &log); code != 0 {
 		t.Fatalf("check ended with %d\n%s%s", code, out.String(), log.String())
 	}
 
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan int)
-	go func() { ended <- run(ctx, []string{"-c", "config.yml"}, &out, &log) }()
-	client := exec.CommandContext(t.Context(), "sh", "-c", strings.Replace(strings.TrimSpace(usage), "curl ", "curl -sS --retry 20 --retry-connrefused --retry-delay 1 ", 1))
-	client.Env = append(os.Environ(), "HOST=127.0.0.1:"+port, "INSTANCE_ID="+scriptWeb, "ROLE_NAME=web", "CURL_CA_BUNDLE=server.pem", "NO_PROXY=*")
-	client.WaitDelay = time.Second
-	var complaints bytes.Buffer // of the tries before the server listened, too
-	client.Stderr = &complaints
-	answer, err := client.Output()
-	cancel()
-	if code := <-ended; code != 0 {
-		t.Errorf("serve ended with %d\n%s", code, log.String())
+	go func() { ended <- run(ctx, strings.Fields(commands[2])[1:], &out, &log) }()
+	for usage, want := range clients {
+		client := exec.CommandContext(t.Context(), "sh", "-c", strings.Replace(usage, "curl ", "curl -sS --retry 20 --retry-connrefused --retry-delay 1 ", 1))
+		client.Env = append(os.Environ(), "HOST=127.0.0.1:"+port, "INSTANCE_ID="+scriptWeb, "ROLE_NAME=web", "CURL_CA_BUNDLE=server.pem", "NO_PROXY=*")
+		client.WaitDelay = time.Second
+		var complaints bytes.Buffer // of the tries before the server listened, too
+		client.Stderr = &complaints
+		answer, err := client.Output()
+		if err != nil || !strings.HasPrefix(string(answer), want) {
+			t.Errorf("%s%v: %s\n%s", usage, err, answer, complaints.String())
+		}
 	}
-	if err != nil || !strings.HasPrefix(string(answer), `{"token":"eyJ`) {
-		t.Errorf("%v: %s\n%s\n%s", err, answer, complaints.String(), log.String())
+	cancel()
+	if code := <-ended; code != 0 || t.Failed() {
+		t.Errorf("serve ended with %d\n%s", code, log.String())
 	}
 }
 
 // The operator's commands, at a server that runs.
-func TestReadmeOperation(t *testing.T) {
+func TestOperatorsCommands(t *testing.T) {
 	t.Parallel()
 	r := newSite(t).newReplica(t, "config", 3, "{type: file}")
 	r.start(t)
-	cmd := exec.CommandContext(t.Context(), "sh", "-euc", codeBlocks(t, "sh")[6])
+	cmd := exec.CommandContext(t.Context(), "sh", "-euc", block(t, "docs/operations.md", "openstack-nova-authenticator instances list"))
 	cmd.Env, cmd.Dir = r.site.env, r.site.dir
 	out, err := cmd.CombinedOutput()
 	if err != nil || !strings.Contains(string(out), " is denied until ") || !strings.Contains(string(out), "backup.db has ") {
@@ -148,33 +141,34 @@ func TestReadmeOperation(t *testing.T) {
 	}
 }
 
-// Each test that SECURITY.md names is there.
-func TestSecurityNamesTests(t *testing.T) {
-	text, err := os.ReadFile("../../.github/SECURITY.md")
+// Each command and flag of ours that a document names exists.
+func TestDocumentsNameCommandsThatExist(t *testing.T) {
+	documents, err := filepath.Glob("../../docs/*.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	known := map[string]bool{}
-	err = filepath.WalkDir("../..", func(path string, _ fs.DirEntry, err error) error {
-		if err != nil || !strings.HasSuffix(path, "_test.go") {
-			return err
+	command := regexp.MustCompile("(?m)(?:(?:^|`)" + program + " |`((?:check|demo|instances|keys|state) ))([a-z-][^`\n]*)")
+	seen := 0
+	for _, document := range append(documents, "../../README.md") {
+		text, err := os.ReadFile(document)
+		if err != nil {
+			t.Fatal(err)
 		}
-		source, err := os.ReadFile(path)
-		for _, m := range regexp.MustCompile(`(?m)^func (Test\w+)\(`).FindAllSubmatch(source, -1) {
-			known[string(m[1])] = true
+		for _, m := range command.FindAllStringSubmatch(string(text), -1) {
+			seen++
+			cmd, rest, err := newRootCommand(io.Discard, io.Discard).Find(strings.Fields(m[1] + strings.ReplaceAll(m[2], "'", "")))
+			if err == nil {
+				err = cmd.ParseFlags(rest)
+			}
+			if err == nil && cmd.HasSubCommands() && cmd.HasParent() {
+				err = fmt.Errorf("%q is not complete", cmd.CommandPath())
+			}
+			if err != nil {
+				t.Errorf("%s: %s: %v", document, strings.Trim(m[0], "`"), err)
+			}
 		}
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
 	}
-	named := regexp.MustCompile("`(Test\\w+)`").FindAllStringSubmatch(string(text), -1)
-	if len(named) < 20 {
-		t.Errorf("it names %d tests", len(named))
-	}
-	for _, m := range named {
-		if !known[m[1]] {
-			t.Errorf("there is no %s", m[1])
-		}
+	if seen < 20 {
+		t.Errorf("the documents name %d commands", seen)
 	}
 }
