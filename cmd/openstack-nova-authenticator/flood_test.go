@@ -2,16 +2,10 @@ package main
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"fmt"
 	"io"
-	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -28,6 +22,7 @@ import (
 	"time"
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/listen"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/listen/listentest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/server"
 )
 
@@ -68,12 +63,9 @@ func newFlooded(t *testing.T, proxy string) *flooded {
 	t.Helper()
 	f := &flooded{t: t, dir: t.TempDir(), max: unitBytes(t, "MemoryMax")}
 	f.net = fmt.Sprintf("127.%d.%d.", 1+os.Getpid()%100, 1+time.Now().Nanosecond()%250)
-	for _, to := range []*string{&f.entry, &f.agents, &f.nova, &f.metrics} {
-		port, err := freePort()
-		if err != nil {
-			t.Fatal(err)
-		}
-		*to = f.net + "11:" + port
+	ports := freePorts(t, 4)
+	for i, to := range []*string{&f.entry, &f.agents, &f.nova, &f.metrics} {
+		*to = f.net + "11:" + ports[i]
 	}
 	bin := filepath.Join(f.dir, program)
 	if out, err := exec.Command("go", "build", "-o", bin, ".").CombinedOutput(); err != nil {
@@ -151,27 +143,9 @@ func (f *flooded) write(name, text string) {
 // certificate is one for id.example.com and all machines.
 func (f *flooded) certificate() (combined string) {
 	f.t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "id.example.com"}, DNSNames: []string{"id.example.com"},
-		NotBefore: time.Unix(0, 0), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	private, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	cert := string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
-	secret := string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}))
-	f.write("cert.pem", cert)
-	f.write("key.pem", secret)
-	f.write("id.pem", cert+secret)
+	cert := listentest.NewCertificate(f.t, "id.example.com", func(c *x509.Certificate) { c.IsCA = true })
+	cert.Write(f.t, filepath.Join(f.dir, "cert.pem"), filepath.Join(f.dir, "key.pem"))
+	f.write("id.pem", string(cert.CertPEM)+string(cert.KeyPEM))
 	return filepath.Join(f.dir, "id.pem")
 }
 
@@ -182,10 +156,7 @@ func (f *flooded) front(example, cert string) {
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	port, err := freePort()
-	if err != nil {
-		f.t.Fatal(err)
-	}
+	port := freePorts(f.t, 1)[0]
 	edited := regexp.MustCompile(`(?m)^\s*(chroot|user|group|log) .*$`).ReplaceAllString(string(text), "")
 	edited = regexp.MustCompile(`(?m)^\s*server two .*$`).ReplaceAllString(edited, "")
 	_, at, _ := strings.Cut(f.entry, ":")

@@ -14,14 +14,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/big"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"regexp"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -30,6 +27,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/admin"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/awaittest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/simulator"
 )
 
@@ -63,13 +61,11 @@ func TestScripts(t *testing.T) {
 			}
 			env.Defer(func() { _ = cloud.Close() })
 			env.Values["cloud"] = cloud
-			for _, name := range []string{"PORT1", "PORT2", "PORT3", "PORT4"} {
-				port, err := freePort()
-				if err != nil {
-					return err
-				}
-				env.Vars = append(env.Vars, name+"="+port)
+			ports, err := awaittest.FreePorts(4)
+			if err != nil {
+				return err
 			}
+			env.Vars = append(env.Vars, "PORT1="+ports[0], "PORT2="+ports[1], "PORT3="+ports[2], "PORT4="+ports[3])
 			metadata := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				fmt.Fprintf(w, "nova was asked for %s", r.RequestURI)
 			}))
@@ -160,21 +156,13 @@ func scriptKey(file string) error {
 	return os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600)
 }
 
-// freePort is below the ports that the kernel gives to connections: one of those could
-// take it while a script has its server stopped.
-func freePort() (string, error) {
-	const first, count = 20000, 12000
-	for range 100 {
-		n, err := rand.Int(rand.Reader, big.NewInt(count))
-		if err != nil {
-			return "", err
-		}
-		port := strconv.FormatInt(first+n.Int64(), 10)
-		if l, err := net.Listen("tcp", "127.0.0.1:"+port); err == nil {
-			return port, l.Close()
-		}
+func freePorts(t testing.TB, n int) []string {
+	t.Helper()
+	ports, err := awaittest.FreePorts(n)
+	if err != nil {
+		t.Fatal(err)
 	}
-	return "", errors.New("no port is free")
+	return ports
 }
 
 // http METHOD URL [BODY [HEADER...]]: prints the status and the body. A URL
@@ -247,16 +235,13 @@ func signalLast(ts *testscript.TestScript, s os.Signal) {
 }
 
 func poll(ts *testscript.TestScript, failure string, done func() bool) {
-	deadline := time.NewTimer(20 * time.Second)
-	defer deadline.Stop()
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for !done() {
-		select {
-		case <-deadline.C:
-			ts.Fatalf("%s", failure)
-		case <-tick.C:
+	if err := awaittest.Poll(context.Background(), 20*time.Second, func() error {
+		if done() {
+			return nil
 		}
+		return errors.New(failure)
+	}); err != nil {
+		ts.Fatalf("%v", err)
 	}
 }
 

@@ -16,6 +16,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/awaittest"
 )
 
 // heard is a server whose stdout and stderr are one pipe, as in a container.
@@ -33,10 +35,7 @@ func launchHeard(t *testing.T, audit string) *heard {
 	s := newSite(t)
 	nova := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "metadata") }))
 	t.Cleanup(nova.Close)
-	port, err := freePort()
-	if err != nil {
-		t.Fatal(err)
-	}
+	port := freePorts(t, 1)[0]
 	h := &heard{replica: s.newReplica(t, "heard", 1000, "{type: memory}"), agents: "http://127.0.0.1:" + port, exited: make(chan error, 1)}
 	text, err := os.ReadFile(h.file)
 	if err != nil {
@@ -190,7 +189,7 @@ func TestAReaderThatStallsWhereLinesAreRequired(t *testing.T) {
 		_, _ = io.Copy(&text, h.reader)
 		said <- text.String()
 	}()
-	eventually(t, "a token, when lines are read again", func() error {
+	awaittest.Success(t, "a token, when lines are read again", func() error {
 		if a, err := h.ask(t.Context(), id); err != nil || a.status != http.StatusOK {
 			return fmt.Errorf("%+v, %w", a, err)
 		}

@@ -95,10 +95,7 @@ func TestReadmeUsage(t *testing.T) {
 	if out, err := exec.CommandContext(t.Context(), "sh", "-c", script).CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	port, err := freePort()
-	if err != nil {
-		t.Fatal(err)
-	}
+	port := freePorts(t, 1)[0]
 	config += "listen: 127.0.0.1:" + port + "\nmetrics: {listen: \"\"}\n"
 	if err := os.WriteFile("config.yml", []byte(config), 0o600); err != nil {
 		t.Fatal(err)

@@ -27,6 +27,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/admin"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/awaittest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/simulator"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/state/statetest"
 )
@@ -83,14 +84,7 @@ type replica struct {
 // newReplica writes a configuration with this state.
 func (s *site) newReplica(t *testing.T, name string, limit int, state string) *replica {
 	t.Helper()
-	var ports [2]string
-	for i := range ports {
-		port, err := freePort()
-		if err != nil {
-			t.Fatal(err)
-		}
-		ports[i] = port
-	}
+	ports := freePorts(t, 2)
 	r := &replica{
 		site: s, file: filepath.Join(s.dir, name+".yml"), stderr: filepath.Join(s.dir, name+".err"),
 		url: "http://127.0.0.1:" + ports[0], metrics: "http://127.0.0.1:" + ports[1],
@@ -157,7 +151,7 @@ func (r *replica) launch(t *testing.T) {
 
 func (r *replica) ready(t *testing.T) {
 	t.Helper()
-	eventually(t, "the replica is ready", func() error {
+	awaittest.Success(t, "the replica is ready", func() error {
 		resp, err := http.Get(r.metrics + "/readyz")
 		if err != nil {
 			return err
@@ -283,26 +277,6 @@ func (r *replica) goroutines(t *testing.T) int {
 	return n
 }
 
-func eventually(t *testing.T, what string, call func() error) time.Duration {
-	t.Helper()
-	began := time.Now()
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	deadline := time.NewTimer(30 * time.Second)
-	defer deadline.Stop()
-	for {
-		err := call()
-		if err == nil {
-			return time.Since(began)
-		}
-		select {
-		case <-tick.C:
-		case <-deadline.C:
-			t.Fatalf("%s: %v", what, err)
-		}
-	}
-}
-
 // startShared runs two replicas on one Redis.
 func startShared(t *testing.T, limit int, args ...string) (redis *statetest.Process, one, two *replica) {
 	t.Helper()
@@ -385,7 +359,7 @@ func TestReplicasWithoutTheirRedis(t *testing.T) {
 	} {
 		before := one.goroutines(t)
 		tt.begin()
-		eventually(t, tt.name+" is noticed", func() error { // what was looked at within a second is believed
+		awaittest.Success(t, tt.name+" is noticed", func() error { // what was looked at within a second is believed
 			if a, err := one.ask(t.Context(), one.site.newInstance()); err != nil || a.status == http.StatusOK {
 				return fmt.Errorf("%+v, %w", a, err)
 			}
@@ -412,7 +386,7 @@ func TestReplicasWithoutTheirRedis(t *testing.T) {
 		}
 		one.verifies(t, out)
 		http.DefaultClient.CloseIdleConnections()
-		eventually(t, tt.name+": goroutines", func() error {
+		awaittest.Success(t, tt.name+": goroutines", func() error {
 			if n := one.goroutines(t); n > before+20 {
 				return fmt.Errorf("there are %d, and were %d", n, before)
 			}
@@ -420,7 +394,7 @@ func TestReplicasWithoutTheirRedis(t *testing.T) {
 		})
 		tt.end()
 		for _, r := range []*replica{one, two} {
-			if took := eventually(t, tt.name+" is over", func() error {
+			if took := awaittest.Success(t, tt.name+" is over", func() error {
 				if a, err := r.ask(t.Context(), one.site.newInstance()); err != nil || a.status != http.StatusOK {
 					return fmt.Errorf("%+v, %w", a, err)
 				}
@@ -468,7 +442,7 @@ func TestWhoeverWritesToRedisHasNoKeys(t *testing.T) {
 	if err := client.Del(t.Context(), key).Err(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the key set is back", func() error {
+	awaittest.Success(t, "the key set is back", func() error {
 		if get() == "" {
 			return errors.New("it is not there")
 		}
@@ -480,7 +454,7 @@ func TestWhoeverWritesToRedisHasNoKeys(t *testing.T) {
 	out := one.granted(t, one.site.newInstance())
 	signer := keyID(t, out)
 	one.mustCommand(t, "keys", "revoke", signer)
-	eventually(t, "both have noticed", func() error {
+	awaittest.Success(t, "both have noticed", func() error {
 		if slices.Contains(one.kids(t), signer) || slices.Contains(two.kids(t), signer) {
 			return errors.New("it is published")
 		}
@@ -488,7 +462,7 @@ func TestWhoeverWritesToRedisHasNoKeys(t *testing.T) {
 	})
 	second := one.kids(t)
 	set(first)
-	eventually(t, "the newer key set is written back", func() error {
+	awaittest.Success(t, "the newer key set is written back", func() error {
 		published(second)
 		if get() == first {
 			return errors.New("the old one is there")
@@ -512,7 +486,7 @@ func TestWhoeverWritesToRedisHasNoKeys(t *testing.T) {
 	for _, foreign := range []string{sealed, "0 nova-authenticator-keys/1 plain {}", "0 nova-authenticator-keys/2 plain {}"} {
 		said := len(logged(t, one))
 		set(foreign)
-		eventually(t, "it is noticed", func() error {
+		awaittest.Success(t, "it is noticed", func() error {
 			published(second)
 			if !strings.Contains(logged(t, one)[said:], "key set could not be brought up to date") {
 				return errors.New("nothing is logged")
@@ -752,7 +726,7 @@ func TestAWriterOfRedisLiftsNoDenial(t *testing.T) {
 	one.launch(t)
 	two.launch(t)
 	for _, r := range []*replica{one, two} {
-		eventually(t, "it refuses the old key set", func() error {
+		awaittest.Success(t, "it refuses the old key set", func() error {
 			if !strings.Contains(logged(t, r), "is older than what this server has seen") {
 				return errors.New("it does not say so")
 			}
@@ -767,7 +741,7 @@ func TestAWriterOfRedisLiftsNoDenial(t *testing.T) {
 	set(keys, newestKeys)
 	one.ready(t)
 	two.ready(t)
-	eventually(t, "tokens again", func() error {
+	awaittest.Success(t, "tokens again", func() error {
 		for _, r := range []*replica{one, two} {
 			if a, err := r.ask(t.Context(), other); err != nil || a.status != http.StatusOK {
 				return fmt.Errorf("%+v, %w", a, err)

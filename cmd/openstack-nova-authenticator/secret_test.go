@@ -61,12 +61,7 @@ func newSpilled(t *testing.T) *spilled {
 			t.Fatal(err)
 		}
 	}
-	var ports [2]string
-	for i := range ports {
-		if ports[i], err = freePort(); err != nil {
-			t.Fatal(err)
-		}
-	}
+	ports := freePorts(t, 2)
 	s.listen, s.metrics = "http://127.0.0.1:"+ports[0], "http://127.0.0.1:"+ports[1]
 	s.base = configtest.Values{
 		"listen": "127.0.0.1:" + ports[0], "metrics.listen": "127.0.0.1:" + ports[1], "admin.socket": "./admin.sock",

@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/redis/go-redis/v9"
 
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/awaittest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/state/statetest"
 )
 
@@ -67,7 +68,7 @@ func TestUpgradeOfReplicas(t *testing.T) {
 	two.kill()
 	two.program = ""
 	two.launch(t)
-	eventually(t, "it says what to do", func() error {
+	awaittest.Success(t, "it says what to do", func() error {
 		if !strings.Contains(logged(t, two), "keys init --accept") {
 			return errors.New("it does not")
 		}
@@ -90,7 +91,7 @@ func TestUpgradeOfReplicas(t *testing.T) {
 	}
 
 	// The former one, meanwhile.
-	eventually(t, "the former one has noticed", func() error {
+	awaittest.Success(t, "the former one has noticed", func() error {
 		if !strings.Contains(logged(t, one), "written by a newer release") {
 			return errors.New("it has not")
 		}

@@ -20,6 +20,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/awaittest"
 )
 
 // inNamespace is set in the process that runs in a network namespace of its own,
@@ -115,7 +117,7 @@ func testOtherDefaults(t *testing.T, dir, example string) {
 				}
 				_ = resp.Body.Close()
 				var text []byte
-				eventually(t, fmt.Sprintf("a line of the client %s (status %d)", from, resp.StatusCode), func() bool {
+				awaittest.True(t, fmt.Sprintf("a line of the client %s (status %d)", from, resp.StatusCode), func() bool {
 					text, _ = os.ReadFile(f.audit)
 					return strings.Contains(string(text), fmt.Sprintf(`"client":%q`, from))
 				})
@@ -172,7 +174,7 @@ roles: {web: {projectID: `+project+`}}
 	}
 	text = regexp.MustCompile(`(?m)^    bind 192\.0\.2\.10(:443.*)$`).ReplaceAllString(text, "$0\n    bind [2001:db8:0:ffff::10]$1")
 	background(t, exec.Command("haproxy", "-db", "-f", write("front-"+example, text)))
-	eventually(t, "the replica behind HAProxy", func() bool {
+	awaittest.True(t, "the replica behind HAProxy", func() bool {
 		resp, err := f.get("192.0.2.77", "192.0.2.10:443")
 		return err == nil && resp == http.StatusOK
 	})
@@ -278,7 +280,7 @@ func testClients(t *testing.T, dir, example string) {
 		t.Run(tt.name, func(t *testing.T) {
 			a := f.flood(tt.at, tt.connections, tt.sources, tt.from)
 			t.Cleanup(a.stop)
-			eventually(t, "the flood", func() bool { return a.tried.Load() >= int64(tt.connections) })
+			awaittest.True(t, "the flood", func() bool { return a.tried.Load() >= int64(tt.connections) })
 			at, victim := tt.at, tt.victim
 			if victim == "" {
 				at, victim = four, "198.19.0.77"
@@ -301,7 +303,7 @@ func testClients(t *testing.T, dir, example string) {
 				hosts.Wait()
 			}
 			// A connection that HAProxy is about to close may still count.
-			eventually(t, fmt.Sprintf("at most %d connections of the flood", tt.most), func() bool { return a.open.Load() <= tt.most })
+			awaittest.True(t, fmt.Sprintf("at most %d connections of the flood", tt.most), func() bool { return a.open.Load() <= tt.most })
 			t.Logf("%d tried, %d open", a.tried.Load(), a.open.Load())
 		})
 	}

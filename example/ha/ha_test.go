@@ -22,6 +22,8 @@ import (
 	"time"
 
 	"github.com/coreos/go-oidc/v3/oidc"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/awaittest"
 )
 
 const limit = 3 // in config.yml
@@ -111,7 +113,7 @@ func (s *site) setUp(t *testing.T, via string) {
 	} else {
 		s.readme(t, lb, heading, "cat server.pem server-key.pem")
 	}
-	eventually(t, "two healthy replicas", func() bool { return s.ready(one) && s.ready(two) })
+	awaittest.True(t, "two healthy replicas", func() bool { return s.ready(one) && s.ready(two) })
 	if got := s.readme(t, one, heading, "curl -sS --cacert ca.pem"); !strings.Contains(got, `"kid"`) {
 		t.Fatalf("the key set is %s", got)
 	}
@@ -176,7 +178,7 @@ func (s *site) verify(t *testing.T, token string) {
 }
 
 func (s *site) testBothIssue(t *testing.T) {
-	eventually(t, "tokens of both", func() bool {
+	awaittest.True(t, "tokens of both", func() bool {
 		i := s.newInstance()
 		if status, token := s.ask(t, i.addr, i.id); status != http.StatusOK {
 			return false
@@ -273,10 +275,10 @@ func (s *site) testKilled(t *testing.T) {
 			}
 		})
 	}
-	eventually(t, "load", func() bool { return served.Load() > 50 })
+	awaittest.True(t, "load", func() bool { return served.Load() > 50 })
 	s.units[one].kill()
 	before := served.Load()
-	eventually(t, "more load", func() bool { return served.Load() > before+100 })
+	awaittest.True(t, "more load", func() bool { return served.Load() > before+100 })
 	cancel()
 	load.Wait()
 	if lost.Load() > 16 {
@@ -294,7 +296,7 @@ func (s *site) testKilled(t *testing.T) {
 	if err := s.units[one].start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the replica again", func() bool { return s.ready(one) })
+	awaittest.True(t, "the replica again", func() bool { return s.ready(one) })
 }
 
 // counts are the attempts of each instance, as a replica knows them.
@@ -378,13 +380,13 @@ func (s *site) loaded(t *testing.T, what func()) {
 
 func (s *site) testRestart(t *testing.T) {
 	s.loaded(t, func() { s.readme(t, one, "Restart a replica", "") })
-	eventually(t, "the replica again", func() bool { return s.ready(one) })
+	awaittest.True(t, "the replica again", func() bool { return s.ready(one) })
 }
 
 func (s *site) testUpgrade(t *testing.T) {
 	for _, m := range []string{one, two} {
 		s.loaded(t, func() { s.readme(t, m, "Upgrade", "") })
-		eventually(t, m, func() bool { return s.ready(m) })
+		awaittest.True(t, m, func() bool { return s.ready(m) })
 	}
 }
 
@@ -401,7 +403,7 @@ func (s *site) testRedisRestart(t *testing.T) {
 	}
 	s.verify(t, token)
 	s.readme(t, redis, "Restart Redis", "")
-	eventually(t, "tokens again", func() bool {
+	awaittest.True(t, "tokens again", func() bool {
 		j := s.newInstance()
 		status, _ := s.ask(t, j.addr, j.id)
 		return status == http.StatusOK
@@ -426,7 +428,7 @@ func (s *site) testRedisLost(t *testing.T) {
 	}
 	s.verify(t, token)
 	s.readme(t, one, "Redis lost what it held", "")
-	eventually(t, "tokens again", func() bool {
+	awaittest.True(t, "tokens again", func() bool {
 		j := s.newInstance()
 		status, got := s.ask(t, j.addr, j.id)
 		if status == http.StatusOK {
@@ -451,11 +453,11 @@ func (s *site) testRestore(t *testing.T) {
 	s.sh(t, one, program+" instances allow "+i.id)
 	s.sh(t, one, program+" instances deny "+late.id)
 	s.readme(t, redis, "Backup and restore", "systemctl stop")
-	eventually(t, "the denial of after the backup", func() bool {
+	awaittest.True(t, "the denial of after the backup", func() bool {
 		status, _ := s.ask(t, late.addr, late.id)
 		return status == http.StatusForbidden
 	})
-	eventually(t, "a token for the one that was allowed since", func() bool {
+	awaittest.True(t, "a token for the one that was allowed since", func() bool {
 		status, _ := s.ask(t, i.addr, i.id)
 		return status == http.StatusOK
 	})
@@ -475,7 +477,7 @@ func (s *site) testEncryptionKey(t *testing.T) {
 	for _, step := range []string{"cp encryption-next.key", "sed -i 's/encryptionKeyFile: .*/encryptionKeyFile: [encryption-next.key, encryption.key]/'", "sed -i 's/encryptionKeyFile: .*/encryptionKeyFile: [encryption-next.key]/'"} {
 		for _, m := range []string{one, two} {
 			s.loaded(t, func() { s.readme(t, m, heading, step) })
-			eventually(t, m, func() bool { return s.ready(m) })
+			awaittest.True(t, m, func() bool { return s.ready(m) })
 		}
 	}
 	s.verify(t, token)

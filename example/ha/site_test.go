@@ -22,6 +22,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/awaittest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/simulator"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/state/statetest"
 )
@@ -75,8 +76,12 @@ func newSite(t *testing.T, bin string, ran *runs) *site {
 		_ = os.RemoveAll(dir)
 	})
 	s.net = fmt.Sprintf("127.%d.%d.", 1+random(t, 250), 1+random(t, 250))
-	for _, port := range []string{"443", "18775", "18776", "6379"} {
-		s.ports[port] = s.freePort(t)
+	ports, err := awaittest.FreePorts(4, s.host(lb), s.host(redis), s.host(one), s.host(two))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, port := range []string{"443", "18775", "18776", "6379"} {
+		s.ports[port] = ports[i]
 	}
 	if s.cloud, err = simulator.Start(); err != nil {
 		t.Fatal(err)
@@ -133,30 +138,6 @@ func random(t *testing.T, n int64) int64 {
 		t.Fatal(err)
 	}
 	return v.Int64()
-}
-
-// freePort is free on all machines, and below those that the kernel gives out.
-func (s *site) freePort(t *testing.T) string {
-	t.Helper()
-search:
-	for range 1000 {
-		port := strconv.FormatInt(10000+random(t, 20000), 10)
-		for _, taken := range s.ports {
-			if port == taken {
-				continue search
-			}
-		}
-		for m := range lastByte {
-			l, err := net.Listen("tcp", s.host(m)+":"+port)
-			if err != nil {
-				continue search
-			}
-			_ = l.Close()
-		}
-		return port
-	}
-	t.Fatal("no port is free")
-	return ""
 }
 
 // substitutions are all that differs from the machines of the README: addresses,
@@ -343,16 +324,19 @@ func (u *unit) start(ctx context.Context) error {
 	if u.up == nil {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	return wait(ctx, func() bool {
+	return awaittest.Poll(ctx, patience, func() error {
 		select {
 		case <-ended:
 			cancel()
-			return false
+			return errors.New(u.name + " ended")
 		default:
-			return u.up()
 		}
+		if !u.up() {
+			return errors.New(u.name + " does not answer")
+		}
+		return nil
 	})
 }
 
@@ -417,29 +401,6 @@ func (s *site) redisAnswers() bool {
 	}
 	n, _ := c.Read(answer)
 	return bytes.HasPrefix(answer[:n], []byte("-NOAUTH"))
-}
-
-// wait asks again and again.
-func wait(ctx context.Context, done func() bool) error {
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for !done() {
-		select {
-		case <-ctx.Done():
-			return errors.New("waited in vain")
-		case <-tick.C:
-		}
-	}
-	return nil
-}
-
-func eventually(t *testing.T, what string, done func() bool) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	if err := wait(ctx, done); err != nil {
-		t.Fatalf("%s: %v", what, err)
-	}
 }
 
 // decision is a line of a replica's audit log.

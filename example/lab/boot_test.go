@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/gophercloud/gophercloud/v2/openstack/compute/v2/servers"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/awaittest"
 )
 
 // machine is an instance with a system in it: systemd and cloud-init, as its image
@@ -50,7 +52,7 @@ func boot(t *testing.T, server string) machine {
 		_ = cmd.Process.Signal(syscall.SIGTERM)
 		<-ended
 	})
-	waitFor(t, time.Minute, "system in "+server, func() bool {
+	awaittest.Within(t, time.Minute, "system in "+server, func() bool {
 		select {
 		case <-ended:
 			t.Fatalf("boot: %v\n%s", failure, said.String())
@@ -92,7 +94,7 @@ func (m machine) must(t *testing.T, args ...string) string {
 func (m machine) read(t *testing.T, file string) string {
 	t.Helper()
 	var text []byte
-	waitFor(t, 90*time.Second, file, func() (done bool) {
+	awaittest.Within(t, 90*time.Second, file, func() (done bool) {
 		var err error
 		text, err = os.ReadFile(filepath.Join("/proc", m.pid, "root", file))
 		return err == nil

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/awaittest"
 )
 
 // certificates makes a CA, one for HAProxy or us on an address, and an agent's,
@@ -52,7 +54,7 @@ func TestAgentWithACertificate(t *testing.T) {
 	agent := []string{"= SECRET", "= " + labSecret, "/etc/neutron/", dir + "/"}
 	wanted := func(t *testing.T, a *authenticator) {
 		t.Helper()
-		waitFor(t, time.Minute, "identity", func() bool {
+		awaittest.Within(t, time.Minute, "identity", func() bool {
 			status, _ := guest(t, "db-1", "-X", "PUT", putToken)
 			return status == http.StatusOK
 		})
@@ -82,7 +84,7 @@ func TestAgentWithACertificate(t *testing.T) {
 	t.Run("without one", func(t *testing.T) {
 		a := doorsBut(t, "  listen: "+agentsAddr+"\n", "  listen: "+directAddr+":8776\n  tls: {certFile: "+dir+"/metadata.pem, keyFile: "+dir+"/metadata-key.pem, clientCAFile: "+dir+"/agents-ca.pem}\n")
 		leadAgent(t, "METADATA_CONF="+example("metadata_agent.ini", append(agent, "192.0.2.10", directAddr, "8775", "8776", "nova_client_cert", "# nova_client_cert", "nova_client_priv_key", "# nova_client_priv_key")...))
-		waitFor(t, time.Minute, "its refusal", func() bool {
+		awaittest.Within(t, time.Minute, "its refusal", func() bool {
 			_, _ = guest(t, "db-1", "-X", "PUT", putToken)
 			return strings.Contains(a.read("audit.log"), "agent_unknown")
 		})

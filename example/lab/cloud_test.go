@@ -15,6 +15,8 @@ import (
 	osconfig "github.com/gophercloud/gophercloud/v2/openstack/config"
 	"github.com/gophercloud/gophercloud/v2/openstack/config/clouds"
 	"github.com/gophercloud/gophercloud/v2/openstack/identity/v3/users"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/awaittest"
 )
 
 // cloud is a login of one account.
@@ -85,7 +87,7 @@ func (c cloud) launch(t *testing.T, opts servers.CreateOpts) string {
 // await waits for a status, with no task under way.
 func (c cloud) await(t *testing.T, id, status string) {
 	t.Helper()
-	waitFor(t, 2*time.Minute, "status "+status+" of "+id, func() bool {
+	awaittest.Within(t, 2*time.Minute, "status "+status+" of "+id, func() bool {
 		s, err := servers.Get(t.Context(), c.compute, id).Extract()
 		if err != nil {
 			t.Fatal(err)
@@ -108,7 +110,7 @@ func (c cloud) do(t *testing.T, id, status string, action map[string]any) {
 // awaitTask waits until a task with that prefix runs.
 func (c cloud) awaitTask(t *testing.T, id, prefix string) {
 	t.Helper()
-	waitFor(t, time.Minute, "task "+prefix+" of "+id, func() bool {
+	awaittest.Within(t, time.Minute, "task "+prefix+" of "+id, func() bool {
 		s, err := servers.Get(t.Context(), c.compute, id).Extract()
 		if err != nil {
 			t.Fatal(err)
@@ -135,7 +137,7 @@ func (c cloud) gone(t *testing.T, id string) {
 	if err := servers.Delete(t.Context(), c.compute, id).ExtractErr(); err != nil {
 		t.Fatal(err)
 	}
-	waitFor(t, time.Minute, "end of "+id, func() bool {
+	awaittest.Within(t, time.Minute, "end of "+id, func() bool {
 		_, err := servers.Get(t.Context(), c.compute, id).Extract()
 		return gophercloud.ResponseCodeIs(err, 404)
 	})

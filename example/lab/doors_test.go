@@ -27,6 +27,8 @@ import (
 	"github.com/gophercloud/gophercloud/v2/openstack/identity/v3/roles"
 	"github.com/gophercloud/gophercloud/v2/openstack/identity/v3/tokens"
 	"github.com/gophercloud/gophercloud/v2/openstack/identity/v3/users"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/awaittest"
 )
 
 const (
@@ -123,7 +125,7 @@ func readVendordata(t *testing.T, server string) (status int, all map[string]map
 // first lookup takes longer than Nova is made to wait.
 func vendordata(t *testing.T, server string) (ours map[string]string) {
 	t.Helper()
-	waitFor(t, 2*time.Minute, "document of "+server, func() bool {
+	awaittest.Within(t, 2*time.Minute, "document of "+server, func() bool {
 		_, all := readVendordata(t, server)
 		ours = all["instance_identity"]
 		return ours["document"] != ""
@@ -372,7 +374,7 @@ func namesake(t *testing.T) cloud {
 func agentOfOurs(t *testing.T) {
 	t.Helper()
 	agentAt(t, "8776")
-	waitFor(t, time.Minute, "the metadata service", func() bool {
+	awaittest.Within(t, time.Minute, "the metadata service", func() bool {
 		status, _ := guest(t, "db-1", metadataURL+"/latest/meta-data/")
 		return status == http.StatusOK
 	})
@@ -407,7 +409,7 @@ const putToken = metadataURL + "/identity/token?role=agent"
 func TestIdentityFromTheMetadataService(t *testing.T) {
 	a := doors(t, "")
 	agentOfOurs(t)
-	waitFor(t, time.Minute, "the metadata service", func() bool {
+	awaittest.Within(t, time.Minute, "the metadata service", func() bool {
 		status, _ := guest(t, "web-1", metadataURL+"/latest/meta-data/")
 		return status == http.StatusOK
 	})
@@ -609,13 +611,13 @@ func TestNovasMetadataNeedsNothingOfOurs(t *testing.T) {
 		if err := os.WriteFile(policy, []byte("\"os_compute_api:servers:detail:get_all_tenants\": \"!\"\n"), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		waitFor(t, 30*time.Second, "policy", func() bool {
+		awaittest.True(t, "policy", func() bool {
 			status, _ := guest(t, "db-1", "-X", "PUT", putToken)
 			return status == http.StatusInternalServerError
 		})
 		ask(t, http.StatusInternalServerError)
 	})
-	waitFor(t, 30*time.Second, "policy", func() bool {
+	awaittest.True(t, "policy", func() bool {
 		status, _ := guest(t, "db-1", "-X", "PUT", putToken)
 		return status == http.StatusOK
 	})

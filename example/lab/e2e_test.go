@@ -17,6 +17,8 @@ import (
 
 	"github.com/gophercloud/gophercloud/v2/openstack/compute/v2/servers"
 	"github.com/gophercloud/gophercloud/v2/openstack/identity/v3/users"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/awaittest"
 )
 
 // The reasons of the audit log that the tests expect.
@@ -201,7 +203,7 @@ func TestAnInstanceThatIsBeingBuilt(t *testing.T) {
 	script(t, "./down", "nova-compute")
 	t.Cleanup(func() { script(t, "./up") })
 	id := demo.request(t, "unborn", nil)
-	waitFor(t, time.Minute, "BUILD", func() bool {
+	awaittest.Within(t, time.Minute, "BUILD", func() bool {
 		s, err := servers.Get(t.Context(), demo.compute, id).Extract()
 		return err == nil && s.Status == "BUILD"
 	})
@@ -318,7 +320,7 @@ func TestOutages(t *testing.T) {
 	}
 	recovered := func(t *testing.T) {
 		t.Helper()
-		waitFor(t, time.Minute, "recovery", func() bool {
+		awaittest.Within(t, time.Minute, "recovery", func() bool {
 			return a.ask(t, "web-1", v4, web, "any").Status == http.StatusOK
 		})
 	}
@@ -350,7 +352,7 @@ func TestOutages(t *testing.T) {
 	t.Run("Keystone goes and comes back", func(t *testing.T) {
 		script(t, "./down", "keystone")
 		fresh := start(t, config{cloud: "authenticator", listen: "[::]:18785"})
-		waitFor(t, time.Minute, "the log to say so", func() bool { return strings.Contains(fresh.log(), "the cloud cannot be reached") })
+		awaittest.Within(t, time.Minute, "the log to say so", func() bool { return strings.Contains(fresh.log(), "the cloud cannot be reached") })
 		second := func(role string) string { return askSecond(t, "/auth", "-d", "instance_id="+web+"&role="+role) }
 		for range 3 {
 			if status := second("few"); status != "503" {
@@ -362,7 +364,7 @@ func TestOutages(t *testing.T) {
 		}
 		script(t, "./up")
 		recovered(t)
-		waitFor(t, time.Minute, "login of the one that started without Keystone", func() bool {
+		awaittest.Within(t, time.Minute, "login of the one that started without Keystone", func() bool {
 			return second("any") == "200"
 		})
 		for i, want := range []string{"200", "200", "403"} {

@@ -24,6 +24,7 @@ import (
 	"time"
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/admin"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/awaittest"
 )
 
 // Outside is where the authenticator listens: the machine beyond the projects'
@@ -160,7 +161,7 @@ func start(t *testing.T, c config) *authenticator {
 	t.Helper()
 	a := launch(t, c)
 	client := a.admin()
-	waitFor(t, 60*time.Second, "the authenticator", func() bool {
+	awaittest.Within(t, 60*time.Second, "the authenticator", func() bool {
 		select {
 		case err := <-a.ended:
 			t.Fatalf("the authenticator ended: %v\n%s", err, a.log())
@@ -217,7 +218,7 @@ func launch(t *testing.T, c config) *authenticator {
 func (a *authenticator) wantLacking(t *testing.T, words ...string) {
 	t.Helper()
 	for _, want := range words {
-		waitFor(t, time.Minute, "the log to name "+want, func() bool { return strings.Contains(a.log(), want) })
+		awaittest.Within(t, time.Minute, "the log to name "+want, func() bool { return strings.Contains(a.log(), want) })
 	}
 	select {
 	case err := <-a.ended:
@@ -261,7 +262,7 @@ type answer struct {
 // audit finds the line of a request.
 func (a *authenticator) audit(t *testing.T, id string) (reason, detail, client string) {
 	t.Helper()
-	waitFor(t, 10*time.Second, "the audit line of "+id, func() bool {
+	awaittest.Within(t, 10*time.Second, "the audit line of "+id, func() bool {
 		for line := range strings.Lines(a.read("audit.log")) {
 			if !strings.Contains(line, id) {
 				continue
@@ -281,7 +282,7 @@ func (a *authenticator) audit(t *testing.T, id string) (reason, detail, client s
 // its answer.
 func (a *authenticator) audited(t *testing.T, text string) {
 	t.Helper()
-	waitFor(t, 10*time.Second, "audit line with "+text, func() bool { return strings.Contains(a.read("audit.log"), text) })
+	awaittest.Within(t, 10*time.Second, "audit line with "+text, func() bool { return strings.Contains(a.read("audit.log"), text) })
 }
 
 // auditOf returns the audit line of the one request that ask makes.
@@ -290,7 +291,7 @@ func (a *authenticator) auditOf(t *testing.T, ask func()) (line string) {
 	lines := func() []string { return slices.Collect(strings.Lines(a.read("audit.log"))) }
 	before := len(lines())
 	ask()
-	waitFor(t, 10*time.Second, "audit line of the request", func() bool {
+	awaittest.Within(t, 10*time.Second, "audit line of the request", func() bool {
 		now := lines()
 		if len(now) <= before || !strings.HasSuffix(now[before], "\n") {
 			return false
@@ -349,22 +350,6 @@ func (got answer) want(t *testing.T, status int, reason string) {
 	t.Helper()
 	if got.Status != status || got.Reason != reason {
 		t.Errorf("status %d, %s (%s), client %s; want %d, %s", got.Status, got.Reason, got.Detail, got.Client, status, reason)
-	}
-}
-
-// waitFor polls until done.
-func waitFor(t *testing.T, limit time.Duration, what string, done func() bool) {
-	t.Helper()
-	deadline := time.NewTimer(limit)
-	defer deadline.Stop()
-	tick := time.NewTicker(100 * time.Millisecond)
-	defer tick.Stop()
-	for !done() {
-		select {
-		case <-deadline.C:
-			t.Fatalf("no %s within %v", what, limit)
-		case <-tick.C:
-		}
 	}
 }
 

@@ -15,6 +15,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/awaittest"
 )
 
 // What of ours is away is missed by a token alone: Nova's metadata is there as it is
@@ -57,7 +59,7 @@ func TestWhatATokenNeeds(t *testing.T) {
 			t.Fatalf("the configuration has no %q", before)
 		}
 		launch(t, config{cloud: "authenticator", here: true, whole: strings.Replace(text, before, after, 1)})
-		waitFor(t, 30*time.Second, "the door", func() bool {
+		awaittest.True(t, "the door", func() bool {
 			c, err := net.Dial("tcp", agentsAddr)
 			if err == nil {
 				_ = c.Close()
@@ -82,7 +84,7 @@ func TestWhatATokenNeeds(t *testing.T) {
 		if err := os.Remove(file); err != nil {
 			t.Fatal(err)
 		}
-		waitFor(t, 30*time.Second, "token", granted)
+		awaittest.True(t, "token", granted)
 	})
 	t.Run("there are no keys", func(t *testing.T) {
 		redis := exec.Command("redis-server", "--port", "16379", "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", t.TempDir())
@@ -120,7 +122,7 @@ func TestWhatATokenNeeds(t *testing.T) {
 	})
 	t.Run("Nova is slow", func(t *testing.T) {
 		begin(t, "metrics:", "metrics:")
-		waitFor(t, 30*time.Second, "token", granted)
+		awaittest.True(t, "token", granted)
 		outgrow()
 		thaw := freeze(t, "nova-api")
 		answer := make(chan string, 1)
@@ -171,7 +173,7 @@ func TestPasswordSlotThroughUs(t *testing.T) {
 	if got := slot(agentsAddr, "POST /openstack/latest/password", "c2VjcmV0"); !strings.HasPrefix(got, "HTTP/1.1 200 ") {
 		t.Fatalf("%.300q", got)
 	}
-	waitFor(t, time.Minute, "word of it", func() bool { // Nova remembers the instance for some seconds
+	awaittest.Within(t, time.Minute, "word of it", func() bool { // Nova remembers the instance for some seconds
 		return strings.HasSuffix(slot(novaAddr, "GET /openstack/latest/password", ""), "c2VjcmV0")
 	})
 	if got := slot(agentsAddr, "GET /openstack/latest/password", ""); !strings.HasSuffix(got, "\n\nc2VjcmV0") {
@@ -270,7 +272,7 @@ func TestIdentityThroughHAProxy(t *testing.T) {
 	}
 	a := behindHAProxy(t, file)
 	agentAt(t, "8777")
-	waitFor(t, time.Minute, "identity", func() bool {
+	awaittest.Within(t, time.Minute, "identity", func() bool {
 		status, _ := guest(t, "db-1", "-X", "PUT", putToken)
 		return status == http.StatusOK
 	})

@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"github.com/gophercloud/gophercloud/v2/openstack/identity/v3/users"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/awaittest"
 )
 
 const identityTarget = "instance_identity"
@@ -43,7 +45,7 @@ func wantNothing(t *testing.T, a *authenticator, server, reason string) {
 		t.Errorf("the instance reads %d %v, want {} under our name and the static part", status, all)
 	}
 	if reason != "" {
-		waitFor(t, 10*time.Second, "audit line with "+reason, func() bool {
+		awaittest.Within(t, 10*time.Second, "audit line with "+reason, func() bool {
 			return strings.Contains(a.read("audit.log"), `"door":"vendordata","outcome":"`) && strings.Contains(a.read("audit.log"), `"reason":"`+reason+`"`)
 		})
 	}
@@ -211,7 +213,7 @@ func wantExchange(t *testing.T, what, document string, want int) {
 func driveDocument(t *testing.T, id string) string {
 	t.Helper()
 	var document string
-	waitFor(t, time.Minute, "document on the config drive", func() bool {
+	awaittest.Within(t, time.Minute, "document on the config drive", func() bool {
 		var latest map[string]map[string]string
 		if err := json.Unmarshal([]byte(configDrive(t, id)["openstack/latest/vendor_data2.json"]), &latest); err != nil {
 			t.Fatal(err)

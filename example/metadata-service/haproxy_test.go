@@ -3,19 +3,14 @@ package metadataservice_test
 import (
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/hex"
-	"encoding/pem"
 	"fmt"
 	"io"
-	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -31,6 +26,8 @@ import (
 
 	"gopkg.in/yaml.v3"
 
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/awaittest"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/listen/listentest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/simulator"
 )
 
@@ -46,8 +43,7 @@ const (
 type site struct {
 	dir string
 	net string // in place of 192.0.2.
-	ca  *x509.Certificate
-	key *ecdsa.PrivateKey
+	ca  *listentest.Certificate
 
 	address string // where agents go, after net
 
@@ -76,11 +72,13 @@ func newSite(t *testing.T, config string, pairs ...string) *site {
 	var b [2]byte
 	rand.Read(b[:])
 	s := &site{dir: t.TempDir(), net: fmt.Sprintf("127.%d.%d.", 1+int(b[0])%250, 1+int(b[1])%250), address: "11:18778"}
-	s.newAuthority(t, "strangers-ca.pem")
-	s.certificate(t, "stranger", false)
-	s.newAuthority(t, "agents-ca.pem")
-	s.certificate(t, "metadata", true)
-	s.certificate(t, "agent", false)
+	s.ca = listentest.NewCA(t)
+	if err := os.WriteFile(filepath.Join(s.dir, "agents-ca.pem"), s.ca.CertPEM, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.certificate(t, listentest.NewCA(t), "stranger")
+	s.certificate(t, s.ca, "metadata")
+	s.certificate(t, s.ca, "agent")
 
 	l, err := net.Listen("tcp", s.net+"11:8775")
 	if err != nil {
@@ -109,7 +107,7 @@ func (s *site) startHAProxy(t *testing.T, file, address string) {
 	}
 	s.start(t, exec.Command("haproxy", "-db", "-f", file))
 	s.address = address
-	s.await(t, "HAProxy and Nova", func() bool { return s.try("/") == http.StatusOK })
+	awaittest.True(t, "HAProxy and Nova", func() bool { return s.try("/") == http.StatusOK })
 }
 
 // write copies a file of the example with what differs here.
@@ -163,7 +161,7 @@ func (s *site) startAuthenticator(t *testing.T, file string) {
 	cmd.Env = append(os.Environ(), "OS_AUTH_URL="+cloud.AuthURL(), "OS_USERNAME=authenticator", "OS_PASSWORD=secret-word", "OS_PROJECT_NAME=service",
 		"OS_USER_DOMAIN_NAME=Default", "OS_PROJECT_DOMAIN_NAME=Default", "OS_CLOUD=", "NO_PROXY=*")
 	s.authenticator, s.ended = cmd, s.start(t, cmd)
-	s.await(t, "the authenticator", func() bool {
+	awaittest.True(t, "the authenticator", func() bool {
 		resp, err := http.Get("http://" + s.net + "11:18776/readyz/auth")
 		if err != nil {
 			return false
@@ -196,85 +194,21 @@ func (s *site) start(t *testing.T, cmd *exec.Cmd) (ended chan struct{}) {
 	return ended
 }
 
-func (s *site) await(t *testing.T, what string, done func() bool) {
-	t.Helper()
-	deadline := time.NewTimer(30 * time.Second)
-	defer deadline.Stop()
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	for !done() {
-		select {
-		case <-deadline.C:
-			t.Fatalf("%s: waited in vain", what)
-		case <-tick.C:
-		}
-	}
-}
-
-// newAuthority signs all certificates from now on.
-func (s *site) newAuthority(t *testing.T, file string) {
-	t.Helper()
-	var err error
-	if s.key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "CA"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &s.key.PublicKey, s.key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if s.ca, err = x509.ParseCertificate(der); err != nil {
-		t.Fatal(err)
-	}
-	s.save(t, file, &pem.Block{Type: "CERTIFICATE", Bytes: der})
-}
-
-func (s *site) save(t *testing.T, name string, blocks ...*pem.Block) {
-	t.Helper()
-	var text []byte
-	for _, b := range blocks {
-		text = append(text, pem.EncodeToMemory(b)...)
-	}
-	if err := os.WriteFile(filepath.Join(s.dir, name), text, 0o600); err != nil {
-		t.Fatal(err)
-	}
-}
-
 // certificate writes NAME.pem, a certificate with its key, and NAME-key.pem, the
 // key alone.
-func (s *site) certificate(t *testing.T, name string, server bool) {
+func (s *site) certificate(t *testing.T, ca *listentest.Certificate, name string) {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
-	}
-	if server {
-		template.IPAddresses, template.ExtKeyUsage = []net.IP{net.ParseIP(s.net + "10"), net.ParseIP(s.net + "11")}, []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, s.ca, &key.PublicKey, s.key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	private, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.save(t, name+".pem", &pem.Block{Type: "CERTIFICATE", Bytes: der}, &pem.Block{Type: "PRIVATE KEY", Bytes: private})
-	s.save(t, name+"-key.pem", &pem.Block{Type: "PRIVATE KEY", Bytes: private})
+	cert := ca.Issue(t, name, func(c *x509.Certificate) {
+		c.IPAddresses = []net.IP{net.ParseIP(s.net + "10"), net.ParseIP(s.net + "11")}
+	})
+	file := filepath.Join(s.dir, name)
+	cert.Write(t, file+".pem", file+"-key.pem")
+	cert.Write(t, file+".pem", file+".pem")
 }
 
 // dial connects as the agent at an address does; without a certificate if file is "".
 func (s *site) dial(ctx context.Context, from, file string) (net.Conn, error) {
-	pool := x509.NewCertPool()
-	pool.AddCert(s.ca)
-	config := &tls.Config{RootCAs: pool}
+	config := &tls.Config{RootCAs: s.ca.Pool()}
 	if file != "" {
 		cert, err := tls.LoadX509KeyPair(filepath.Join(s.dir, file), filepath.Join(s.dir, file))
 		if err != nil {
@@ -363,7 +297,7 @@ func TestMetadataService(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := tt.site(t)
-			s.await(t, "the authenticator", func() bool { return strings.HasPrefix(s.must(t, put), "HTTP/1.1 200 ") })
+			awaittest.True(t, "the authenticator", func() bool { return strings.HasPrefix(s.must(t, put), "HTTP/1.1 200 ") })
 			s.testPaths(t)
 			// At the address of no agent there is not even a handshake, and without an
 			// agent's certificate nothing more.
@@ -387,7 +321,7 @@ func TestMetadataService(t *testing.T) {
 			_ = s.authenticator.Process.Kill()
 			<-s.ended
 			if tt.standalone {
-				s.await(t, "Nova without us", func() bool { return s.try("/latest/meta-data/") == http.StatusOK })
+				awaittest.True(t, "Nova without us", func() bool { return s.try("/latest/meta-data/") == http.StatusOK })
 				// A status that each release of the agent passes on, and a body.
 				if got := s.must(t, put); !strings.HasPrefix(got, "HTTP/1.1 500 ") && !strings.HasPrefix(got, "HTTP/1.1 404 ") || strings.HasSuffix(got, "\r\n\r\n") {
 					t.Errorf("without us: %s", got)
@@ -406,7 +340,7 @@ func TestHAProxyAddsNoAddress(t *testing.T) {
 			t.Run(name+", "+option, func(t *testing.T) {
 				s := newSite(t, "config.yml", "# nova: ", "nova: ", "proxies: [192.0.2.10]", "proxies: [127.0.0.1]")
 				s.startHAProxy(t, s.write(t, name, "/etc/haproxy/", s.dir+"/", "/dev/log", "stderr", "defaults\n", "defaults\n    "+option+"\n"), "10:8775")
-				s.await(t, "the authenticator", func() bool { return strings.HasPrefix(s.must(t, put), "HTTP/1.1 200 ") })
+				awaittest.True(t, "the authenticator", func() bool { return strings.HasPrefix(s.must(t, put), "HTTP/1.1 200 ") })
 				if got := s.must(t, "GET /latest"); !strings.Contains(got, "at ["+guest+"].") {
 					t.Errorf("to Nova came %s", got)
 				}

@@ -9,7 +9,6 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
-	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
@@ -21,10 +20,11 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/keyring/keyringtest"
 )
 
 // RFC 7638, section 3.1.
@@ -106,22 +106,8 @@ func FuzzParseKey(f *testing.F) {
 	})
 }
 
-// sharedRSA is one key for all tests that do not care which: RSA keys take long
-// to make.
-var sharedRSA = sync.OnceValue(func() *rsa.PrivateKey {
-	key, err := rsa.GenerateKey(rand.Reader, 2048)
-	if err != nil {
-		panic(err)
-	}
-	return key
-})
-
-func block(typ string, der []byte) []byte {
-	return pem.EncodeToMemory(&pem.Block{Type: typ, Bytes: der})
-}
-
 func pkcs1(key *rsa.PrivateKey) []byte {
-	return block("RSA PRIVATE KEY", x509.MarshalPKCS1PrivateKey(key))
+	return keyringtest.PEM("RSA PRIVATE KEY", x509.MarshalPKCS1PrivateKey(key))
 }
 
 func sec1(t *testing.T, key *ecdsa.PrivateKey) []byte {
@@ -130,40 +116,8 @@ func sec1(t *testing.T, key *ecdsa.PrivateKey) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return block("EC PRIVATE KEY", der)
+	return keyringtest.PEM("EC PRIVATE KEY", der)
 }
-
-func publicPEM(t *testing.T, key crypto.Signer) []byte {
-	t.Helper()
-	der, err := x509.MarshalPKIXPublicKey(key.Public())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return block("PUBLIC KEY", der)
-}
-
-// thumbprint is RFC 7638, section 3, written out: the required members in
-// lexicographic order, no white space, SHA-256.
-func thumbprint(t *testing.T, key crypto.Signer) string {
-	t.Helper()
-	var canonical string
-	switch k := key.Public().(type) {
-	case *rsa.PublicKey:
-		canonical = fmt.Sprintf(`{"e":%q,"kty":"RSA","n":%q}`, b64(big.NewInt(int64(k.E)).Bytes()), b64(k.N.Bytes()))
-	case *ecdsa.PublicKey:
-		point, err := k.Bytes() // 4, X, Y at the curve's full length
-		if err != nil {
-			t.Fatal(err)
-		}
-		size := (len(point) - 1) / 2
-		canonical = fmt.Sprintf(`{"crv":%q,"kty":"EC","x":%q,"y":%q}`, k.Curve.Params().Name, b64(point[1:1+size]), b64(point[1+size:]))
-	default:
-		t.Fatalf("no thumbprint for a %T", k)
-	}
-	sum := sha256.Sum256([]byte(canonical))
-	return b64(sum[:])
-}
-func b64(b []byte) string { return base64.RawURLEncoding.EncodeToString(b) }
 
 // ecParameters is what `openssl ecparam -name prime256v1 -genkey` puts in front
 // of the key: the curve by its name.
@@ -173,7 +127,7 @@ func ecParameters(t *testing.T) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return block("EC PARAMETERS", der)
+	return keyringtest.PEM("EC PARAMETERS", der)
 }
 
 func TestLoadKeysRefuses(t *testing.T) {
@@ -193,8 +147,8 @@ func TestLoadKeysRefuses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p256 := newEC(t, elliptic.P256())
-	good := pkcs8PEM(t, p256)
+	p256 := keyringtest.EC(t, elliptic.P256())
+	good := keyringtest.PKCS8(t, p256)
 	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "id.example.com"}}
 	certificate, err := x509.CreateCertificate(rand.Reader, template, template, p256.Public(), p256)
 	if err != nil {
@@ -209,37 +163,37 @@ func TestLoadKeysRefuses(t *testing.T) {
 		data []byte
 		want string // what the operator reads
 	}{
-		{"RSA of 2047 bits", pkcs8PEM(t, almost), "RSA key of 2047 bits"},
+		{"RSA of 2047 bits", keyringtest.PKCS8(t, almost), "RSA key of 2047 bits"},
 		{"RSA of 1024 bits", pkcs1(short), "RSA key of 1024 bits"},
-		{"P-224", sec1(t, newEC(t, elliptic.P224())), "curve P-224"},
-		{"P-521", pkcs8PEM(t, newEC(t, elliptic.P521())), "curve P-521"},
-		{"Ed25519", pkcs8PEM(t, ed), "ed25519"},
-		{"X25519", pkcs8PEM(t, x25519), "ecdh"},
+		{"P-224", sec1(t, keyringtest.EC(t, elliptic.P224())), "curve P-224"},
+		{"P-521", keyringtest.PKCS8(t, keyringtest.EC(t, elliptic.P521())), "curve P-521"},
+		{"Ed25519", keyringtest.PKCS8(t, ed), "ed25519"},
+		{"X25519", keyringtest.PKCS8(t, x25519), "ecdh"},
 		{"an empty file", nil, "no private key in PEM"},
 		{"words", []byte("this is no key\n"), "no private key in PEM"},
-		{"DER", x509.MarshalPKCS1PrivateKey(sharedRSA()), "no private key in PEM"},
-		{"a second key behind the first", append(bytes.Clone(good), pkcs8PEM(t, newEC(t, elliptic.P256()))...), "more than one private key"},
+		{"DER", x509.MarshalPKCS1PrivateKey(keyringtest.RSA()), "no private key in PEM"},
+		{"a second key behind the first", append(bytes.Clone(good), keyringtest.PKCS8(t, keyringtest.EC(t, elliptic.P256()))...), "more than one private key"},
 		{"PEM without its last line", bytes.Split(good, []byte("-----END"))[0], "no private key in PEM"},
 		{"parameters and no key", ecParameters(t), "no private key in PEM"},
-		{"a certificate", block("CERTIFICATE", certificate), "holds a CERTIFICATE"},
-		{"a certificate in front of its key", append(block("CERTIFICATE", certificate), good...), "holds a CERTIFICATE"},
-		{"a public key", publicPEM(t, p256), "holds a PUBLIC KEY"},
-		{"a key of OpenSSH", block("OPENSSH PRIVATE KEY", []byte("openssh-key-v1\x00")), "holds a OPENSSH PRIVATE KEY"},
-		{"PKCS#8 with a passphrase", block("ENCRYPTED PRIVATE KEY", make([]byte, 128)), "passphrase"},
+		{"a certificate", keyringtest.PEM("CERTIFICATE", certificate), "holds a CERTIFICATE"},
+		{"a certificate in front of its key", append(keyringtest.PEM("CERTIFICATE", certificate), good...), "holds a CERTIFICATE"},
+		{"a public key", keyringtest.PublicPEM(t, p256), "holds a PUBLIC KEY"},
+		{"a key of OpenSSH", keyringtest.PEM("OPENSSH PRIVATE KEY", []byte("openssh-key-v1\x00")), "holds a OPENSSH PRIVATE KEY"},
+		{"PKCS#8 with a passphrase", keyringtest.PEM("ENCRYPTED PRIVATE KEY", make([]byte, 128)), "passphrase"},
 		{"SEC1 with a passphrase", legacy, "passphrase"},
 		{"SEC1 with a passphrase, after its parameters", append(ecParameters(t), legacy...), "passphrase"},
-		{"nothing within PKCS#1", block("RSA PRIVATE KEY", nil), ""},
-		{"nothing within SEC1", block("EC PRIVATE KEY", nil), ""},
-		{"nothing within PKCS#8", block("PRIVATE KEY", nil), ""},
-		{"zeros within PKCS#8", block("PRIVATE KEY", make([]byte, 128)), ""},
+		{"nothing within PKCS#1", keyringtest.PEM("RSA PRIVATE KEY", nil), ""},
+		{"nothing within SEC1", keyringtest.PEM("EC PRIVATE KEY", nil), ""},
+		{"nothing within PKCS#8", keyringtest.PEM("PRIVATE KEY", nil), ""},
+		{"zeros within PKCS#8", keyringtest.PEM("PRIVATE KEY", make([]byte, 128)), ""},
 		{"PKCS#8 named PKCS#1", bytes.ReplaceAll(good, []byte(" PRIVATE"), []byte(" RSA PRIVATE")), ""},
-		{"a key whose end is missing", block("RSA PRIVATE KEY", x509.MarshalPKCS1PrivateKey(sharedRSA())[:600]), ""},
+		{"a key whose end is missing", keyringtest.PEM("RSA PRIVATE KEY", x509.MarshalPKCS1PrivateKey(keyringtest.RSA())[:600]), ""},
 		{"a key after 64 KiB of words", append(bytes.Repeat([]byte("word\n"), 64<<10/5+1), good...), "longer than 65536 bytes"},
 		{"a key of one byte more than 64 KiB", append(bytes.Clone(good), bytes.Repeat([]byte("\n"), 64<<10+1-len(good))...), "longer than 65536 bytes"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			file := writeFile(t, tt.data)
+			file := keyringtest.File(t, tt.data)
 			_, err := LoadKeys([]string{file})
 			if err == nil {
 				t.Fatal("was accepted")
@@ -254,15 +208,15 @@ func TestLoadKeysRefuses(t *testing.T) {
 
 func TestLoadKeysRefusesFiles(t *testing.T) {
 	dir := t.TempDir()
-	key := writeFile(t, pkcs8PEM(t, newEC(t, elliptic.P256())))
+	key := keyringtest.File(t, keyringtest.PKCS8(t, keyringtest.EC(t, elliptic.P256())))
 	same, err := os.ReadFile(key)
 	if err != nil {
 		t.Fatal(err)
 	}
-	again := writeFile(t, same)
+	again := keyringtest.File(t, same)
 	eleven := make([]string, 11)
 	for i := range eleven {
-		eleven[i] = writeFile(t, pkcs8PEM(t, newEC(t, elliptic.P256())))
+		eleven[i] = keyringtest.File(t, keyringtest.PKCS8(t, keyringtest.EC(t, elliptic.P256())))
 	}
 	missing := filepath.Join(dir, "missing.pem")
 	tests := []struct {
@@ -298,8 +252,8 @@ func TestLoadKeysRefusesFiles(t *testing.T) {
 
 // A key's ID and algorithm follow from the key, not from how it is written down.
 func TestLoadKeysAccepts(t *testing.T) {
-	p256, p384 := newEC(t, elliptic.P256()), newEC(t, elliptic.P384())
-	long := pkcs8PEM(t, p256)
+	p256, p384 := keyringtest.EC(t, elliptic.P256()), keyringtest.EC(t, elliptic.P384())
+	long := keyringtest.PKCS8(t, p256)
 	long = append(long, bytes.Repeat([]byte("\n"), 64<<10-len(long))...)
 	tests := []struct {
 		name string
@@ -307,20 +261,20 @@ func TestLoadKeysAccepts(t *testing.T) {
 		key  crypto.Signer
 		alg  string
 	}{
-		{"RSA of 2048 bits in PKCS#1", pkcs1(sharedRSA()), sharedRSA(), "RS256"},
-		{"RSA of 2048 bits in PKCS#8", pkcs8PEM(t, sharedRSA()), sharedRSA(), "RS256"},
+		{"RSA of 2048 bits in PKCS#1", pkcs1(keyringtest.RSA()), keyringtest.RSA(), "RS256"},
+		{"RSA of 2048 bits in PKCS#8", keyringtest.PKCS8(t, keyringtest.RSA()), keyringtest.RSA(), "RS256"},
 		{"P-256 in SEC1", sec1(t, p256), p256, "ES256"},
 		{"P-256 in SEC1 after its parameters", append(ecParameters(t), sec1(t, p256)...), p256, "ES256"},
-		{"P-256 in PKCS#8", pkcs8PEM(t, p256), p256, "ES256"},
+		{"P-256 in PKCS#8", keyringtest.PKCS8(t, p256), p256, "ES256"},
 		{"P-384 in SEC1", sec1(t, p384), p384, "ES384"},
-		{"P-384 in PKCS#8", pkcs8PEM(t, p384), p384, "ES384"},
-		{"a comment in front", append([]byte("the key of id.example.com\n"), pkcs8PEM(t, p256)...), p256, "ES256"},
-		{"lines that end as on Windows", bytes.ReplaceAll(pkcs8PEM(t, p256), []byte("\n"), []byte("\r\n")), p256, "ES256"},
+		{"P-384 in PKCS#8", keyringtest.PKCS8(t, p384), p384, "ES384"},
+		{"a comment in front", append([]byte("the key of id.example.com\n"), keyringtest.PKCS8(t, p256)...), p256, "ES256"},
+		{"lines that end as on Windows", bytes.ReplaceAll(keyringtest.PKCS8(t, p256), []byte("\n"), []byte("\r\n")), p256, "ES256"},
 		{"a file of 64 KiB", long, p256, "ES256"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			keys, err := LoadKeys([]string{writeFile(t, tt.data)})
+			keys, err := LoadKeys([]string{keyringtest.File(t, tt.data)})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -335,7 +289,7 @@ func TestLoadKeysAccepts(t *testing.T) {
 			for _, member := range []string{"kid", "alg", "use"} {
 				got[member] = published[member]
 			}
-			if diff := cmp.Diff(map[string]any{"kid": thumbprint(t, tt.key), "alg": tt.alg, "use": "sig"}, got); diff != "" {
+			if diff := cmp.Diff(map[string]any{"kid": keyringtest.Thumbprint(t, tt.key), "alg": tt.alg, "use": "sig"}, got); diff != "" {
 				t.Errorf("published key (-want +got):\n%s", diff)
 			}
 		})

@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/keyring/keyringtest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/state"
 )
 
@@ -251,7 +252,7 @@ func (w *model) happen(calm bool) {
 		if err != nil {
 			w.t.Fatal(err)
 		}
-		_, err = r.ring.Import(ctx, pkcs8PEM(w.t, key))
+		_, err = r.ring.Import(ctx, keyringtest.PKCS8(w.t, key))
 		w.say("imported by %s: %v", r.name, err)
 	case !calm && w.random.once(1000):
 		w.revoke(r)

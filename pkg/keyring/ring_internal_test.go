@@ -3,18 +3,13 @@ package keyring
 import (
 	"context"
 	"crypto"
-	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
-	"crypto/x509"
-	"encoding/base64"
-	"encoding/pem"
 	"errors"
 	"log/slog"
 	"maps"
 	"math"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -22,6 +17,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/keyring/keyringtest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/state"
 )
 
@@ -33,45 +29,17 @@ var (
 	testLead   = testConfig.lead(testConfig.MaxAge)
 )
 
-func newEC(t *testing.T, curve elliptic.Curve) *ecdsa.PrivateKey {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(curve, rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return key
-}
-
-func pkcs8PEM(t *testing.T, key any) []byte {
-	t.Helper()
-	der, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return pem.EncodeToMemory(&pem.Block{Type: pemPKCS8, Bytes: der})
-}
-
-func writeFile(t *testing.T, data []byte) string {
-	t.Helper()
-	file := filepath.Join(t.TempDir(), "file")
-	if err := os.WriteFile(file, data, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return file
-}
-
+// encryptionKey is a file with a new key.
 func encryptionKey(t *testing.T) string {
 	t.Helper()
-	key := make([]byte, encryptionKeySize)
-	rand.Read(key)
-	return writeFile(t, append(base64.StdEncoding.AppendEncode(nil, key), '\n'))
+	return keyringtest.EncryptionKeyFile(t, rand.Text()+rand.Text()[:6])
 }
 
 // sharedKey is the encryption key of all replicas on a shared state that do not
 // name one.
 func sharedKey(t *testing.T) string {
 	t.Helper()
-	return writeFile(t, []byte(base64.StdEncoding.EncodeToString([]byte("0123456789abcdefghijklmnopqrstuv"))))
+	return keyringtest.EncryptionKeyFile(t, "0123456789abcdefghijklmnopqrstuv")
 }
 
 // replica is a manager with clocks of its own, and a state that can be cut off.
@@ -341,7 +309,7 @@ func TestAClockThatStepsRotatesNothing(t *testing.T) {
 	t.Run("backwards, after the next key was known", func(t *testing.T) {
 		r := newReplica(t, newStore(), setup{})
 		r.pass(testConfig.RotationPeriod - time.Minute)
-		if _, err := r.Import(t.Context(), pkcs8PEM(t, newEC(t, elliptic.P256()))); err != nil {
+		if _, err := r.Import(t.Context(), keyringtest.PKCS8(t, keyringtest.EC(t, elliptic.P256()))); err != nil {
 			t.Fatal(err)
 		}
 		first := r.signs()
@@ -499,29 +467,29 @@ func TestRevoke(t *testing.T) {
 }
 
 func TestImport(t *testing.T) {
-	key, other := newEC(t, elliptic.P256()), newEC(t, elliptic.P384())
+	key, other := keyringtest.EC(t, elliptic.P256()), keyringtest.EC(t, elliptic.P384())
 	r := newReplica(t, newStore(), setup{unloaded: true, shared: true})
-	info, err := r.Import(t.Context(), pkcs8PEM(t, key))
+	info, err := r.Import(t.Context(), keyringtest.PKCS8(t, key))
 	if err != nil || info.State != StateCurrent || r.signs() != info.KeyID || len(r.kids()) != 2 {
 		t.Fatalf("into an empty state: %+v, %v; %v", info, err, r.kids())
 	}
 	next := r.kids()[1]
-	if again, err := r.Import(t.Context(), pkcs8PEM(t, key)); err != nil || again != info || r.kids()[1] != next {
+	if again, err := r.Import(t.Context(), keyringtest.PKCS8(t, key)); err != nil || again != info || r.kids()[1] != next {
 		t.Errorf("the current key again: %+v, %v", again, err)
 	}
 	r.pass(time.Hour)
-	second, err := r.Import(t.Context(), pkcs8PEM(t, other))
+	second, err := r.Import(t.Context(), keyringtest.PKCS8(t, other))
 	if err != nil || second.State != StateNext || second.Algorithm != "ES384" || !second.Published.Equal(r.wall) || slices.Contains(r.kids(), next) || r.signs() != info.KeyID {
 		t.Fatalf("into a key set: %+v, %v; %v", second, err, r.kids())
 	}
 	r.pass(time.Hour)
-	if again, err := r.Import(t.Context(), pkcs8PEM(t, other)); err != nil || again != second {
+	if again, err := r.Import(t.Context(), keyringtest.PKCS8(t, other)); err != nil || again != second {
 		t.Errorf("the next key again: %+v, %v", again, err)
 	}
 	if _, err := r.Rotate(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if back, err := r.Import(t.Context(), pkcs8PEM(t, key)); err != nil || back.State != StateNext || len(r.kids()) != 2 {
+	if back, err := r.Import(t.Context(), keyringtest.PKCS8(t, key)); err != nil || back.State != StateNext || len(r.kids()) != 2 {
 		t.Errorf("a retired key: %+v, %v; %v", back, err, r.kids())
 	}
 	_, err = r.Import(t.Context(), []byte("no key"))
@@ -532,7 +500,7 @@ func TestImport(t *testing.T) {
 // every moment each replica must publish what any of them signs with.
 func TestFromFilesToManagedAndBack(t *testing.T) {
 	store := newStore()
-	keyFile := writeFile(t, pkcs8PEM(t, newEC(t, elliptic.P256())))
+	keyFile := keyringtest.File(t, keyringtest.PKCS8(t, keyringtest.EC(t, elliptic.P256())))
 	now := testStart
 	replicas := map[string]*replica{}
 	start := func(name string, files ...string) {
@@ -587,7 +555,7 @@ func TestFromFilesToManagedAndBack(t *testing.T) {
 	}
 
 	// And back.
-	newFile := writeFile(t, pkcs8PEM(t, newEC(t, elliptic.P256())))
+	newFile := keyringtest.File(t, keyringtest.PKCS8(t, keyringtest.EC(t, elliptic.P256())))
 	if pem, err = os.ReadFile(newFile); err != nil {
 		t.Fatal(err)
 	}
@@ -611,7 +579,7 @@ func TestFromFilesToManagedAndBack(t *testing.T) {
 }
 
 func TestFilesSignWhateverTheStateHas(t *testing.T) {
-	file := writeFile(t, pkcs8PEM(t, newEC(t, elliptic.P256())))
+	file := keyringtest.File(t, keyringtest.PKCS8(t, keyringtest.EC(t, elliptic.P256())))
 	for name, break_ := range map[string]func(*replica){
 		"cannot be reached": func(r *replica) { r.fail = errors.New("connection refused") },
 		"has garbage":       func(r *replica) { put(t, r.store, []byte("garbage")) },
@@ -813,7 +781,7 @@ func TestAnotherAlgorithm(t *testing.T) {
 		t.Error("replicas of two configurations rotate against one another")
 	}
 	// What an operator imported stays, whatever its algorithm.
-	imported, err := changed.Import(t.Context(), pkcs8PEM(t, newEC(t, elliptic.P384())))
+	imported, err := changed.Import(t.Context(), keyringtest.PKCS8(t, keyringtest.EC(t, elliptic.P384())))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -860,7 +828,7 @@ func TestTheLongestLifeCounts(t *testing.T) {
 	longCache := testConfig
 	longCache.MaxAge = time.Hour
 	newReplica(t, store, setup{config: longCache, at: short.wall})
-	if _, err := short.Import(t.Context(), pkcs8PEM(t, newEC(t, elliptic.P256()))); err != nil {
+	if _, err := short.Import(t.Context(), keyringtest.PKCS8(t, keyringtest.EC(t, elliptic.P256()))); err != nil {
 		t.Fatal(err)
 	}
 	newReplica(t, store, setup{config: longCache, at: short.wall})
@@ -915,7 +883,7 @@ func TestList(t *testing.T) {
 	if err != nil || !slices.Equal(got, r.Infos()) || len(got) != 2 {
 		t.Errorf("List = %+v, %v", got, err)
 	}
-	file := writeFile(t, pkcs8PEM(t, newEC(t, elliptic.P256())))
+	file := keyringtest.File(t, keyringtest.PKCS8(t, keyringtest.EC(t, elliptic.P256())))
 	static := newReplica(t, r.store, setup{files: []string{file}})
 	if got, err = static.List(t.Context()); err != nil {
 		t.Fatal(err)

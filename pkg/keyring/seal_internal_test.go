@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/keyring/keyringtest"
 )
 
 var (
@@ -17,7 +19,7 @@ var (
 func TestEncryptionKeyFiles(t *testing.T) {
 	good := encryptionKey(t)
 	random := func(n int) []byte { return bytes.Repeat([]byte("0123456789abcdef"), 4)[:n] }
-	b64 := func(b []byte) string { return writeFile(t, base64.StdEncoding.AppendEncode(nil, b)) }
+	b64 := func(b []byte) string { return keyringtest.File(t, base64.StdEncoding.AppendEncode(nil, b)) }
 	tests := []struct {
 		name  string
 		files []string
@@ -26,9 +28,9 @@ func TestEncryptionKeyFiles(t *testing.T) {
 		{"none there", []string{good, "missing.key"}, "missing.key: no such file or directory"},
 		{"a byte short", []string{b64(random(31))}, "does not hold 32 bytes"},
 		{"a byte long", []string{b64(random(33))}, "does not hold 32 bytes"},
-		{"32 bytes, but not in base64", []string{writeFile(t, random(32))}, "does not hold 32 bytes"},
-		{"empty", []string{writeFile(t, nil)}, "does not hold 32 bytes"},
-		{"two in one file", []string{writeFile(t, bytes.Repeat(append(base64.StdEncoding.AppendEncode(nil, random(32)), '\n'), 2))}, "does not hold 32 bytes"},
+		{"32 bytes, but not in base64", []string{keyringtest.File(t, random(32))}, "does not hold 32 bytes"},
+		{"empty", []string{keyringtest.File(t, nil)}, "does not hold 32 bytes"},
+		{"two in one file", []string{keyringtest.File(t, bytes.Repeat(append(base64.StdEncoding.AppendEncode(nil, random(32)), '\n'), 2))}, "does not hold 32 bytes"},
 		{"nothing random", []string{b64(make([]byte, 32))}, "over and over"},
 		{"the same twice", []string{good, good}, "is the same key as"},
 	}

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
-	"encoding/base64"
 	"errors"
 	"io"
 	"os"
@@ -16,22 +15,13 @@ import (
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/keyring"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/keyring/keyringtest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/state"
 )
 
 // testdata/*-65ed6e0* were written by release 65ed6e0, with one instance denied in
 // each state.
 const deniedID = "11111111-aaaa-4aaa-8aaa-000000000001"
-
-// fixtureKey is the encryption key of testdata/keys-65ed6e0.sealed.
-func fixtureKey(t *testing.T) string {
-	t.Helper()
-	file := filepath.Join(t.TempDir(), "encryption.key")
-	if err := os.WriteFile(file, []byte(base64.StdEncoding.EncodeToString([]byte("0123456789abcdefghijklmnopqrstuv"))), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return file
-}
 
 func open(t *testing.T, store state.Store, seen string, encryption ...string) *keyring.Ring {
 	t.Helper()
@@ -137,7 +127,7 @@ func TestARedisOf65ed6e0IsTakenOverOnce(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	redis, key := state.NewMemory(10, nil), fixtureKey(t)
+	redis, key := state.NewMemory(10, nil), keyringtest.EncryptionKeyFile(t, "0123456789abcdefghijklmnopqrstuv")
 	put := func(name string, value []byte) {
 		t.Helper()
 		if err := redis.Put(ctx, name, value, time.Time{}); err != nil {

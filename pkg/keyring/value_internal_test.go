@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/keyring/keyringtest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/state"
 )
 
@@ -109,7 +110,7 @@ func TestARevokedKeyIsNotRevivedByAStart(t *testing.T) {
 	if _, err := again.Init(t.Context()); !errors.Is(err, ErrOlder) {
 		t.Errorf("`keys init` alone: %v", err)
 	}
-	for _, act := range map[string]error{"rotate": errOf(again.Rotate(t.Context())), "import": errOf(again.Import(t.Context(), pkcs8PEM(t, newEC(t, elliptic.P256())))), "revoke": again.Revoke(t.Context(), stolen), "list": errOf(again.List(t.Context()))} {
+	for _, act := range map[string]error{"rotate": errOf(again.Rotate(t.Context())), "import": errOf(again.Import(t.Context(), keyringtest.PKCS8(t, keyringtest.EC(t, elliptic.P256())))), "revoke": again.Revoke(t.Context(), stolen), "list": errOf(again.List(t.Context()))} {
 		if !errors.Is(act, ErrOlder) {
 			t.Errorf("an operator's act on the old value: %v", act)
 		}
@@ -294,7 +295,7 @@ func exported(t *testing.T, raw []byte, r *replica, kid string) []byte {
 		t.Fatal(err)
 	}
 	k, _ := found.content.find(kid)
-	return pkcs8PEM(t, k.private)
+	return keyringtest.PKCS8(t, k.private)
 }
 
 func TestMergeKeysEnds(t *testing.T) {
@@ -646,14 +647,14 @@ func TestBothValuesAreSealedAnew(t *testing.T) {
 
 // A shared state needs a key, whatever signs.
 func TestASharedStateIsNeverUnsealed(t *testing.T) {
-	file := writeFile(t, pkcs8PEM(t, newEC(t, elliptic.P256())))
+	file := keyringtest.File(t, keyringtest.PKCS8(t, keyringtest.EC(t, elliptic.P256())))
 	for _, files := range [][]string{nil, {file}} {
 		_, err := New(testConfig, newStore(), Options{Issuer: testIssuer, SigningKeyFile: files})
 		wantError(t, err, "needs keys.encryptionKeyFile")
 	}
 	// The key set of a stranger, not sealed, with their own key as an imported one.
 	stranger := newReplica(t, newStore(), setup{unloaded: true})
-	if _, err := stranger.Import(t.Context(), pkcs8PEM(t, newEC(t, elliptic.P256()))); err != nil {
+	if _, err := stranger.Import(t.Context(), keyringtest.PKCS8(t, keyringtest.EC(t, elliptic.P256()))); err != nil {
 		t.Fatal(err)
 	}
 	store, s := newStore(), server(t)

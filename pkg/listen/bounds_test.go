@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/listen"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/listen/listentest"
 )
 
 // open opens a listener and serves a handler with it until the test ends. Addresses
@@ -88,13 +89,13 @@ func TestNobodyHoldsAllConnections(t *testing.T) {
 				})
 				address, _ := open(t, listen.Options{Connections: 128}, h)
 				for i := range 200 {
-					write(t, dialFrom(t, attacker(i), address), says)
+					listentest.Send(t, listentest.DialFrom(t, attacker(i), address), says)
 				}
 				for i := range 20 {
-					if got := ask(dialFrom(t, "127.1.1.1", address)); got != served {
+					if got := ask(listentest.DialFrom(t, "127.1.1.1", address)); got != served {
 						t.Fatalf("client %d gets %s", i, got)
 					}
-					conn := dialFrom(t, attacker(i), address)
+					conn := listentest.DialFrom(t, attacker(i), address)
 					_, _ = io.WriteString(conn, says) // it may be cut at once
 				}
 			})
@@ -115,13 +116,13 @@ func TestRequestsInProgressAreNotCut(t *testing.T) {
 	// More than any other network has.
 	var busy []net.Conn
 	for i := range 60 {
-		conn := dialFrom(t, fmt.Sprintf("127.1.1.%d", 1+i), address)
-		write(t, conn, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+		conn := listentest.DialFrom(t, fmt.Sprintf("127.1.1.%d", 1+i), address)
+		listentest.Send(t, conn, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
 		busy = append(busy, conn)
 		<-entered
 	}
 	for i := range 300 {
-		dialFrom(t, fmt.Sprintf("127.9.%d.1", i%50), address)
+		listentest.DialFrom(t, fmt.Sprintf("127.9.%d.1", i%50), address)
 	}
 	close(release)
 	for i, conn := range busy {
@@ -145,19 +146,19 @@ func TestConnectionsOfAnAddress(t *testing.T) {
 		Connections: 64, // of which an address has 8
 		Trusted:     func(a netip.Addr) bool { return a == balancer },
 	}, h)
-	silent := dialFrom(t, "127.0.0.2", address)
+	silent := listentest.DialFrom(t, "127.0.0.2", address)
 	for range 8 {
-		write(t, dialFrom(t, "127.0.0.2", address), "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+		listentest.Send(t, listentest.DialFrom(t, "127.0.0.2", address), "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
 		<-entered
 	}
 	if _, err := silent.Read(make([]byte, 1)); err == nil {
 		t.Error("the silent one is kept")
 	}
-	if got := ask(dialFrom(t, "127.0.0.2", address)); got != "cut" {
+	if got := ask(listentest.DialFrom(t, "127.0.0.2", address)); got != "cut" {
 		t.Errorf("one more of the address gets %s", got)
 	}
 	for range 20 {
-		write(t, dialFrom(t, balancer.String(), address), "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+		listentest.Send(t, listentest.DialFrom(t, balancer.String(), address), "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
 		<-entered
 	}
 	if got := closed.String(); got != "map[address:2]" {
@@ -175,10 +176,10 @@ func TestPreferredPeers(t *testing.T) {
 		address, _ := open(t, o, hello)
 		var ours []net.Conn
 		for i := range 40 {
-			ours = append(ours, dialFrom(t, fmt.Sprintf("127.5.0.%d", 1+i), address))
+			ours = append(ours, listentest.DialFrom(t, fmt.Sprintf("127.5.0.%d", 1+i), address))
 		}
 		for i := range 200 {
-			dialFrom(t, fmt.Sprintf("127.9.%d.1", i), address)
+			listentest.DialFrom(t, fmt.Sprintf("127.9.%d.1", i), address)
 		}
 		for i, conn := range ours {
 			if got := ask(conn); got != served {
@@ -189,9 +190,9 @@ func TestPreferredPeers(t *testing.T) {
 	t.Run("they cannot take all", func(t *testing.T) {
 		address, _ := open(t, o, hello)
 		for i := range 200 {
-			dialFrom(t, fmt.Sprintf("127.5.%d.1", i), address)
+			listentest.DialFrom(t, fmt.Sprintf("127.5.%d.1", i), address)
 		}
-		if got := ask(dialFrom(t, "127.1.1.1", address)); got != served {
+		if got := ask(listentest.DialFrom(t, "127.1.1.1", address)); got != served {
 			t.Errorf("somebody else gets %s", got)
 		}
 	})
@@ -203,13 +204,13 @@ func TestClientsOfAProxyAreCounted(t *testing.T) {
 	is := func(a netip.Addr) bool { return a == balancer }
 	address, _ := open(t, listen.Options{Connections: 64, Trusted: is, Proxies: is}, hello)
 	through := func(client string) net.Conn {
-		conn := dialFrom(t, balancer.String(), address)
-		write(t, conn, "PROXY TCP4 "+client+" 192.0.2.1 1 2\r\n")
+		conn := listentest.DialFrom(t, balancer.String(), address)
+		listentest.Send(t, conn, "PROXY TCP4 "+client+" 192.0.2.1 1 2\r\n")
 		return conn
 	}
 	for range 100 {
 		conn := through("203.0.113.66")
-		write(t, conn, "GET / HTTP/1.1\r\nX: ") // and no more
+		listentest.Send(t, conn, "GET / HTTP/1.1\r\nX: ") // and no more
 	}
 	for range 20 {
 		if got := ask(through("203.0.113.77")); got != served {
@@ -225,12 +226,12 @@ func TestClientsOfAProxyAreCounted(t *testing.T) {
 // Of short lines as well as of long ones a header has only so many: each costs more
 // memory than it has bytes.
 func TestHeadersAreBounded(t *testing.T) {
-	files, _ := newCertificate(t, "id.example.com")
+	files := newCertificate(t, "id.example.com")
 	for name, tls := range map[string]listen.TLSConfig{"plain": {}, "TLS": files} {
 		t.Run(name, func(t *testing.T) {
 			address, _ := open(t, listen.Options{TLS: tls}, hello)
 			dial := func() net.Conn {
-				conn := dialFrom(t, "127.0.0.1", address)
+				conn := listentest.DialFrom(t, "127.0.0.1", address)
 				if tls.CertFile != "" {
 					return clientTLS(conn)
 				}
@@ -263,8 +264,8 @@ func TestHeadersAreBounded(t *testing.T) {
 // What comes right behind a request is counted, too.
 func TestHeadersOfTheNextRequestAreBounded(t *testing.T) {
 	address, _ := open(t, listen.Options{}, hello)
-	conn := dialFrom(t, "127.0.0.1", address)
-	write(t, conn, "GET / HTTP/1.1\r\nHost: x\r\n\r\nGET / HTTP/1.1\r\n"+strings.Repeat("a:\n", 1000))
+	conn := listentest.DialFrom(t, "127.0.0.1", address)
+	listentest.Send(t, conn, "GET / HTTP/1.1\r\nHost: x\r\n\r\nGET / HTTP/1.1\r\n"+strings.Repeat("a:\n", 1000))
 	began := time.Now()
 	all, _ := io.ReadAll(conn)
 	if n := strings.Count(string(all), "HTTP/1.1 "); n != 1 {
@@ -274,8 +275,8 @@ func TestHeadersOfTheNextRequestAreBounded(t *testing.T) {
 		t.Errorf("the connection ended after %v", took)
 	}
 	for _, requests := range []int{2, 5} { // a few are a client's that does not wait
-		conn := dialFrom(t, "127.0.0.1", address)
-		write(t, conn, strings.Repeat("GET / HTTP/1.1\r\nHost: x\r\n\r\n", requests-1)+"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+		conn := listentest.DialFrom(t, "127.0.0.1", address)
+		listentest.Send(t, conn, strings.Repeat("GET / HTTP/1.1\r\nHost: x\r\n\r\n", requests-1)+"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
 		all, err := io.ReadAll(conn)
 		if n := strings.Count(string(all), served); n != requests || err != nil {
 			t.Errorf("%d of %d requests are answered (%v)", n, requests, err)
@@ -286,9 +287,9 @@ func TestHeadersOfTheNextRequestAreBounded(t *testing.T) {
 // Messages of TLS of which nothing comes are bounded before the handshake is done,
 // and after it.
 func TestHandshakesAreBounded(t *testing.T) {
-	files, _ := newCertificate(t, "id.example.com")
+	files := newCertificate(t, "id.example.com")
 	address, _ := open(t, listen.Options{TLS: files}, hello)
-	conn := dialFrom(t, "127.0.0.1", address)
+	conn := listentest.DialFrom(t, "127.0.0.1", address)
 	// A ClientHello that says that it has 65,532 bytes, in records of 16 KiB
 	// (RFC 8446, sections 4 and 5.1).
 	record := func(first bool) string {
@@ -317,7 +318,7 @@ func TestHandshakesAreBounded(t *testing.T) {
 func TestAcceptGoesOn(t *testing.T) {
 	failing := listen.Failing(t.Context(), syscall.EMFILE, syscall.ENOBUFS, syscall.ECONNABORTED, syscall.EPROTO)
 	run(t, listen.Endpoint{Name: "test", Listener: failing, Handler: hello})
-	if got := ask(dialFrom(t, "127.0.0.1", failing.Addr().String())); got != served {
+	if got := ask(listentest.DialFrom(t, "127.0.0.1", failing.Addr().String())); got != served {
 		t.Errorf("after the errors a client gets %s", got)
 	}
 }
@@ -337,9 +338,9 @@ func TestRefusalsDoNotBlockAccept(t *testing.T) {
 		Refused: func(string, error) { <-stuck },
 	}, hello)
 	for range 500 {
-		dialFrom(t, "127.0.0.66", address)
+		listentest.DialFrom(t, "127.0.0.66", address)
 	}
-	if got := ask(dialFrom(t, "127.0.0.1", address)); got != served {
+	if got := ask(listentest.DialFrom(t, "127.0.0.1", address)); got != served {
 		t.Errorf("behind them a client gets %s", got)
 	}
 	if got := closed.String(); got != "map[unknown:500]" {
@@ -349,13 +350,13 @@ func TestRefusalsDoNotBlockAccept(t *testing.T) {
 
 // HTTP/2 is not spoken: a client could hold many times as much with it.
 func TestHTTP2IsOff(t *testing.T) {
-	files, _ := newCertificate(t, "id.example.com")
+	files := newCertificate(t, "id.example.com")
 	address, _ := open(t, listen.Options{TLS: files}, hello)
-	conn := tls.Client(dialFrom(t, "127.0.0.1", address), &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2", "http/1.1"}})
+	conn := tls.Client(listentest.DialFrom(t, "127.0.0.1", address), &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2", "http/1.1"}})
 	if err := conn.Handshake(); err != nil || conn.ConnectionState().NegotiatedProtocol != "http/1.1" {
 		t.Errorf("%q is negotiated, %v", conn.ConnectionState().NegotiatedProtocol, err)
 	}
-	only := tls.Client(dialFrom(t, "127.0.0.1", address), &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}})
+	only := tls.Client(listentest.DialFrom(t, "127.0.0.1", address), &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}})
 	if err := only.Handshake(); err == nil {
 		t.Error("a client that speaks nothing else is not refused")
 	}
@@ -364,8 +365,8 @@ func TestHTTP2IsOff(t *testing.T) {
 		"prior knowledge": "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00",
 		"an upgrade":      "GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings, close\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n",
 	} {
-		conn := dialFrom(t, "127.0.0.1", plain)
-		write(t, conn, says)
+		conn := listentest.DialFrom(t, "127.0.0.1", plain)
+		listentest.Send(t, conn, says)
 		answer, _ := io.ReadAll(conn)
 		if !strings.HasPrefix(string(answer), "HTTP/1.1 ") || strings.HasPrefix(string(answer), "HTTP/1.1 101") {
 			t.Errorf("%s: %q", name, answer)
@@ -375,8 +376,8 @@ func TestHTTP2IsOff(t *testing.T) {
 
 // A client that has proven that a certificate is its own keeps its connection.
 func TestClientsWithCertificatesArePreferred(t *testing.T) {
-	files, _ := newCertificate(t, "door")
-	own, _ := newCertificate(t, "agent")
+	files := newCertificate(t, "door")
+	own := newCertificate(t, "agent")
 	address, _ := open(t, listen.Options{Connections: 64, TLS: files, ClientCAFile: own.CertFile}, hello)
 	cert, err := tls.LoadX509KeyPair(own.CertFile, own.KeyFile)
 	if err != nil {
@@ -384,7 +385,7 @@ func TestClientsWithCertificatesArePreferred(t *testing.T) {
 	}
 	with := func(from string) *tls.Conn {
 		// TLS 1.2, so that the server has seen the client's proof when Handshake returns.
-		return tls.Client(dialFrom(t, from, address), &tls.Config{InsecureSkipVerify: true, MaxVersion: tls.VersionTLS12, Certificates: []tls.Certificate{cert}})
+		return tls.Client(listentest.DialFrom(t, from, address), &tls.Config{InsecureSkipVerify: true, MaxVersion: tls.VersionTLS12, Certificates: []tls.Certificate{cert}})
 	}
 	var agents []*tls.Conn
 	for i := range 40 {
@@ -395,10 +396,10 @@ func TestClientsWithCertificatesArePreferred(t *testing.T) {
 		agents = append(agents, conn)
 	}
 	for i := range 200 {
-		dialFrom(t, fmt.Sprintf("127.9.%d.1", i), address)
+		listentest.DialFrom(t, fmt.Sprintf("127.9.%d.1", i), address)
 	}
 	for i, conn := range agents {
-		write(t, conn, "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+		listentest.Send(t, conn, "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
 		// The rest of the first answer, and the second.
 		if rest, err := io.ReadAll(conn); !strings.Contains(string(rest), served) {
 			t.Fatalf("agent %d was cut: %q, %v", i, rest, err)

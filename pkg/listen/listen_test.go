@@ -23,7 +23,7 @@ func TestListenReportsWhatIsInUse(t *testing.T) {
 // A certificate that cannot be read is an error, and gives the port back.
 func TestListenReportsABrokenCertificate(t *testing.T) {
 	log, _ := newLog()
-	files, _ := newCertificate(t, "id.example.com")
+	files := newCertificate(t, "id.example.com")
 	if err := os.WriteFile(files.KeyFile, []byte("no key"), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -14,19 +14,20 @@ import (
 	"time"
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/listen"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/listen/listentest"
 )
 
 // A client that reads no answer holds up the handler no longer than the time-out.
 func TestClientsThatDoNotRead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l, done := newPipes(), make(chan time.Duration, 1)
+		l, done := listentest.NewPipes(), make(chan time.Duration, 1)
 		h := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			began := time.Now()
 			_, _ = w.Write(make([]byte, 1<<20))
 			done <- time.Since(began)
 		})
 		run(t, listen.Endpoint{Name: "instances", Listener: l, Handler: h})
-		write(t, l.dial(t), "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+		listentest.Send(t, l.Dial(t), "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
 		if took := <-done; took != listen.WriteTimeout {
 			t.Errorf("the handler was held up for %v, want %v", took, listen.WriteTimeout)
 		}
@@ -37,7 +38,7 @@ func TestClientsThatDoNotRead(t *testing.T) {
 // request took to come in. A CPU profile takes 30 seconds.
 func TestALongHandlerIsNotCutShort(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := newPipes()
+		l := listentest.NewPipes()
 		h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			_, _ = io.Copy(io.Discard, r.Body)
 			select {
@@ -52,8 +53,8 @@ func TestALongHandlerIsNotCutShort(t *testing.T) {
 			"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
 			"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 1\r\n\r\nx",
 		} {
-			conn := l.dial(t)
-			write(t, conn, request)
+			conn := l.Dial(t)
+			listentest.Send(t, conn, request)
 			if got := body(t, conn); got != "complete" {
 				t.Errorf("%.4s is %s", request, got)
 			}
@@ -63,7 +64,7 @@ func TestALongHandlerIsNotCutShort(t *testing.T) {
 
 func TestServeFinishesWhatIsInFlight(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l, release := newPipes(), make(chan struct{})
+		l, release := listentest.NewPipes(), make(chan struct{})
 		h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			<-release
 			fmt.Fprint(w, r.Context().Err())
@@ -74,16 +75,17 @@ func TestServeFinishesWhatIsInFlight(t *testing.T) {
 		go func() {
 			ended <- listen.Serve(ctx, slog.New(slog.DiscardHandler), listen.Endpoint{Name: "instances", Listener: l, Handler: h})
 		}()
-		conn := l.dial(t)
-		write(t, conn, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+		conn := l.Dial(t)
+		listentest.Send(t, conn, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
 		synctest.Wait()
 		stop(errors.New("enough"))
 		synctest.Wait()
 		select {
 		case err := <-ended:
 			t.Fatalf("Serve did not wait for the request: %v", err)
-		case <-l.closed:
 		default:
+		}
+		if !l.Closed() {
 			t.Error("new connections are still accepted")
 		}
 		close(release)
@@ -98,7 +100,7 @@ func TestServeFinishesWhatIsInFlight(t *testing.T) {
 
 func TestServeDoesNotWaitForEver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := newPipes()
+		l := listentest.NewPipes()
 		logger, log := newLog()
 		h := http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
 		ctx, stop := context.WithCancel(t.Context())
@@ -106,7 +108,7 @@ func TestServeDoesNotWaitForEver(t *testing.T) {
 		go func() {
 			ended <- listen.Serve(ctx, logger, listen.Endpoint{Name: "instances", Listener: l, Handler: h})
 		}()
-		write(t, l.dial(t), "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+		listentest.Send(t, l.Dial(t), "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
 		synctest.Wait()
 		stop()
 		began := time.Now()
@@ -124,7 +126,7 @@ func TestServeDoesNotWaitForEver(t *testing.T) {
 
 func TestServeEndsWithTheFirstFailure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		good, bad := newPipes(), newPipes()
+		good, bad := listentest.NewPipes(), listentest.NewPipes()
 		ended := make(chan error, 1)
 		go func() {
 			ended <- listen.Serve(t.Context(), slog.New(slog.DiscardHandler),
@@ -135,20 +137,20 @@ func TestServeEndsWithTheFirstFailure(t *testing.T) {
 		if err := <-ended; !errors.Is(err, net.ErrClosed) || !strings.HasPrefix(err.Error(), "metrics: ") {
 			t.Errorf("Serve: %v", err)
 		}
-		select {
-		case <-good.closed:
-		default:
+		if !good.Closed() {
 			t.Error("the other endpoint still listens")
 		}
 	})
 }
 
 func TestServeAfterTheEnd(t *testing.T) {
-	l := newPipes()
+	l := listentest.NewPipes()
 	ctx, stop := context.WithCancel(t.Context())
 	stop()
 	if err := listen.Serve(ctx, slog.New(slog.DiscardHandler), listen.Endpoint{Name: "instances", Listener: l, Handler: hello}); err != nil {
 		t.Errorf("Serve: %v", err)
 	}
-	<-l.closed
+	if !l.Closed() {
+		t.Error("the listener is open")
+	}
 }

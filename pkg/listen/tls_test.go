@@ -1,65 +1,32 @@
 package listen_test
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"errors"
-	"math/big"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/listen"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/listen/listentest"
 )
 
 // newCertificate writes a certificate and its key.
-func newCertificate(t testing.TB, name string) (files listen.TLSConfig, cert *x509.Certificate) {
+func newCertificate(t testing.TB, name string) listen.TLSConfig {
 	t.Helper()
-	dir := t.TempDir()
-	files = listen.TLSConfig{CertFile: filepath.Join(dir, "server.pem"), KeyFile: filepath.Join(dir, "server-key.pem")}
-	return files, writeCertificate(t, files, name)
+	cert, key := listentest.NewCertificate(t, name).Files(t)
+	return listen.TLSConfig{CertFile: cert, KeyFile: key}
 }
 
-func writeCertificate(t testing.TB, files listen.TLSConfig, name string) *x509.Certificate {
+func writeCertificate(t testing.TB, files listen.TLSConfig, name string) {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, DNSNames: []string{name},
-		NotBefore: time.Unix(0, 0), NotAfter: time.Now().Add(time.Hour),
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	private, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for file, block := range map[string]*pem.Block{files.CertFile: {Type: "CERTIFICATE", Bytes: der}, files.KeyFile: {Type: "PRIVATE KEY", Bytes: private}} {
-		if err := os.WriteFile(file, pem.EncodeToMemory(block), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return cert
+	listentest.NewCertificate(t, name).Write(t, files.CertFile, files.KeyFile)
 }
 
 func TestCertificateIsReadAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		files, _ := newCertificate(t, "first.example.com")
+		files := newCertificate(t, "first.example.com")
 		logger, log := newLog()
 		get, err := listen.WatchCertificate(files, logger)
 		if err != nil {
@@ -95,7 +62,7 @@ func TestCertificateIsReadAgain(t *testing.T) {
 			want   string
 		}{
 			"is no certificate":   {func() { must(t, os.WriteFile(files.CertFile, []byte("x"), 0o600)) }, "certFile: " + files.CertFile + ": "},
-			"belongs to no key":   {func() { writeCertificate(t, files, "third.example.com"); otherKey(t, files) }, "private key does not match"},
+			"belongs to no key":   {func() { must(t, os.Rename(newCertificate(t, "third.example.com").CertFile, files.CertFile)) }, "private key does not match"},
 			"is gone":             {func() { must(t, os.Remove(files.CertFile)) }, "certFile: " + files.CertFile + ": no such file or directory: put the certificate and its chain there"},
 			"has lost its key":    {func() { must(t, os.Remove(files.KeyFile)) }, "keyFile: " + files.KeyFile + ": no such file or directory: put the private key of the certificate there"},
 			"is there for a half": {func() { must(t, os.Truncate(files.KeyFile, 20)) }, "keyFile " + files.KeyFile},
@@ -135,7 +102,7 @@ func TestCertificateIsReadAgain(t *testing.T) {
 
 // The error at start names the file and what belongs there.
 func TestCertificateThatIsGone(t *testing.T) {
-	files, _ := newCertificate(t, "first.example.com")
+	files := newCertificate(t, "first.example.com")
 	must(t, os.Remove(files.CertFile))
 	want := "certFile: " + files.CertFile + ": no such file or directory: put the certificate and its chain there (PEM), or correct the path"
 	if _, err := listen.LoadCertificate(files); err == nil || err.Error() != want {
@@ -162,11 +129,4 @@ func must(t *testing.T, err error) {
 	if err != nil {
 		t.Fatal(err)
 	}
-}
-
-// otherKey puts the key of another certificate beside this one.
-func otherKey(t *testing.T, files listen.TLSConfig) {
-	t.Helper()
-	others, _ := newCertificate(t, "x")
-	must(t, os.Rename(others.KeyFile, files.KeyFile))
 }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/awaittest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/openstack"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/simulator"
 )
@@ -375,7 +376,7 @@ func TestASlowKeystoneTakesNoConnectionFromNova(t *testing.T) {
 	for i := range 20 {
 		asking.Go(func() { _, _ = c.Caller(ctx, fmt.Sprintf("gAAAAA%d", i), neighbour(i)) })
 	}
-	eventually(t, "checks that hang", func() bool { return cloud.Count("keystone", "GET", tokens) >= before+2 })
+	awaittest.True(t, "checks that hang", func() bool { return cloud.Count("keystone", "GET", tokens) >= before+2 })
 	if _, err := ask(t, c, web); err != nil {
 		t.Error(err)
 	}

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/awaittest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/openstack"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/simulator"
 )
@@ -456,7 +457,7 @@ func TestCache(t *testing.T) {
 				_, err := askProven(t, c, web)
 				done <- err
 			}()
-			eventually(t, "the call to arrive", func() bool { return countLookups(cloud) == before+1 })
+			awaittest.True(t, "the call to arrive", func() bool { return countLookups(cloud) == before+1 })
 			clock.advance(1500 * time.Millisecond)
 			close(held)
 			if err := <-done; err != nil {

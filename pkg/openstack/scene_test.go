@@ -270,21 +270,6 @@ const (
 func countLogins(cloud *simulator.Cloud) int  { return cloud.Count("keystone", http.MethodPost, logins) }
 func countLookups(cloud *simulator.Cloud) int { return cloud.Count("nova", http.MethodGet, servers) }
 
-// eventually waits for what another goroutine is about to do.
-func eventually(t *testing.T, what string, done func() bool) {
-	t.Helper()
-	deadline, again := time.NewTimer(10*time.Second), time.NewTicker(time.Millisecond)
-	defer deadline.Stop()
-	defer again.Stop()
-	for !done() {
-		select {
-		case <-again.C:
-		case <-deadline.C:
-			t.Fatalf("waited for 10 s: %s", what)
-		}
-	}
-}
-
 // clock stands still unless it is moved.
 type clock struct {
 	mu  sync.Mutex

@@ -2,18 +2,10 @@ package openstack_test
 
 import (
 	"cmp"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/json"
-	"encoding/pem"
 	"io"
 	"log/slog"
-	"math/big"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -21,6 +13,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/listen/listentest"
 )
 
 // shape is how a cloud is built. In its URLs @HTTP and @HTTPS are the two
@@ -291,47 +285,10 @@ type authority struct {
 
 func newAuthority(t *testing.T) *authority {
 	t.Helper()
-	a := &authority{files: map[string]string{}}
-	caKey, ca := newCertificate(t, "ca", nil, nil)
-	_, another := newCertificate(t, "another", nil, nil)
-	serverKey, server := newCertificate(t, "server", ca, caKey)
-	clientKey, client := newCertificate(t, "client", ca, caKey)
-	a.server = tls.Certificate{Certificate: [][]byte{server.Raw}, PrivateKey: serverKey}
-	for name, cert := range map[string]*x509.Certificate{"ca.pem": ca, "another.pem": another, "client.pem": client} {
-		a.files[name] = string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw}))
-	}
-	der, err := x509.MarshalPKCS8PrivateKey(clientKey)
-	if err != nil {
-		t.Fatal(err)
-	}
-	a.files["client.key"] = string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
-	a.files["both.pem"] = a.files["client.pem"] + a.files["client.key"]
-	return a
-}
-
-// newCertificate makes an authority of its own unless it is given one.
-func newCertificate(t *testing.T, name string, parent *x509.Certificate, parentKey *ecdsa.PrivateKey) (*ecdsa.PrivateKey, *x509.Certificate) {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
-		KeyUsage: x509.KeyUsageDigitalSignature, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, BasicConstraintsValid: true,
-	}
-	if parent == nil {
-		template.IsCA, template.KeyUsage, template.IPAddresses = true, x509.KeyUsageCertSign, nil
-		parent, parentKey = template, key
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, parent, &key.PublicKey, parentKey)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return key, cert
+	ca := listentest.NewCA(t)
+	client := ca.Issue(t, "client")
+	return &authority{ca.Issue(t, "server").TLS(), map[string]string{
+		"ca.pem": string(ca.CertPEM), "another.pem": string(listentest.NewCA(t).CertPEM),
+		"client.pem": string(client.CertPEM), "client.key": string(client.KeyPEM), "both.pem": string(client.CertPEM) + string(client.KeyPEM),
+	}}
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/awaittest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/openstack"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/simulator"
 )
@@ -249,12 +250,12 @@ func TestCallerWhoLeavesALoginFailsNobody(t *testing.T) {
 				_, err := c.Instance(leaving, instanceID(t, web), somebody)
 				left <- err
 			}()
-			eventually(t, "the login", func() bool { return countLogins(cloud) == before+1 })
+			awaittest.True(t, "the login", func() bool { return countLogins(cloud) == before+1 })
 			go func() {
 				_, err := c.Instance(t.Context(), instanceID(t, foreign), somebody)
 				stayed <- err
 			}()
-			eventually(t, "the other caller", func() bool { return c.InFlight() == 2 })
+			awaittest.True(t, "the other caller", func() bool { return c.InFlight() == 2 })
 			leave()
 			if err := <-left; !errors.Is(err, context.Canceled) {
 				t.Errorf("who left got %v", err)
@@ -282,7 +283,7 @@ func TestOneCallAnswersAHundredCallers(t *testing.T) {
 		_, err := c.Instance(first, instanceID(t, web), somebody)
 		left <- err
 	}()
-	eventually(t, "the call", func() bool { return countLookups(cloud) == before+1 })
+	awaittest.True(t, "the call", func() bool { return countLookups(cloud) == before+1 })
 	var asking sync.WaitGroup
 	for i := range 100 {
 		asking.Go(func() {
@@ -357,12 +358,12 @@ func TestFloodOfOneAddress(t *testing.T) {
 	for n := range 8 {
 		find(n, 1)
 	}
-	eventually(t, "eight calls", func() bool { return countLookups(cloud) == before+8 })
+	awaittest.True(t, "eight calls", func() bool { return countLookups(cloud) == before+8 })
 	if _, err := c.Instance(t.Context(), ids[8], neighbour(1)); !errors.Is(err, attest.ErrTooManyLookups) {
 		t.Errorf("one more lookup of one address = %v, want ErrTooManyLookups", err)
 	}
 	find(9, 2)
-	eventually(t, "another's call", func() bool { return countLookups(cloud) == before+9 })
+	awaittest.True(t, "another's call", func() bool { return countLookups(cloud) == before+9 })
 	find(9, 1) // is under way, and costs nothing
 	close(held)
 	asking.Wait()
@@ -398,7 +399,7 @@ func TestCloseEndsEverything(t *testing.T) {
 			cloud.Fail(test.service, simulator.Fault{Hang: true})
 			answered := make(chan []error)
 			go func() { answered <- askMany(t, c, ids) }()
-			eventually(t, "the lookups", func() bool { return c.InFlight() == len(ids) && test.arrived(cloud, countLookups(cloud)-asked) })
+			awaittest.True(t, "the lookups", func() bool { return c.InFlight() == len(ids) && test.arrived(cloud, countLookups(cloud)-asked) })
 
 			began := time.Now()
 			c.Close()
@@ -422,7 +423,7 @@ func TestCloseEndsEverything(t *testing.T) {
 			}
 			c.Close() // again does no harm
 			// The connections, and the simulator's ends of them.
-			eventually(t, fmt.Sprintf("for the %d goroutines of before", before), func() bool { return runtime.NumGoroutine() <= before })
+			awaittest.True(t, fmt.Sprintf("for the %d goroutines of before", before), func() bool { return runtime.NumGoroutine() <= before })
 		})
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/listen"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/listen/listentest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/server"
 )
 
@@ -98,7 +99,7 @@ func TestBodiesToNovaAreStreamed(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	write(t, c, "POST /openstack/latest/password HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\na")
+	listentest.Send(t, c, "POST /openstack/latest/password HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\na")
 	select {
 	case b := <-first:
 		if b != 'a' {
@@ -123,8 +124,8 @@ func TestTrailersAreNotKept(t *testing.T) {
 		t.Fatal(err)
 	}
 	run(t, d.logger, listen.Endpoint{Name: "instances", Listener: l, Handler: h})
-	conn := dialFrom(t, home, l.Addr().String())
-	write(t, conn, fmt.Sprintf("POST /auth HTTP/1.1\r\nHost: x\r\nContent-Type: %s\r\nTransfer-Encoding: chunked\r\nTrailer: a\r\n\r\n%x\r\n%s\r\n0\r\na: b\r\n\r\n", formType, len(webForm), webForm))
+	conn := listentest.DialFrom(t, home, l.Addr().String())
+	listentest.Send(t, conn, fmt.Sprintf("POST /auth HTTP/1.1\r\nHost: x\r\nContent-Type: %s\r\nTransfer-Encoding: chunked\r\nTrailer: a\r\n\r\n%x\r\n%s\r\n0\r\na: b\r\n\r\n", formType, len(webForm), webForm))
 	if status := readStatus(t, conn); status != http.StatusOK {
 		t.Errorf("the answer is %d", status)
 	}
@@ -139,13 +140,13 @@ func TestStrangersDoNotTakeNovasConnections(t *testing.T) {
 	s, _ := novaScene(t)
 	s.nova.From = []netip.Prefix{netip.MustParsePrefix("127.5.0.0/16")}
 	address := s.open(t).serve(t)
-	ours := dialFrom(t, "127.5.0.1", address)
+	ours := listentest.DialFrom(t, "127.5.0.1", address)
 	for i := range server.Connections + 100 {
-		conn := dialFrom(t, fmt.Sprintf("127.9.%d.%d", i%200, 1+i/200), address)
+		conn := listentest.DialFrom(t, fmt.Sprintf("127.9.%d.%d", i%200, 1+i/200), address)
 		_ = conn.SetDeadline(time.Now().Add(time.Minute))
 	}
-	for name, conn := range map[string]net.Conn{"that was open": ours, "that is new": dialFrom(t, "127.5.0.2", address)} {
-		write(t, conn, fmt.Sprintf("POST /vendordata HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nX-Auth-Token: %s\r\nContent-Length: %d\r\n\r\n%s", novaToken, len(novaBody), novaBody))
+	for name, conn := range map[string]net.Conn{"that was open": ours, "that is new": listentest.DialFrom(t, "127.5.0.2", address)} {
+		listentest.Send(t, conn, fmt.Sprintf("POST /vendordata HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nX-Auth-Token: %s\r\nContent-Length: %d\r\n\r\n%s", novaToken, len(novaBody), novaBody))
 		if status := readStatus(t, conn); status != http.StatusOK {
 			t.Errorf("a connection %s: the answer is %d", name, status)
 		}

@@ -14,11 +14,11 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/labstack/echo/v4"
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/listen/listentest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/server"
 )
 
@@ -302,8 +302,8 @@ func TestProxyProtocol(t *testing.T) {
 			s.proxy = byProxy
 			s.instance.Addresses = addresses(row.instance)
 			d := s.open(t)
-			conn := dialFrom(t, row.peer, d.serve(t))
-			write(t, conn, row.preamble+rawAuth(row.header))
+			conn := listentest.DialFrom(t, row.peer, d.serve(t))
+			listentest.Send(t, conn, row.preamble+rawAuth(row.header))
 			got := readStatus(t, conn)
 			if got != row.want {
 				t.Errorf("status %d, want %d", got, row.want)
@@ -324,12 +324,12 @@ func TestProxyProtocol(t *testing.T) {
 func TestProxyProtocolWithTLS(t *testing.T) {
 	s := newScene(t)
 	s.proxy = byProxy
-	s.tls, _ = newCertificate(t, "id.example.com")
+	s.tls.CertFile, s.tls.KeyFile = listentest.NewCertificate(t, "id.example.com").Files(t)
 	s.instance.Addresses = addresses(vm)
-	conn := dialFrom(t, "127.0.0.2", s.open(t).serve(t))
-	write(t, conn, "PROXY TCP4 "+vm+" 192.0.2.10 4711 18775\r\n")
+	conn := listentest.DialFrom(t, "127.0.0.2", s.open(t).serve(t))
+	listentest.Send(t, conn, "PROXY TCP4 "+vm+" 192.0.2.10 4711 18775\r\n")
 	secure := tls.Client(conn, &tls.Config{InsecureSkipVerify: true})
-	write(t, secure, rawAuth(""))
+	listentest.Send(t, secure, rawAuth(""))
 	if got := readStatus(t, secure); got != http.StatusOK {
 		t.Errorf("status %d", got)
 	}
@@ -338,27 +338,6 @@ func TestProxyProtocolWithTLS(t *testing.T) {
 func rawAuth(header string) string {
 	return "POST /auth HTTP/1.1\r\nHost: id.example.com\r\nContent-Type: " + formType + "\r\n" + header +
 		fmt.Sprintf("Connection: close\r\nContent-Length: %d\r\n\r\n%s", len(webForm), webForm)
-}
-
-func dialFrom(t testing.TB, from, to string) net.Conn {
-	t.Helper()
-	dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}, Timeout: 10 * time.Second}
-	conn, err := dialer.DialContext(t.Context(), "tcp", to)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { conn.Close() })
-	if err := conn.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
-		t.Fatal(err)
-	}
-	return conn
-}
-
-func write(t testing.TB, w io.Writer, data string) {
-	t.Helper()
-	if _, err := io.WriteString(w, data); err != nil {
-		t.Fatal(err)
-	}
 }
 
 // readStatus gives the status of the answer, 0 if the connection ends without one.

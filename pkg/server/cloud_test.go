@@ -16,6 +16,7 @@ import (
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/listen"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/listen/listentest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/openstack"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/ratelimit"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/server"
@@ -228,8 +229,8 @@ func TestHangingUpWhileNovaIsSlow(t *testing.T) {
 	r.pass(time.Minute)
 	r.cloud.Fail("nova", simulator.Fault{Hang: true})
 	before := r.cloud.Count("nova", http.MethodGet, "/v2.1/servers")
-	conn := dialFrom(t, instanceAt, strings.TrimSuffix(strings.TrimPrefix(r.url, "http://"), "/region-1"))
-	write(t, conn, rawAuth(""))
+	conn := listentest.DialFrom(t, instanceAt, strings.TrimSuffix(strings.TrimPrefix(r.url, "http://"), "/region-1"))
+	listentest.Send(t, conn, rawAuth(""))
 	for deadline := time.Now().Add(10 * time.Second); r.cloud.Count("nova", http.MethodGet, "/v2.1/servers") == before; {
 		if time.Now().After(deadline) {
 			t.Fatal("Nova was not asked")

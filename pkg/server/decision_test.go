@@ -19,6 +19,7 @@ import (
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest/attesttest"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/listen/listentest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/ratelimit"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/server"
 )
@@ -651,8 +652,8 @@ func TestAClientThatHangsUp(t *testing.T) {
 		return attest.Instance{}, ctx.Err()
 	})
 	d := s.open(t)
-	conn := dialFrom(t, home, d.serve(t))
-	write(t, conn, rawAuth(""))
+	conn := listentest.DialFrom(t, home, d.serve(t))
+	listentest.Send(t, conn, rawAuth(""))
 	<-asked
 	conn.Close()
 	d.audit.await(t, 1)

@@ -2,76 +2,27 @@ package server_test
 
 import (
 	"bufio"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"io"
-	"math/big"
 	"net"
 	"net/http"
-	"os"
-	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/listen"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/listen/listentest"
 )
-
-// newCertificate writes a certificate and its key.
-func newCertificate(t testing.TB, name string) (files listen.TLSConfig, cert *x509.Certificate) {
-	t.Helper()
-	dir := t.TempDir()
-	files = listen.TLSConfig{CertFile: filepath.Join(dir, "server.pem"), KeyFile: filepath.Join(dir, "server-key.pem")}
-	return files, writeCertificate(t, files, name)
-}
-
-func writeCertificate(t testing.TB, files listen.TLSConfig, name string) *x509.Certificate {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, DNSNames: []string{name},
-		NotBefore: time.Unix(0, 0), NotAfter: time.Now().Add(time.Hour),
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	private, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for file, block := range map[string]*pem.Block{files.CertFile: {Type: "CERTIFICATE", Bytes: der}, files.KeyFile: {Type: "PRIVATE KEY", Bytes: private}} {
-		if err := os.WriteFile(file, pem.EncodeToMemory(block), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return cert
-}
 
 func TestTLS(t *testing.T) {
 	s := newScene(t)
-	var cert *x509.Certificate
-	s.tls, cert = newCertificate(t, "id.example.com")
+	cert := listentest.NewCertificate(t, "id.example.com")
+	s.tls.CertFile, s.tls.KeyFile = cert.Files(t)
 	s.window.Limit = 10
 	address := s.open(t).serve(t)
-	roots := x509.NewCertPool()
-	roots.AddCert(cert)
 	client := func(change func(*http.Transport)) *http.Client {
-		tr := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, ServerName: "id.example.com"}, ForceAttemptHTTP2: true}
+		tr := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: cert.Pool(), ServerName: "id.example.com"}, ForceAttemptHTTP2: true}
 		change(tr)
 		t.Cleanup(tr.CloseIdleConnections)
 		return &http.Client{Transport: tr, Timeout: 10 * time.Second}
@@ -126,39 +77,6 @@ func TestTLS(t *testing.T) {
 	})
 }
 
-// pipes is a listener in memory, so that time can be made to pass.
-type pipes struct {
-	conns  chan net.Conn
-	closed chan struct{}
-	close  func()
-}
-
-func newPipes() *pipes {
-	closed := make(chan struct{})
-	return &pipes{make(chan net.Conn), closed, sync.OnceFunc(func() { close(closed) })}
-}
-
-func (p *pipes) Accept() (net.Conn, error) {
-	select {
-	case c := <-p.conns:
-		return c, nil
-	case <-p.closed:
-		return nil, net.ErrClosed
-	}
-}
-
-func (p *pipes) Close() error { p.close(); return nil }
-
-func (p *pipes) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)} }
-
-func (p *pipes) dial(t *testing.T) net.Conn {
-	t.Helper()
-	ours, theirs := net.Pipe()
-	t.Cleanup(func() { ours.Close() })
-	p.conns <- theirs
-	return ours
-}
-
 // lifetime drips into a connection and gives what came back, and when it ended.
 func lifetime(t *testing.T, conn net.Conn, drip string, every time.Duration) (string, time.Duration) {
 	t.Helper()
@@ -198,10 +116,10 @@ func TestSlowClients(t *testing.T) {
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				d, l := newScene(t).open(t), newPipes()
+				d, l := newScene(t).open(t), listentest.NewPipes()
 				run(t, d.logger, listen.Endpoint{Name: "instances", Listener: l, Handler: d})
-				conn := l.dial(t)
-				write(t, conn, row.at)
+				conn := l.Dial(t)
+				listentest.Send(t, conn, row.at)
 				got, took := lifetime(t, conn, row.drip, time.Second)
 				if took > row.within+time.Second || took < row.within-time.Second || !strings.HasPrefix(got, row.want) || (row.want == "" && got != "") {
 					t.Errorf("cut off after %v with %q, want %v and %q", took, got, row.within, row.want)

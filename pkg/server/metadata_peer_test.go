@@ -3,7 +3,6 @@ package server_test
 import (
 	"bufio"
 	"crypto/tls"
-	"crypto/x509"
 	"fmt"
 	"io"
 	"net"
@@ -18,6 +17,7 @@ import (
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/listen"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/listen/listentest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/ratelimit"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/server"
 )
@@ -85,13 +85,13 @@ func TestConnectionsOfStrangersAreNotKept(t *testing.T) {
 // A certificate that is not good is told to the operator: an agent whose own has
 // expired is a network without metadata.
 func TestBadCertificatesAreRecorded(t *testing.T) {
-	ours, foreign := newAuthority(t), newAuthority(t)
+	ours, foreign := listentest.NewCA(t), listentest.NewCA(t)
 	h := newHouse(t, newScene(t), func(c *server.MetadataServiceConfig) {
-		c.Agents, c.TLS.ClientCAFile, c.TLS.ClientNames = nil, ours.file, []string{agentName}
-		c.TLS.CertFile, c.TLS.KeyFile = ours.issue(t, "door")
+		c.Agents, c.TLS.ClientCAFile, c.TLS.ClientNames = nil, ours.File(t), []string{agentName}
+		c.TLS.CertFile, c.TLS.KeyFile = ours.Issue(t, "door.example.com").Files(t)
 	})
 	at := h.serveAgents(t)
-	for n, by := range []*authority{nil, foreign} {
+	for n, by := range []*listentest.Certificate{nil, foreign} {
 		if status, err := agentGet(t, at, ours, by, "/latest"); err == nil {
 			t.Errorf("it is answered %d", status)
 		}
@@ -104,17 +104,11 @@ func TestBadCertificatesAreRecorded(t *testing.T) {
 
 // agentGet speaks to the door with a certificate of by, if that is not nil, over a
 // connection of its own.
-func agentGet(t *testing.T, at string, door, by *authority, target string) (int, error) {
+func agentGet(t *testing.T, at string, door, by *listentest.Certificate, target string) (int, error) {
 	t.Helper()
-	pool := x509.NewCertPool()
-	pool.AddCert(door.cert)
-	config := &tls.Config{RootCAs: pool}
+	config := &tls.Config{RootCAs: door.Pool()}
 	if by != nil {
-		cert, err := tls.LoadX509KeyPair(by.issue(t, "agent"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		config.Certificates = []tls.Certificate{cert}
+		config.Certificates = []tls.Certificate{by.Issue(t, agentName).TLS()}
 	}
 	c := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{TLSClientConfig: config, DisableKeepAlives: true}}
 	resp, err := c.Get("https://" + at + target)
@@ -128,31 +122,21 @@ func agentGet(t *testing.T, at string, door, by *authority, target string) (int,
 // The agents' CA is read again, as the certificate is; and a session that was made
 // under the old one is not taken up again.
 func TestCAOfAgentsIsReadAgain(t *testing.T) {
-	door, old, next := newAuthority(t), newAuthority(t), newAuthority(t)
-	file := old.file
+	door, old, next := listentest.NewCA(t), listentest.NewCA(t), listentest.NewCA(t)
+	file := old.File(t)
 	h := newHouse(t, newScene(t), func(c *server.MetadataServiceConfig) {
 		c.Agents, c.TLS.ClientCAFile, c.TLS.ClientNames = nil, file, []string{agentName}
-		c.TLS.CertFile, c.TLS.KeyFile = door.issue(t, "door")
+		c.TLS.CertFile, c.TLS.KeyFile = door.Issue(t, "door.example.com").Files(t)
 	})
 	at := h.serveAgents(t)
-	pool := x509.NewCertPool()
-	pool.AddCert(door.cert)
-	cert, err := tls.LoadX509KeyPair(old.issue(t, "agent"))
-	if err != nil {
-		t.Fatal(err)
-	}
 	resuming := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
-		TLSClientConfig:   &tls.Config{RootCAs: pool, Certificates: []tls.Certificate{cert}, ClientSessionCache: tls.NewLRUClientSessionCache(4)},
+		TLSClientConfig:   &tls.Config{RootCAs: door.Pool(), Certificates: []tls.Certificate{old.Issue(t, agentName).TLS()}, ClientSessionCache: tls.NewLRUClientSessionCache(4)},
 		DisableKeepAlives: true,
 	}}
 	if got := send(t, resuming, http.MethodGet, "https://"+at+"/latest", "", nil); got.status != http.StatusNotFound {
 		t.Fatalf("%d", got.status)
 	}
-	data, err := os.ReadFile(next.file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(file, data, 0o600); err != nil {
+	if err := os.WriteFile(file, next.CertPEM, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	later := time.Now().Add(time.Minute)
@@ -230,7 +214,7 @@ func TestNovaIsStreamed(t *testing.T) {
 	defer c.Close()
 	defer close(next)
 	_ = c.SetDeadline(time.Now().Add(5 * time.Second))
-	write(t, c, "GET /latest HTTP/1.1\r\nHost: x\r\n\r\n")
+	listentest.Send(t, c, "GET /latest HTTP/1.1\r\nHost: x\r\n\r\n")
 	resp, err := http.ReadResponse(bufio.NewReader(c), nil)
 	if err != nil {
 		t.Fatalf("nothing of what Nova sent: %v", err)
@@ -262,10 +246,10 @@ func TestSlowNovaIsWaitedFor(t *testing.T) {
 			}()
 			return &http.Response{StatusCode: http.StatusOK, ProtoMajor: 1, ProtoMinor: 1, Header: http.Header{}, Body: in, ContentLength: -1, Request: r}, nil
 		})
-		l := newPipes()
+		l := listentest.NewPipes()
 		run(t, h.logger, listen.Endpoint{Name: "agents", Listener: l, Handler: proxy})
-		conn := l.dial(t)
-		write(t, conn, "GET /latest HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+		conn := l.Dial(t)
+		listentest.Send(t, conn, "GET /latest HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
 		if got := body(t, conn); got != "xxxxx" {
 			t.Errorf("the agent gets %q", got)
 		}

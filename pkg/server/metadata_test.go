@@ -4,21 +4,15 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/hmac"
-	"crypto/rand"
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/hex"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -37,6 +31,7 @@ import (
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/listen"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/listen/listentest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/ratelimit"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/server"
 )
@@ -692,93 +687,23 @@ func TestProxiesOfAgents(t *testing.T) {
 	}
 }
 
-// authority makes certificates.
-type authority struct {
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
-	file string
-}
-
-func newAuthority(t testing.TB) *authority {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "CA"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	a := &authority{key: key, file: filepath.Join(t.TempDir(), "ca.pem")}
-	if a.cert, err = x509.ParseCertificate(der); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(a.file, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return a
-}
-
 // agentName is in the certificates of agents.
 const agentName = "agent.example.com"
 
-// issue gives the files of a certificate and its key.
-func (a *authority) issue(t testing.TB, name string, edits ...func(*x509.Certificate)) (cert, key string) {
-	t.Helper()
-	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IPAddresses: []net.IP{net.ParseIP("127.0.0.1")}, DNSNames: []string{name + ".example.com"}, KeyUsage: x509.KeyUsageDigitalSignature,
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
-	}
-	for _, edit := range edits {
-		edit(template)
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, &private.PublicKey, a.key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	keyDER, err := x509.MarshalPKCS8PrivateKey(private)
-	if err != nil {
-		t.Fatal(err)
-	}
-	dir := t.TempDir()
-	cert, key = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
-	for file, block := range map[string]*pem.Block{cert: {Type: "CERTIFICATE", Bytes: der}, key: {Type: "PRIVATE KEY", Bytes: keyDER}} {
-		if err := os.WriteFile(file, pem.EncodeToMemory(block), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return cert, key
-}
-
 // A CA that signs for others as well: which of its certificates make an agent.
 func TestNamesOfAgents(t *testing.T) {
-	ours := newAuthority(t)
+	ours := listentest.NewCA(t)
 	n := newNova(t)
 	serve := func(names ...string) string {
 		return newHouse(t, newScene(t), func(c *server.MetadataServiceConfig) {
-			c.Agents, c.Nova, c.TLS.ClientCAFile, c.TLS.ClientNames = nil, n.URL, ours.file, names
-			c.TLS.CertFile, c.TLS.KeyFile = ours.issue(t, "door")
+			c.Agents, c.Nova, c.TLS.ClientCAFile, c.TLS.ClientNames = nil, n.URL, ours.File(t), names
+			c.TLS.CertFile, c.TLS.KeyFile = ours.Issue(t, "door.example.com").Files(t)
 		}).serveAgents(t)
 	}
 	get := func(at string, edit func(*x509.Certificate)) int {
 		t.Helper()
-		cert, err := tls.LoadX509KeyPair(ours.issue(t, "other", edit))
-		if err != nil {
-			t.Fatal(err)
-		}
-		pool := x509.NewCertPool()
-		pool.AddCert(ours.cert)
 		c := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
-			TLSClientConfig: &tls.Config{RootCAs: pool, Certificates: []tls.Certificate{cert}}, DisableKeepAlives: true,
+			TLSClientConfig: &tls.Config{RootCAs: ours.Pool(), Certificates: []tls.Certificate{ours.Issue(t, "other.example.com", edit).TLS()}}, DisableKeepAlives: true,
 		}}
 		resp, err := c.Get("https://" + at + "/latest")
 		if err != nil {
@@ -828,13 +753,13 @@ func TestNamesOfAgents(t *testing.T) {
 	}
 	// Without names, and without Validate, which refuses that, there is no agent.
 	bare, err := server.NewAgents(server.MetadataServiceConfig{
-		TLS: server.MetadataTLSConfig{ClientCAFile: ours.file}, SharedSecretFile: []string{secretFile(t, secret)}, Nova: n.URL,
+		TLS: server.MetadataTLSConfig{ClientCAFile: ours.File(t)}, SharedSecretFile: []string{secretFile(t, secret)}, Nova: n.URL,
 	}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
 	r := httptest.NewRequest(http.MethodGet, "/latest", http.NoBody)
-	r.TLS = &tls.ConnectionState{PeerCertificates: []*x509.Certificate{ours.cert}}
+	r.TLS = &tls.ConnectionState{PeerCertificates: []*x509.Certificate{ours.Certificate}}
 	w := httptest.NewRecorder()
 	bare.ServeHTTP(w, r)
 	if w.Code != http.StatusForbidden {
@@ -843,21 +768,21 @@ func TestNamesOfAgents(t *testing.T) {
 }
 
 func TestCertificatesOfAgents(t *testing.T) {
-	ours, foreign := newAuthority(t), newAuthority(t)
+	ours, foreign := listentest.NewCA(t), listentest.NewCA(t)
 	n := newNova(t)
 	with := func(agents ...netip.Prefix) string {
 		h := newHouse(t, newScene(t), func(c *server.MetadataServiceConfig) {
-			c.Agents, c.Nova, c.TLS.ClientCAFile, c.TLS.ClientNames = agents, n.URL, ours.file, []string{agentName}
-			c.TLS.CertFile, c.TLS.KeyFile = ours.issue(t, "door")
+			c.Agents, c.Nova, c.TLS.ClientCAFile, c.TLS.ClientNames = agents, n.URL, ours.File(t), []string{agentName}
+			c.TLS.CertFile, c.TLS.KeyFile = ours.Issue(t, "door.example.com").Files(t)
 		})
 		return h.serveAgents(t)
 	}
-	get := func(at string, by *authority) (int, error) { return agentGet(t, at, ours, by, "/latest") }
+	get := func(at string, by *listentest.Certificate) (int, error) { return agentGet(t, at, ours, by, "/latest") }
 	at := with()
 	if status, err := get(at, ours); status != http.StatusOK {
 		t.Errorf("an agent: %d, %v", status, err)
 	}
-	for name, by := range map[string]*authority{"no certificate": nil, "another CA's": foreign} {
+	for name, by := range map[string]*listentest.Certificate{"no certificate": nil, "another CA's": foreign} {
 		if status, err := get(at, by); err == nil {
 			t.Errorf("%s: %d", name, status)
 		}
@@ -883,11 +808,11 @@ func TestMetadataServiceConfigThatIsWrong(t *testing.T) {
 	if err := (server.MetadataServiceConfig{Nova: "nonsense"}).Validate(); err != nil {
 		t.Errorf("a closed door: %v", err)
 	}
-	ca := newAuthority(t)
+	ca := listentest.NewCA(t)
 	names := func(name string) func(*server.MetadataServiceConfig) {
 		return func(c *server.MetadataServiceConfig) {
-			c.TLS.ClientCAFile, c.TLS.ClientNames = ca.file, []string{name}
-			c.TLS.CertFile, c.TLS.KeyFile = ca.issue(t, "door")
+			c.TLS.ClientCAFile, c.TLS.ClientNames = ca.File(t), []string{name}
+			c.TLS.CertFile, c.TLS.KeyFile = ca.Issue(t, "door.example.com").Files(t)
 		}
 	}
 	for want, edit := range map[string]func(*server.MetadataServiceConfig){
@@ -899,8 +824,8 @@ func TestMetadataServiceConfigThatIsWrong(t *testing.T) {
 		"sharedSecretFile: none.secret: no such": func(c *server.MetadataServiceConfig) { c.SharedSecretFile = []string{"none.secret"} },
 		"tls.certFile: goes with keyFile":        func(c *server.MetadataServiceConfig) { c.TLS.CertFile = "cert.pem" },
 		"tls.clientNames: is empty": func(c *server.MetadataServiceConfig) {
-			c.Agents, c.TLS.ClientCAFile = nil, ca.file
-			c.TLS.CertFile, c.TLS.KeyFile = ca.issue(t, "door")
+			c.Agents, c.TLS.ClientCAFile = nil, ca.File(t)
+			c.TLS.CertFile, c.TLS.KeyFile = ca.Issue(t, "door.example.com").Files(t)
 		},
 		"tls.clientNames: needs clientCAFile":    func(c *server.MetadataServiceConfig) { c.TLS.ClientNames = []string{agentName} },
 		`tls.clientNames[0]: "*.example.com" is`: names("*.example.com"),
@@ -908,7 +833,7 @@ func TestMetadataServiceConfigThatIsWrong(t *testing.T) {
 		`tls.clientNames[0]: "" is not`:          names(""),
 		`tls.clientNames[0]: "a.example.com."`:   names("a.example.com."),
 		`tls.clientNames[0]: "spiffe://a/b" is`:  names("spiffe://a/b"),
-		"tls.clientCAFile: needs certFile":       func(c *server.MetadataServiceConfig) { c.TLS.ClientCAFile = ca.file },
+		"tls.clientCAFile: needs certFile":       func(c *server.MetadataServiceConfig) { c.TLS.ClientCAFile = ca.File(t) },
 		`nova: "127.0.0.1:8775" is not a URL`:    func(c *server.MetadataServiceConfig) { c.Nova = "127.0.0.1:8775" },
 		`nova: "http://127.0.0.1:8775" is this`:  func(c *server.MetadataServiceConfig) { c.Nova = "http://" + c.Listen },
 		`nova: "http://127.0.0.1/x" is not`:      func(c *server.MetadataServiceConfig) { c.Nova = "http://127.0.0.1/x" },

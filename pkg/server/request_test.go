@@ -20,6 +20,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/listen/listentest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/server"
 )
 
@@ -270,8 +271,8 @@ func TestCompressedBodyIsRefused(t *testing.T) {
 // A body that breaks off is not half a request.
 func TestBodyThatBreaksOff(t *testing.T) {
 	d := newScene(t).open(t)
-	conn := dialFrom(t, home, d.serve(t))
-	write(t, conn, strings.Replace(rawAuth(""), "Content-Length: ", "Content-Length: 1", 1))
+	conn := listentest.DialFrom(t, home, d.serve(t))
+	listentest.Send(t, conn, strings.Replace(rawAuth(""), "Content-Length: ", "Content-Length: 1", 1))
 	if err := conn.(interface{ CloseWrite() error }).CloseWrite(); err != nil {
 		t.Fatal(err)
 	}
@@ -330,8 +331,8 @@ func TestRequestsThatAreNotHTTP(t *testing.T) {
 		"a path that escapes to broken": {"POST /%zz HTTP/1.1\r\nHost: x\r\n\r\n", http.StatusBadRequest},
 	} {
 		t.Run(name, func(t *testing.T) {
-			conn := dialFrom(t, home, address)
-			write(t, conn, row.raw)
+			conn := listentest.DialFrom(t, home, address)
+			listentest.Send(t, conn, row.raw)
 			if got := readStatus(t, conn); got != row.want {
 				t.Errorf("status %d, want %d", got, row.want)
 			}
@@ -456,8 +457,8 @@ func pad(s string, length int) string { return s + strings.Repeat(" ", length-le
 // The host of a request, wherever it stands, changes nothing.
 func TestAbsoluteForm(t *testing.T) {
 	d := newScene(t).open(t)
-	conn := dialFrom(t, home, d.serve(t))
-	write(t, conn, strings.Replace(rawAuth(""), "POST /auth ", "POST http://other.example/auth ", 1))
+	conn := listentest.DialFrom(t, home, d.serve(t))
+	listentest.Send(t, conn, strings.Replace(rawAuth(""), "POST /auth ", "POST http://other.example/auth ", 1))
 	if got := readStatus(t, conn); got != http.StatusOK {
 		t.Errorf("status %d", got)
 	}
@@ -479,9 +480,9 @@ func TestExpectContinue(t *testing.T) {
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			d := newScene(t).open(t)
-			conn := dialFrom(t, home, d.serve(t))
+			conn := listentest.DialFrom(t, home, d.serve(t))
 			head, form, _ := strings.Cut(rawAuth("Expect: 100-continue\r\n"), "\r\n\r\n")
-			write(t, conn, strings.Replace(head, row.old, row.now, 1)+"\r\n\r\n")
+			listentest.Send(t, conn, strings.Replace(head, row.old, row.now, 1)+"\r\n\r\n")
 			r := bufio.NewReader(conn)
 			for i, want := range row.want {
 				resp, err := http.ReadResponse(r, nil)
@@ -493,7 +494,7 @@ func TestExpectContinue(t *testing.T) {
 					t.Fatalf("answer %d is %d, want %d", i+1, resp.StatusCode, want)
 				}
 				if want == http.StatusContinue {
-					write(t, conn, form)
+					listentest.Send(t, conn, form)
 				}
 			}
 		})
@@ -502,7 +503,7 @@ func TestExpectContinue(t *testing.T) {
 
 func TestLongHeaders(t *testing.T) {
 	s := newScene(t)
-	s.tls, _ = newCertificate(t, "id.example.com")
+	s.tls.CertFile, s.tls.KeyFile = listentest.NewCertificate(t, "id.example.com").Files(t)
 	d := s.open(t)
 	base := "https://" + d.serve(t)
 	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{

@@ -15,6 +15,7 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest/attesttest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/keyring"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/keyring/keyringtest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/token"
 )
 
@@ -30,7 +31,7 @@ func document(t *testing.T, i *token.Issuer, in attest.Instance) token.Token {
 }
 
 func TestDocumentRoundTrip(t *testing.T) {
-	i := newIssuer(t, issuerURL, load(t, newEC(t, elliptic.P256())))
+	i := newIssuer(t, issuerURL, load(t, keyringtest.EC(t, elliptic.P256())))
 	running := fullInstance(t)
 	running.Launched = time.Date(2026, 11, 23, 11, 0, 0, 123456000, time.UTC)
 	built, volume := running, running
@@ -55,7 +56,7 @@ func TestDocumentRoundTrip(t *testing.T) {
 // A document is no role token and a role token no document, nor is what an
 // attacker makes of either.
 func TestDocumentsAndTokensAreNotMistakenForEachOther(t *testing.T) {
-	key, other := newEC(t, elliptic.P256()), newEC(t, elliptic.P256())
+	key, other := keyringtest.EC(t, elliptic.P256()), keyringtest.EC(t, elliptic.P256())
 	i := newIssuer(t, issuerURL, load(t, key))
 	in := fullInstance(t)
 	good := document(t, i, in).Compact
@@ -110,7 +111,7 @@ func TestDocumentsAndTokensAreNotMistakenForEachOther(t *testing.T) {
 }
 
 func TestDocumentExpires(t *testing.T) {
-	i := newIssuer(t, issuerURL, load(t, newEC(t, elliptic.P256())))
+	i := newIssuer(t, issuerURL, load(t, keyringtest.EC(t, elliptic.P256())))
 	d := document(t, i, fullInstance(t))
 	for at, ok := range map[time.Duration]bool{documentLife - time.Second: true, documentLife: false, time.Hour: false} {
 		i.Now = func() time.Time { return signedAt.Add(at) }
@@ -122,7 +123,7 @@ func TestDocumentExpires(t *testing.T) {
 
 // The secret comes and goes with the signing key, and replicas share it.
 func TestDocumentsFollowTheKeys(t *testing.T) {
-	old, next := newEC(t, elliptic.P256()), sharedRSA()
+	old, next := keyringtest.EC(t, elliptic.P256()), keyringtest.RSA()
 	made := document(t, newIssuer(t, issuerURL, load(t, old)), fullInstance(t)).Compact
 	for name, tt := range map[string]struct {
 		keys keyring.Keys
@@ -139,7 +140,7 @@ func TestDocumentsFollowTheKeys(t *testing.T) {
 }
 
 func TestNothingIsMadeForNobody(t *testing.T) {
-	i := newIssuer(t, issuerURL, load(t, newEC(t, elliptic.P256())))
+	i := newIssuer(t, issuerURL, load(t, keyringtest.EC(t, elliptic.P256())))
 	if d, err := i.IssueDocument(attest.Vouched{}, documentLife); err == nil || d.Compact != "" {
 		t.Error("a document of nobody was made")
 	}
@@ -152,7 +153,7 @@ func TestNothingIsMadeForNobody(t *testing.T) {
 }
 
 func TestVouchedToken(t *testing.T) {
-	i, in := newIssuer(t, issuerURL, load(t, newEC(t, elliptic.P256()))), fullInstance(t)
+	i, in := newIssuer(t, issuerURL, load(t, keyringtest.EC(t, elliptic.P256()))), fullInstance(t)
 	for _, tt := range []struct {
 		audiences []string
 		want      any
@@ -172,7 +173,7 @@ func TestVouchedToken(t *testing.T) {
 }
 
 func FuzzVerifyDocument(f *testing.F) {
-	i := newIssuer(f, issuerURL, load(f, newEC(f, elliptic.P256())))
+	i := newIssuer(f, issuerURL, load(f, keyringtest.EC(f, elliptic.P256())))
 	f.Add("a.b.c")
 	f.Add("eyJhbGciOiJub25lIiwidHlwIjoib3BlbnN0YWNrLWluc3RhbmNlLWRvY3VtZW50K2p3dCJ9.e30.")
 	f.Fuzz(func(t *testing.T, compact string) {
@@ -191,7 +192,7 @@ func TestVouchedWithoutLimitedAgents(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	i := newIssuer(t, issuerURL, load(t, newEC(t, elliptic.P256())))
+	i := newIssuer(t, issuerURL, load(t, keyringtest.EC(t, elliptic.P256())))
 	var denied *attest.Denied
 	if tok, err := i.IssueVouched(v, []string{"keystone"}); !errors.As(err, &denied) || denied.Reason != attest.AgentsUnlimited || tok.Compact != "" {
 		t.Errorf("IssueVouched = %q, %v", tok.Compact, err)

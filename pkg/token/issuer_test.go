@@ -15,13 +15,14 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest/attesttest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/keyring"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/keyring/keyringtest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/token"
 )
 
 const issuerURL = "https://id.example.com"
 
 func TestIssuerURL(t *testing.T) {
-	keys := load(t, newEC(t, elliptic.P256()))
+	keys := load(t, keyringtest.EC(t, elliptic.P256()))
 	tests := []struct {
 		name, url string
 		ok        bool
@@ -92,7 +93,7 @@ func TestIssuerURL(t *testing.T) {
 }
 
 func TestIssuerPath(t *testing.T) {
-	keys := load(t, newEC(t, elliptic.P256()))
+	keys := load(t, keyringtest.EC(t, elliptic.P256()))
 	for url, want := range map[string]string{
 		"https://h":      "",
 		"https://h/":     "",
@@ -166,19 +167,19 @@ func TestZeroValueKeysSignNothing(t *testing.T) {
 }
 
 func TestZeroValueIdentityIsNotSigned(t *testing.T) {
-	i := newIssuer(t, issuerURL, load(t, newEC(t, elliptic.P256())))
+	i := newIssuer(t, issuerURL, load(t, keyringtest.EC(t, elliptic.P256())))
 	if tok, err := i.Issue(t.Context(), attest.Identity{}); err == nil || tok != (token.Token{}) {
 		t.Errorf("Issue of the zero Identity = %+v, %v", tok, err)
 	}
 }
 
 func TestClaimsGolden(t *testing.T) {
-	key := newEC(t, elliptic.P256())
+	key := keyringtest.EC(t, elliptic.P256())
 	i := newIssuer(t, issuerURL, load(t, key))
 	tok := issue(t, i, attesttest.Identity(t, attesttest.Instance(t), "web"))
 	header, claims := parts(t, tok.Compact)
-	if header["kid"] != thumbprint(t, key) {
-		t.Errorf("kid %v, want the key's thumbprint %s", header["kid"], thumbprint(t, key))
+	if header["kid"] != keyringtest.Thumbprint(t, key) {
+		t.Errorf("kid %v, want the key's thumbprint %s", header["kid"], keyringtest.Thumbprint(t, key))
 	}
 	if claims["jti"] != tok.ID || len(tok.ID) < 22 { // 22 letters of 64 are 128 bits, and more of 32
 		t.Errorf("jti %v, and the token's ID is %q", claims["jti"], tok.ID)
@@ -188,16 +189,16 @@ func TestClaimsGolden(t *testing.T) {
 }
 
 func TestHeaderFollowsTheFirstKey(t *testing.T) {
-	p256, p384 := newEC(t, elliptic.P256()), newEC(t, elliptic.P384())
+	p256, p384 := keyringtest.EC(t, elliptic.P256()), keyringtest.EC(t, elliptic.P384())
 	identity := attesttest.Identity(t, attesttest.Instance(t), "web")
 	tests := []struct {
 		name string
 		keys keyring.Keys
 		want map[string]any
 	}{
-		{"RSA", load(t, sharedRSA(), p256), map[string]any{"alg": "RS256", "typ": "JWT", "kid": thumbprint(t, sharedRSA())}},
-		{"P-256", load(t, p256, sharedRSA()), map[string]any{"alg": "ES256", "typ": "JWT", "kid": thumbprint(t, p256)}},
-		{"P-384", load(t, p384, p256, sharedRSA()), map[string]any{"alg": "ES384", "typ": "JWT", "kid": thumbprint(t, p384)}},
+		{"RSA", load(t, keyringtest.RSA(), p256), map[string]any{"alg": "RS256", "typ": "JWT", "kid": keyringtest.Thumbprint(t, keyringtest.RSA())}},
+		{"P-256", load(t, p256, keyringtest.RSA()), map[string]any{"alg": "ES256", "typ": "JWT", "kid": keyringtest.Thumbprint(t, p256)}},
+		{"P-384", load(t, p384, p256, keyringtest.RSA()), map[string]any{"alg": "ES384", "typ": "JWT", "kid": keyringtest.Thumbprint(t, p384)}},
 	}
 	for _, tt := range tests {
 		header, _ := parts(t, issue(t, newIssuer(t, issuerURL, tt.keys), identity).Compact)
@@ -209,7 +210,7 @@ func TestHeaderFollowsTheFirstKey(t *testing.T) {
 
 // RFC 3986, section 5.2: what follows the last slash of the issuer is replaced.
 func TestAudienceIsTheRoleResolvedAgainstTheIssuer(t *testing.T) {
-	keys := load(t, newEC(t, elliptic.P256()))
+	keys := load(t, keyringtest.EC(t, elliptic.P256()))
 	tests := []struct{ url, role, want string }{
 		{"https://h", "web", "https://h/roles/web"},
 		{"https://h/", "web", "https://h/roles/web"},
@@ -235,7 +236,7 @@ func TestAudienceIsTheRoleResolvedAgainstTheIssuer(t *testing.T) {
 // Users choose the name, and verifiers put claims into paths, lists and
 // templates.
 func TestAnUnsafeNameIsLeftOut(t *testing.T) {
-	i := newIssuer(t, issuerURL, load(t, newEC(t, elliptic.P256())))
+	i := newIssuer(t, issuerURL, load(t, keyringtest.EC(t, elliptic.P256())))
 	tests := []struct {
 		name, in string
 		ok       bool
@@ -290,7 +291,7 @@ func TestAnUnsafeNameIsLeftOut(t *testing.T) {
 
 // A verifier with the same clock must not see a token from the future.
 func TestTimes(t *testing.T) {
-	keys := load(t, newEC(t, elliptic.P256()))
+	keys := load(t, keyringtest.EC(t, elliptic.P256()))
 	identity := attesttest.Identity(t, attesttest.Instance(t), "web")
 	zone := time.FixedZone("UTC+5:30", 5*3600+1800)
 	for _, now := range []time.Time{
@@ -321,7 +322,7 @@ func TestTimes(t *testing.T) {
 }
 
 func TestWithoutAClockItIsNow(t *testing.T) {
-	i := newIssuer(t, issuerURL, load(t, newEC(t, elliptic.P256())))
+	i := newIssuer(t, issuerURL, load(t, keyringtest.EC(t, elliptic.P256())))
 	i.Now = nil
 	before := time.Now().Truncate(time.Second)
 	tok := issue(t, i, attesttest.Identity(t, attesttest.Instance(t), "web"))
@@ -339,7 +340,7 @@ func TestExpiryOfARole(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	i := newIssuerByRole(t, issuerURL, load(t, newEC(t, elliptic.P256())), map[attest.RoleName]token.RoleConfig{
+	i := newIssuerByRole(t, issuerURL, load(t, keyringtest.EC(t, elliptic.P256())), map[attest.RoleName]token.RoleConfig{
 		short: {TokenExpiry: new(30 * time.Second)}, odd: {TokenExpiry: new(90*time.Second + 500*time.Millisecond)},
 	})
 	i.Now = func() time.Time { return signedAt.Add(500 * time.Millisecond) }
@@ -359,7 +360,7 @@ func TestExpiryOfARole(t *testing.T) {
 }
 
 func TestTokensHaveAnIDOfTheirOwn(t *testing.T) {
-	i := newIssuer(t, issuerURL, load(t, newEC(t, elliptic.P256())))
+	i := newIssuer(t, issuerURL, load(t, keyringtest.EC(t, elliptic.P256())))
 	identity := attesttest.Identity(t, attesttest.Instance(t), "web")
 	seen := map[any]bool{}
 	for range 1000 {
@@ -372,7 +373,7 @@ func TestTokensHaveAnIDOfTheirOwn(t *testing.T) {
 }
 
 func TestDiscoveryGolden(t *testing.T) {
-	i := newIssuer(t, issuerURL+"/region-1", load(t, sharedRSA(), newEC(t, elliptic.P256()), newEC(t, elliptic.P256()), newEC(t, elliptic.P384())))
+	i := newIssuer(t, issuerURL+"/region-1", load(t, keyringtest.RSA(), keyringtest.EC(t, elliptic.P256()), keyringtest.EC(t, elliptic.P256()), keyringtest.EC(t, elliptic.P384())))
 	var document map[string]any
 	if err := json.Unmarshal(i.Discovery().Body, &document); err != nil {
 		t.Fatal(err)
@@ -393,7 +394,7 @@ func TestDiscoveryOfAnIssuerWithASlashAtTheEnd(t *testing.T) {
 			Issuer  string `json:"issuer"`
 			JWKSURI string `json:"jwks_uri"`
 		}
-		if err := json.Unmarshal(newIssuer(t, url, load(t, newEC(t, elliptic.P256()))).Discovery().Body, &document); err != nil {
+		if err := json.Unmarshal(newIssuer(t, url, load(t, keyringtest.EC(t, elliptic.P256()))).Discovery().Body, &document); err != nil {
 			t.Fatal(err)
 		}
 		if document.Issuer != url || document.JWKSURI != want {
@@ -423,7 +424,7 @@ func TestDiscoveryNamesEveryClaim(t *testing.T) {
 }
 
 func TestETagChangesWithTheKeysOnly(t *testing.T) {
-	a, b, rsa := newEC(t, elliptic.P256()), newEC(t, elliptic.P256()), sharedRSA()
+	a, b, rsa := keyringtest.EC(t, elliptic.P256()), keyringtest.EC(t, elliptic.P256()), keyringtest.RSA()
 	base := newIssuer(t, issuerURL, load(t, a, rsa))
 	tests := []struct {
 		name            string

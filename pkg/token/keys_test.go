@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/keyring/keyringtest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/token"
 )
 
@@ -28,8 +29,8 @@ func keySet(t *testing.T, i *token.Issuer) []map[string]any {
 }
 
 func TestKeySetHasThePublicMembersOnly(t *testing.T) {
-	p256, p384 := newEC(t, elliptic.P256()), newEC(t, elliptic.P384())
-	keys := load(t, sharedRSA(), p256, p384)
+	p256, p384 := keyringtest.EC(t, elliptic.P256()), keyringtest.EC(t, elliptic.P384())
+	keys := load(t, keyringtest.RSA(), p256, p384)
 	published := keySet(t, newIssuer(t, "https://id.example.com", keys))
 	ec := []string{"alg", "crv", "kid", "kty", "use", "x", "y"}
 	want := [][]string{{"alg", "e", "kid", "kty", "n", "use"}, ec, ec}
@@ -54,12 +55,12 @@ func TestKeySetHasThePublicMembersOnly(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if body := newIssuer(t, "https://id.example.com", keys).JWKS().Body; bytes.Contains(body, []byte(b64(private))) {
+		if body := newIssuer(t, "https://id.example.com", keys).JWKS().Body; bytes.Contains(body, []byte(keyringtest.Base64(private))) {
 			t.Error("a private number is published")
 		}
 	}
-	for i, key := range []crypto.Signer{sharedRSA(), p256, p384} {
-		if want := thumbprint(t, key); published[i]["kid"] != want {
+	for i, key := range []crypto.Signer{keyringtest.RSA(), p256, p384} {
+		if want := keyringtest.Thumbprint(t, key); published[i]["kid"] != want {
 			t.Errorf("key %d has the ID %v, want %s: the order is the configuration's", i, published[i]["kid"], want)
 		}
 	}
@@ -67,7 +68,7 @@ func TestKeySetHasThePublicMembersOnly(t *testing.T) {
 
 // Volatile members are replaced by what they are.
 func TestKeySetGolden(t *testing.T) {
-	published := keySet(t, newIssuer(t, "https://id.example.com", load(t, sharedRSA(), newEC(t, elliptic.P256()), newEC(t, elliptic.P384()))))
+	published := keySet(t, newIssuer(t, "https://id.example.com", load(t, keyringtest.RSA(), keyringtest.EC(t, elliptic.P256()), keyringtest.EC(t, elliptic.P384()))))
 	for _, key := range published {
 		for _, member := range []string{"kid", "n", "x", "y"} {
 			if s, ok := key[member].(string); ok {

@@ -13,6 +13,7 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest/attesttest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/keyring"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/keyring/keyringtest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/state"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/token"
 )
@@ -140,7 +141,7 @@ func TestAnIssuerFollowsItsKeySet(t *testing.T) {
 }
 
 func TestFilesSignWithAStateThatIsAway(t *testing.T) {
-	r, store := newRing(t, keyring.RS256, write(t, pkcs8(t, newEC(t, elliptic.P256()))))
+	r, store := newRing(t, keyring.RS256, keyringtest.File(t, keyringtest.PKCS8(t, keyringtest.EC(t, elliptic.P256()))))
 	store.away.Store(true)
 	if err := r.Load(t.Context()); err != nil {
 		t.Fatal(err)
@@ -168,7 +169,7 @@ func TestAnIssuerTellsHowLongTokensLive(t *testing.T) {
 		t.Fatal(err)
 	}
 	long, life := 3*time.Hour, time.Duration(0)
-	keys := told{load(t, newEC(t, elliptic.P256())), &life}
+	keys := told{load(t, keyringtest.EC(t, elliptic.P256())), &life}
 	if _, err := token.NewIssuer(token.Config{TokenIssuer: issuerURL, TokenExpiry: time.Minute}, keys, map[attest.RoleName]token.RoleConfig{role: {TokenExpiry: &long}}, nil); err != nil {
 		t.Fatal(err)
 	}

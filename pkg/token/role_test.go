@@ -14,6 +14,7 @@ import (
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest/attesttest"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/keyring/keyringtest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/token"
 )
 
@@ -41,7 +42,7 @@ func newIssuerOf(t *testing.T, c token.RoleConfig, projects token.Projects) *tok
 	if err != nil {
 		t.Fatal(err)
 	}
-	i, err := token.NewIssuer(token.Config{TokenIssuer: issuerURL, TokenExpiry: 10 * time.Minute}, load(t, newEC(t, elliptic.P256())),
+	i, err := token.NewIssuer(token.Config{TokenIssuer: issuerURL, TokenExpiry: 10 * time.Minute}, load(t, keyringtest.EC(t, elliptic.P256())),
 		map[attest.RoleName]token.RoleConfig{web: c}, projects)
 	if err != nil {
 		t.Fatal(err)
@@ -190,7 +191,7 @@ func TestNamesOfProjectsThatCannotBeRead(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = token.NewIssuer(token.Config{TokenIssuer: issuerURL, TokenExpiry: 10 * time.Minute}, load(t, newEC(t, elliptic.P256())),
+	_, err = token.NewIssuer(token.Config{TokenIssuer: issuerURL, TokenExpiry: 10 * time.Minute}, load(t, keyringtest.EC(t, elliptic.P256())),
 		map[attest.RoleName]token.RoleConfig{web: {Claims: []string{"project_domain_id"}}}, nil)
 	if err == nil {
 		t.Error("an issuer that nobody tells names was made")

@@ -19,6 +19,7 @@ import (
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest/attesttest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/keyring"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/keyring/keyringtest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/token"
 )
 
@@ -78,9 +79,9 @@ func TestTokensVerify(t *testing.T) {
 		alg string
 		key crypto.Signer
 	}{
-		{"RS256", sharedRSA()},
-		{"ES256", newEC(t, elliptic.P256())},
-		{"ES384", newEC(t, elliptic.P384())},
+		{"RS256", keyringtest.RSA()},
+		{"ES256", keyringtest.EC(t, elliptic.P256())},
+		{"ES384", keyringtest.EC(t, elliptic.P384())},
 	}
 	paths := []struct{ path, audience string }{
 		{"", "/roles/web"},
@@ -124,12 +125,12 @@ func forge(t *testing.T, compact string, header map[string]string, sign func(sig
 	if err != nil {
 		t.Fatal(err)
 	}
-	signed := b64(h) + "." + strings.Split(compact, ".")[1]
-	return signed + "." + b64(sign(signed))
+	signed := keyringtest.Base64(h) + "." + strings.Split(compact, ".")[1]
+	return signed + "." + keyringtest.Base64(sign(signed))
 }
 
 func TestTokensThatDoNotVerify(t *testing.T) {
-	for alg, key := range map[string]crypto.Signer{"RS256": sharedRSA(), "ES256": newEC(t, elliptic.P256())} {
+	for alg, key := range map[string]crypto.Signer{"RS256": keyringtest.RSA(), "ES256": keyringtest.EC(t, elliptic.P256())} {
 		t.Run(alg, func(t *testing.T) {
 			s := newSite(t)
 			keys := load(t, key)
@@ -137,7 +138,7 @@ func TestTokensThatDoNotVerify(t *testing.T) {
 			identity := attesttest.Identity(t, attesttest.Instance(t), "web")
 			tok := issue(t, i, identity)
 			audience := s.URL + "/roles/web"
-			kid := thumbprint(t, key)
+			kid := keyringtest.Thumbprint(t, key)
 
 			p := strings.Split(tok.Compact, ".")
 			signature, err := base64.RawURLEncoding.DecodeString(p[2])
@@ -168,9 +169,9 @@ func TestTokensThatDoNotVerify(t *testing.T) {
 				now      time.Time
 				want     string // in go-oidc's words; empty where they depend on the keys
 			}{
-				{"a bit of the signature", p[0] + "." + p[1] + "." + b64(flipped), audience, signedAt, "verify"},
+				{"a bit of the signature", p[0] + "." + p[1] + "." + keyringtest.Base64(flipped), audience, signedAt, "verify"},
 				{"no signature", p[0] + "." + p[1] + ".", audience, signedAt, "verify"},
-				{"another role under the same signature", p[0] + "." + b64(promoted) + "." + p[2], audience, signedAt, "verify"},
+				{"another role under the same signature", p[0] + "." + keyringtest.Base64(promoted) + "." + p[2], audience, signedAt, "verify"},
 				{"another audience", tok.Compact, s.URL + "/roles/we", signedAt, "expected audience"},
 				{"a longer audience", tok.Compact, audience + "2", signedAt, "expected audience"},
 				{"the issuer as audience", tok.Compact, s.URL, signedAt, "expected audience"},
@@ -178,11 +179,11 @@ func TestTokensThatDoNotVerify(t *testing.T) {
 				{"ten minutes early", tok.Compact, audience, signedAt.Add(-10 * time.Minute), "not before"},
 				{"another issuer with the same keys", issue(t, newIssuer(t, s.URL+"/b", keys), identity).Compact, audience, signedAt, "different provider"},
 				{"this issuer with a slash more", issue(t, newIssuer(t, s.URL+"/", keys), identity).Compact, audience, signedAt, "different provider"},
-				{"this issuer with other keys", issue(t, newIssuer(t, s.URL, load(t, newEC(t, elliptic.P256()))), identity).Compact, audience, signedAt, ""},
+				{"this issuer with other keys", issue(t, newIssuer(t, s.URL, load(t, keyringtest.EC(t, elliptic.P256()))), identity).Compact, audience, signedAt, ""},
 				{"alg none", forge(t, tok.Compact, map[string]string{"alg": "none", "typ": "JWT", "kid": kid}, func(string) []byte { return nil }), audience, signedAt, "algorithm"},
 				{
 					"HS256 with the public key in PEM",
-					forge(t, tok.Compact, map[string]string{"alg": "HS256", "typ": "JWT", "kid": kid}, mac(publicPEM(t, key))), audience, signedAt, "algorithm",
+					forge(t, tok.Compact, map[string]string{"alg": "HS256", "typ": "JWT", "kid": kid}, mac(keyringtest.PublicPEM(t, key))), audience, signedAt, "algorithm",
 				},
 				{
 					"HS256 with the key set",
@@ -217,8 +218,8 @@ func TestTokensThatDoNotVerify(t *testing.T) {
 // every key set that is served in its life, whatever the kinds of the keys.
 func TestKeysAreChangedWithoutAGap(t *testing.T) {
 	kinds := map[string]struct{ before, after crypto.Signer }{
-		"P-256 to P-256": {newEC(t, elliptic.P256()), newEC(t, elliptic.P256())},
-		"RSA to P-256":   {sharedRSA(), newEC(t, elliptic.P256())},
+		"P-256 to P-256": {keyringtest.EC(t, elliptic.P256()), keyringtest.EC(t, elliptic.P256())},
+		"RSA to P-256":   {keyringtest.RSA(), keyringtest.EC(t, elliptic.P256())},
 	}
 	for name, k := range kinds {
 		t.Run(name, func(t *testing.T) {
@@ -239,7 +240,7 @@ func TestKeysAreChangedWithoutAGap(t *testing.T) {
 			next := issue(t, newIssuer(t, s.URL, load(t, k.after)), identity)
 			for _, step := range steps {
 				i := s.serve(t, "", step.keys)
-				if header, _ := parts(t, issue(t, i, identity).Compact); header["kid"] != thumbprint(t, step.signs) {
+				if header, _ := parts(t, issue(t, i, identity).Compact); header["kid"] != keyringtest.Thumbprint(t, step.signs) {
 					t.Errorf("%s: the wrong key signs", step.name)
 				}
 				verify := s.verifier(t, s.URL, s.URL+"/roles/web", signedAt)
@@ -256,7 +257,7 @@ func TestKeysAreChangedWithoutAGap(t *testing.T) {
 
 // That is what publishing the new key first is for.
 func TestAVerifierThatFetchedBeforeTheChangeNeedsNoSecondFetch(t *testing.T) {
-	before, after := newEC(t, elliptic.P256()), newEC(t, elliptic.P256())
+	before, after := keyringtest.EC(t, elliptic.P256()), keyringtest.EC(t, elliptic.P256())
 	s := newSite(t)
 	identity := attesttest.Identity(t, attesttest.Instance(t), "web")
 	i := s.serve(t, "", load(t, before, after))
