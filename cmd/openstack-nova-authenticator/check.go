@@ -130,7 +130,7 @@ func checkState(ctx context.Context, c state.Config, ask bool) error {
 	case state.TypeMemory:
 		return nil
 	}
-	store, err := state.OpenRedis(c.Redis, nil)
+	store, err := state.OpenRedis(c.Redis)
 	if err != nil {
 		return err
 	}

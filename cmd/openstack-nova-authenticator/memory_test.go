@@ -31,7 +31,7 @@ func memory() []held {
 		{"bodies", 1, server.BodyBudget, 0},
 		{"limiters", 1, server.ThrottleMemory, 0},
 		{"lookups in flight, and the caches of the cloud", 1, openstack.Memory(config.Default().OpenStack.MaxConcurrent), 0},
-		{"attempts, with state.type memory", state.MemorySize, state.CountMemory, 0},
+		{"attempts, with state.type memory", 1, state.MemoryBytes, 0},
 		{"lines of the logs that wait: stdout, stderr, the audit log", 3, audit.Memory, 0},
 		{"the process when nobody asks", 1, 24 << 20, 8 << 20},
 	}

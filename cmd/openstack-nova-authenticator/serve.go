@@ -204,7 +204,7 @@ func (s *service) openState(c *config.Config) error { return s.openStateAs(c, fa
 // openStateAs is openState; accept says that a state file which is older than this
 // server has seen is meant.
 func (s *service) openStateAs(c *config.Config, accept bool) (err error) {
-	if s.store, err = state.Open(c.State, nil); err != nil {
+	if s.store, err = state.Open(c.State); err != nil {
 		return err
 	}
 	var seen *keyring.Seen
@@ -213,7 +213,7 @@ func (s *service) openStateAs(c *config.Config, accept bool) (err error) {
 			return err
 		}
 	}
-	if file, ok := s.store.(*state.File); ok {
+	if file, ok := s.store.(keyring.Epochs); ok {
 		if err := seen.Admit(context.Background(), file, accept); err != nil {
 			return fmt.Errorf("state file %s: %w", c.State.File.Path, err)
 		}
@@ -233,6 +233,20 @@ func (s *service) checkState(ctx context.Context) error {
 	return err
 }
 
+// What some stores offer beside [state.Store]; see also [keyring.Epochs].
+type (
+	saver       interface{ Save(w io.Writer) error } // a file, of which a copy can be made
+	initializer interface {
+		Init(ctx context.Context) error
+	} // shared by servers; an operator accepts a new one
+)
+
+var (
+	_ saver          = (*state.File)(nil)
+	_ keyring.Epochs = (*state.File)(nil)
+	_ initializer    = (*state.Redis)(nil)
+)
+
 func (s *service) adminHandler(c *config.Config) http.Handler {
 	ver, rev := buildVersion()
 	o := admin.Options{
@@ -242,16 +256,16 @@ func (s *service) adminHandler(c *config.Config) http.Handler {
 		Audit:    s.audit,
 		Log:      s.log,
 	}
-	switch store := s.store.(type) {
-	case *state.File:
+	if file, ok := s.store.(saver); ok {
 		o.Save = func(ctx context.Context, w io.Writer) error {
-			if err := store.Save(w); err != nil {
+			if err := file.Save(w); err != nil {
 				return err
 			}
 			return s.advance(ctx)
 		}
-	case *state.Redis:
-		o.InitState = store.Init
+	}
+	if shared, ok := s.store.(initializer); ok {
+		o.InitState = shared.Init
 	}
 	return admin.NewHandler(o)
 }
@@ -303,7 +317,7 @@ func (s *service) run(stop context.Context) error {
 // no reason not to start: it is asked again.
 func (s *service) loadKeys(ctx context.Context) error {
 	err := s.keys.Load(ctx)
-	if _, shared := s.store.(*state.Redis); err == nil || !shared {
+	if _, shared := s.store.(initializer); err == nil || !shared {
 		return err
 	}
 	s.log.Error("there are no signing keys yet; no token is issued until there are", "error", err)

@@ -38,7 +38,7 @@ type scene struct {
 func newScene(t *testing.T) *scene {
 	t.Helper()
 	s := &scene{audit: lines{marked: make(chan string, 1)}}
-	store := state.NewMemory(state.MemorySize, nil)
+	store := &state.Memory{}
 	logger := slog.New(slog.DiscardHandler)
 	keys, err := keyring.New(keyring.Config{Algorithm: "ES256", RotationPeriod: 720 * time.Hour, MaxAge: 10 * time.Minute}, store,
 		keyring.Options{Issuer: "https://id.example.com", Log: logger, Initialize: true, Now: func() time.Time {

@@ -104,8 +104,16 @@ type RegisterStore interface {
 	// Forget takes the count and the value of key away.
 	Forget(ctx context.Context, key string) error
 	// Scan calls visit with every count and every value whose key begins with
-	// prefix, until it says false; value is nil for a count.
-	Scan(ctx context.Context, prefix string, visit func(key string, count int64, value []byte, expires time.Time) bool) error
+	// prefix, until it returns false.
+	Scan(ctx context.Context, prefix string, visit func(entry) bool) error
+}
+
+// entry is state.Entry: a count, or a value if Value is not nil.
+type entry = struct {
+	Key     string
+	Count   int64
+	Value   []byte
+	Expires time.Time
 }
 
 // Register is the operator's view of what is kept of instances.
@@ -222,16 +230,16 @@ func (r *Register) scan(ctx context.Context, prefix string, all map[InstanceID]*
 		}
 		return k
 	}
-	err = r.Store.Scan(ctx, prefix, func(key string, count int64, value []byte, expires time.Time) bool {
-		if rest, ok := strings.CutPrefix(key, documentPrefix); ok && value == nil {
+	err = r.Store.Scan(ctx, prefix, func(e entry) bool {
+		if rest, ok := strings.CutPrefix(e.Key, documentPrefix); ok && e.Value == nil {
 			instance, document, _ := strings.Cut(rest, "/")
 			if k := at(instance); k != nil {
-				k.Documents = append(k.Documents, DocumentAttempts{document, count, expires.UTC()})
+				k.Documents = append(k.Documents, DocumentAttempts{document, e.Count, e.Expires.UTC()})
 			}
 			return !more
 		}
-		parts := strings.Split(strings.TrimPrefix(key, attemptsPrefix), "/")
-		if value != nil || len(parts) != 3 {
+		parts := strings.Split(strings.TrimPrefix(e.Key, attemptsPrefix), "/")
+		if e.Value != nil || len(parts) != 3 {
 			return true
 		}
 		role, roleErr := ParseRoleName(parts[1])
@@ -240,7 +248,7 @@ func (r *Register) scan(ctx context.Context, prefix string, all map[InstanceID]*
 			return true
 		}
 		if k := at(parts[0]); k != nil {
-			k.Attempts = append(k.Attempts, Attempts{role, time.Unix(start, 0).UTC(), count, expires.UTC()})
+			k.Attempts = append(k.Attempts, Attempts{role, time.Unix(start, 0).UTC(), e.Count, e.Expires.UTC()})
 		}
 		return !more
 	})
@@ -265,9 +273,9 @@ func counterPrefixes(id InstanceID) []string {
 func (r *Register) Reset(ctx context.Context, id InstanceID) (counts int, err error) {
 	var keys []string
 	for _, prefix := range counterPrefixes(id) {
-		err = r.Store.Scan(ctx, prefix, func(key string, _ int64, value []byte, _ time.Time) bool {
-			if value == nil {
-				keys = append(keys, key)
+		err = r.Store.Scan(ctx, prefix, func(e entry) bool {
+			if e.Value == nil {
+				keys = append(keys, e.Key)
 			}
 			return len(keys) < maxListed
 		})
@@ -337,15 +345,15 @@ func (r *Register) Allow(ctx context.Context, id InstanceID) error {
 // for each.
 func FormerDenials(ctx context.Context, s RegisterStore) (map[string][]byte, error) {
 	all := map[string][]byte{}
-	err := s.Scan(ctx, formerDenials, func(key string, _ int64, value []byte, expires time.Time) bool {
-		id, err := ParseInstanceID(strings.TrimPrefix(key, formerDenials))
-		if err != nil || value == nil {
+	err := s.Scan(ctx, formerDenials, func(e entry) bool {
+		id, err := ParseInstanceID(strings.TrimPrefix(e.Key, formerDenials))
+		if err != nil || e.Value == nil {
 			return true
 		}
-		if !json.Valid(value) { // it denied, whatever it said
-			value, _ = json.Marshal(Denial{Instance: id, Reason: unreadable, Until: expires}) // cannot fail
+		if !json.Valid(e.Value) { // it denied, whatever it said
+			e.Value, _ = json.Marshal(Denial{Instance: id, Reason: unreadable, Until: e.Expires}) // cannot fail
 		}
-		all[id.String()] = value
+		all[id.String()] = e.Value
 		return true
 	})
 	return all, err

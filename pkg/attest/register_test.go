@@ -49,7 +49,7 @@ func TestDenialOfAnother(t *testing.T) {
 func registered(t *testing.T) (*scene, *attest.Register, *statetest.Clock) {
 	t.Helper()
 	clock := statetest.NewClock()
-	store := state.NewMemory(state.MemorySize, clock.Now)
+	store := &state.Memory{Now: clock.Now}
 	s := newScene(t)
 	s.attempts = store
 	s.instance.Created, s.now = clock.Now(), clock.Now()
@@ -252,7 +252,7 @@ func TestRegisterOfDocuments(t *testing.T) {
 // whatever they say.
 func TestFormerDenials(t *testing.T) {
 	clock := statetest.NewClock()
-	store := state.NewMemory(10, clock.Now)
+	store := &state.Memory{Size: 10, Now: clock.Now}
 	id := func(i int) attest.InstanceID {
 		id, err := attest.ParseInstanceID(fmt.Sprintf("00000000-0000-4000-8000-%012d", i))
 		if err != nil {

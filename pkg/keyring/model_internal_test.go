@@ -167,7 +167,7 @@ func runModel(t *testing.T, seed uint64) {
 		seen: map[string]time.Time{}, served: map[string]served{}, tokens: map[string]time.Time{}, excused: map[string]time.Time{},
 		revoked: map[string]bool{}, signed: map[string]bool{}, did: map[string]int{},
 	}
-	w.store = state.NewMemory(10, func() time.Time { return w.now })
+	w.store = &state.Memory{Size: 10, Now: func() time.Time { return w.now }}
 	for i := range 2 + w.random.below(3) {
 		r := &modelReplica{w: w, name: string(rune('A' + i))}
 		w.replicas = append(w.replicas, r)

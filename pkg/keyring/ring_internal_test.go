@@ -137,7 +137,7 @@ func initError(t *testing.T, r *replica) error {
 	return err
 }
 
-func newStore() *state.Memory { return state.NewMemory(10, nil) }
+func newStore() *state.Memory { return &state.Memory{Size: 10} }
 
 // pass lets time go by on both clocks.
 func (r *replica) pass(d time.Duration) { r.wall, r.mono = r.wall.Add(d), r.mono+d }

@@ -119,7 +119,7 @@ func TestARestoredCopyIsRefused(t *testing.T) {
 	path, seenPath := filepath.Join(dir, "state.db"), filepath.Join(dir, "state.db.seen")
 	start := func(accept bool) (*state.File, *Seen, error) {
 		t.Helper()
-		f, err := state.OpenFile(path, nil)
+		f, err := state.OpenFile(state.FileConfig{Path: path})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -196,7 +196,7 @@ func TestARestoredCopyIsRefused(t *testing.T) {
 
 	// kill -9 between the file and what was seen, at any start, refuses nothing.
 	for range 5 {
-		f, err := state.OpenFile(path, nil)
+		f, err := state.OpenFile(state.FileConfig{Path: path})
 		if err != nil {
 			t.Fatal(err)
 		}

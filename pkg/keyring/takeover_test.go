@@ -73,7 +73,7 @@ func TestAStateFileOf65ed6e0IsTakenOverOnce(t *testing.T) {
 	}
 	var first []string
 	for i, want := range []bool{true, true, false} {
-		f, err := state.OpenFile(path, nil)
+		f, err := state.OpenFile(state.FileConfig{Path: path})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -105,7 +105,7 @@ func TestAStateFileOf65ed6e0IsTakenOverOnce(t *testing.T) {
 	if err := os.WriteFile(path, data, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	f, err := state.OpenFile(path, nil)
+	f, err := state.OpenFile(state.FileConfig{Path: path})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -127,7 +127,7 @@ func TestARedisOf65ed6e0IsTakenOverOnce(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	redis, key := state.NewMemory(10, nil), keyringtest.EncryptionKeyFile(t, "0123456789abcdefghijklmnopqrstuv")
+	redis, key := &state.Memory{Size: 10}, keyringtest.EncryptionKeyFile(t, "0123456789abcdefghijklmnopqrstuv")
 	put := func(name string, value []byte) {
 		t.Helper()
 		if err := redis.Put(ctx, name, value, time.Time{}); err != nil {

@@ -73,7 +73,7 @@ func benchServer(b testing.TB, remembered int) http.Handler {
 	b.Helper()
 	s := newScene(b)
 	s.window.Limit, s.window.Period = 1<<30, 24*time.Hour
-	store := state.NewMemory(state.MemorySize, nil)
+	store := &state.Memory{}
 	b.Cleanup(func() { _ = store.Close() })
 	stream := audit.NewStream(io.Discard, "json")
 	b.Cleanup(func() { _ = stream.Close() })

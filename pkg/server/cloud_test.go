@@ -101,7 +101,7 @@ func newRegion(t *testing.T, changes ...func(*scene)) *region {
 	for _, change := range changes {
 		change(s)
 	}
-	store := state.NewMemory(state.MemorySize, nil)
+	store := &state.Memory{}
 	t.Cleanup(func() { _ = store.Close() })
 	s.cloud, s.attempts, s.callers = client, store, client
 	l, err := listen.Open("127.0.0.1:0", listen.Options{TLS: s.tls})

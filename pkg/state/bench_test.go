@@ -30,7 +30,7 @@ type benchStore struct {
 func benchFile(b *testing.B) benchStore {
 	b.Helper()
 	path := filepath.Join(b.TempDir(), "state.db")
-	f, err := state.OpenFile(path, nil)
+	f, err := state.OpenFile(state.FileConfig{Path: path})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -73,7 +73,7 @@ func BenchmarkAttempts(b *testing.B) {
 	}{
 		{"memory", func(b *testing.B) benchStore {
 			b.Helper()
-			return benchStore{state.NewMemory(state.MemorySize, nil), func() int64 {
+			return benchStore{&state.Memory{}, func() int64 {
 				var m runtime.MemStats
 				runtime.GC()
 				runtime.ReadMemStats(&m)
@@ -136,14 +136,14 @@ func BenchmarkRecovery(b *testing.B) {
 	}
 	b.Run("file, the process is killed", func(b *testing.B) {
 		path := filepath.Join(b.TempDir(), "state.db")
-		f, err := state.OpenFile(path, nil)
+		f, err := state.OpenFile(state.FileConfig{Path: path})
 		if err != nil {
 			b.Fatal(err)
 		}
 		fill(b, f)
 		for b.Loop() {
 			_ = f.Close() // leaves the file as a kill does: nothing is written
-			if f, err = state.OpenFile(path, nil); err == nil {
+			if f, err = state.OpenFile(state.FileConfig{Path: path}); err == nil {
 				err = again(f)
 			}
 			if err != nil {

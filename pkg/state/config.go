@@ -38,6 +38,8 @@ type FileConfig struct {
 	// keys in it. A relative path is one in $STATE_DIRECTORY (systemd), else
 	// beside the configuration. Default: state.db.
 	Path string `yaml:"path"`
+	// Now is the clock. Optional, nil means time.Now.
+	Now func() time.Time `yaml:"-" json:"-"`
 }
 
 // RedisConfig is the part of type redis: a Redis (6.0 or later) or Valkey, alone
@@ -79,6 +81,8 @@ type RedisConfig struct {
 	// attempts they counted are given back. Of one primary and one replica, 1 asks
 	// for both to be there. Default: 0.
 	WaitReplicas int `yaml:"waitReplicas"`
+	// Now is the clock. Optional, nil means time.Now.
+	Now func() time.Time `yaml:"-" json:"-"`
 }
 
 // Validate reports every problem, each beginning with its key.
@@ -137,23 +141,23 @@ func (c RedisConfig) validate() error {
 	return errors.Join(problems...)
 }
 
-// Open opens the store. now may be nil for time.Now.
-func Open(c Config, now func() time.Time) (Store, error) {
+// Open opens the store.
+func Open(c Config) (Store, error) {
 	switch c.Type {
 	case TypeFile:
-		f, err := OpenFile(c.File.Path, now)
-		if err != nil {
-			return nil, err // not f: a nil File is no nil Store
-		}
-		return f, nil
+		return opened(OpenFile(c.File))
 	case TypeRedis:
-		r, err := OpenRedis(c.Redis, now)
-		if err != nil {
-			return nil, err // as above
-		}
-		return r, nil
+		return opened(OpenRedis(c.Redis))
 	case TypeMemory:
-		return NewMemory(MemorySize, now), nil
+		return new(Memory), nil
 	}
 	return nil, c.Validate()
+}
+
+// opened returns a nil Store with an error, not a Store that holds a nil pointer.
+func opened[S Store](s S, err error) (Store, error) {
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
 }

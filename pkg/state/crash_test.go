@@ -69,7 +69,7 @@ func (c counter) run() {
 		defer mu.Unlock()
 		fmt.Fprintf(os.Stdout, "%s %d %q\n", key, n, problem)
 	}
-	s, err := state.Open(c.Store, nil)
+	s, err := state.Open(c.Store)
 	if err != nil {
 		say("open", 0, err)
 		return
@@ -263,7 +263,7 @@ func TestWhatWasAnsweredSurvivesAKill(t *testing.T) {
 					t.Fatalf("round %d ended after %d answers", round, n)
 				}
 			}
-			s, err := state.Open(config, nil)
+			s, err := state.Open(config)
 			if err != nil {
 				t.Fatal(err)
 			}

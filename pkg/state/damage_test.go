@@ -97,7 +97,7 @@ func newDamageScene(dir string) (*damageScene, error) {
 		return nil, err
 	}
 	s := &damageScene{counts: map[string]int64{}, values: map[string]string{}}
-	f, err := state.OpenFile(path, nil)
+	f, err := state.OpenFile(state.FileConfig{Path: path})
 	if err != nil {
 		return nil, err
 	}
@@ -166,8 +166,8 @@ func (s *damageScene) work(f *state.File) (problem error) {
 		}
 	}
 	seen := 0
-	if err := f.Scan(ctx, "", func(key string, n int64, value []byte, _ time.Time) bool {
-		if value == nil && n == s.counts[key] || value != nil && string(value) == s.values[key] {
+	if err := f.Scan(ctx, "", func(e state.Entry) bool {
+		if e.Value == nil && e.Count == s.counts[e.Key] || e.Value != nil && string(e.Value) == s.values[e.Key] {
 			seen++
 		}
 		return true
@@ -260,7 +260,7 @@ func (s *damageScene) try(path, mode string, damage func([]byte) []byte) error {
 	if err := os.WriteFile(path, data, 0o600); err != nil {
 		return err
 	}
-	f, err := state.OpenFile(path, nil)
+	f, err := state.OpenFile(state.FileConfig{Path: path})
 	if err != nil {
 		return err
 	}
@@ -376,7 +376,7 @@ func TestFileThatIsCutOffWhileItIsOpen(t *testing.T) {
 		if err := os.WriteFile(path, s.data, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		f, err := state.OpenFile(path, nil)
+		f, err := state.OpenFile(state.FileConfig{Path: path})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -393,7 +393,7 @@ func TestFileThatIsCutOffWhileItIsOpen(t *testing.T) {
 		if err := os.WriteFile(path, s.data, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if f, err = state.OpenFile(path, nil); err != nil {
+		if f, err = state.OpenFile(state.FileConfig{Path: path}); err != nil {
 			t.Fatal(err)
 		}
 		if err := s.work(f); err != nil {
@@ -415,7 +415,7 @@ func TestADamagedFileIsNotWrittenTo(t *testing.T) {
 		if err := os.WriteFile(path, data, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		f, err := state.OpenFile(path, nil)
+		f, err := state.OpenFile(state.FileConfig{Path: path})
 		if err == nil {
 			_ = f.Close()
 			continue

@@ -11,16 +11,10 @@ var keyEpoch = []byte("epoch")
 // Epoch counts how often [File.Advance] was called in the life of the file, and so
 // tells a copy from the file that it was made of, which has gone on since.
 func (f *File) Epoch(ctx context.Context) (uint64, error) {
-	result := make(chan uint64, 1)
-	err := f.read(ctx, func(s *snapshot) error {
+	return read(ctx, f, func(s *snapshot) (uint64, error) {
 		data, err := s.entry(bucketMeta, keyEpoch)
-		result <- epochOf(data)
-		return err
+		return epochOf(data), err
 	})
-	if err != nil {
-		return 0, err
-	}
-	return <-result, nil
 }
 
 // Advance raises the epoch to at least one more than seen, and gives it. It is on

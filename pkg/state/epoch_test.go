@@ -12,7 +12,7 @@ import (
 // A copy is older than the file that it was made of, as soon as that has advanced.
 func TestEpoch(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "state.db")
-	f, err := state.OpenFile(path, nil)
+	f, err := state.OpenFile(state.FileConfig{Path: path})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -42,7 +42,7 @@ func TestEpoch(t *testing.T) {
 		t.Error("a closed file has an epoch")
 	}
 
-	if f, err = state.OpenFile(path, nil); err != nil {
+	if f, err = state.OpenFile(state.FileConfig{Path: path}); err != nil {
 		t.Fatal(err)
 	}
 	epoch(f, 2)
@@ -52,7 +52,7 @@ func TestEpoch(t *testing.T) {
 	if err := os.WriteFile(path, saved.Bytes(), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if f, err = state.OpenFile(path, nil); err != nil {
+	if f, err = state.OpenFile(state.FileConfig{Path: path}); err != nil {
 		t.Fatal(err)
 	}
 	epoch(f, 1)

@@ -15,8 +15,8 @@ import (
 func TestExpiredEntriesGoAwayTwoAtATime(t *testing.T) {
 	now := time.Now()
 	clock := func() time.Time { return now }
-	memory := NewMemory(1000, clock)
-	file, err := OpenFile(filepath.Join(t.TempDir(), "state.db"), clock)
+	memory := &Memory{Size: 1000, Now: clock}
+	file, err := OpenFile(FileConfig{Path: filepath.Join(t.TempDir(), "state.db"), Now: clock})
 	if err != nil {
 		t.Fatal(err)
 	}

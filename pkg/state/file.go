@@ -107,22 +107,19 @@ func refused(err error) error {
 
 // OpenFile opens the file at path, making it with mode 0600 if there is none. It
 // never writes to a file that is damaged, not one of its own, newer than it knows,
-// or open to other users. now may be nil for time.Now.
-func OpenFile(path string, now func() time.Time) (*File, error) {
-	if now == nil {
-		now = time.Now
-	}
+// or open to other users.
+func OpenFile(c FileConfig) (*File, error) {
 	f := &File{
-		path: path, now: now, size: fileSize,
+		path: c.Path, now: orTimeNow(c.Now), size: fileSize,
 		reads: make(chan struct{}, fileReads), writes: make(chan *fileWrite, filePending),
 		closing: make(chan struct{}), ended: make(chan struct{}),
 	}
 	if err := f.open(); err != nil {
 		_ = f.release()
 		if p := new(os.PathError); errors.As(err, &p) {
-			err = p.Err // path is named already
+			err = p.Err // the path is named already
 		}
-		return nil, fmt.Errorf("state file %s: %w", path, err)
+		return nil, fmt.Errorf("state file %s: %w", c.Path, err)
 	}
 	go f.write()
 	return f, nil
@@ -506,7 +503,7 @@ type fileTx struct {
 
 // prepare writes what each file has.
 func (t *fileTx) prepare() error {
-	if _, _, err := t.old.bucket(bucketMeta); err != nil { // loads the page
+	if _, _, err := t.old.find(bucketMeta); err != nil { // loads the page
 		return err
 	}
 	for _, name := range [][]byte{bucketMeta, bucketCounts, bucketExpiry, bucketValues} {
@@ -522,7 +519,7 @@ func (t *fileTx) prepare() error {
 func (t *fileTx) look(bucket, key []byte, deletes bool) (*bolt.Bucket, error) {
 	count := bucket[0] == bucketCounts[0]
 	if again := count && !deletes && key != nil && bytes.Equal(t.counted, key); !again {
-		tree, ok, err := t.old.bucket(bucket)
+		tree, ok, err := t.old.find(bucket)
 		if err == nil && ok {
 			_, err = t.old.descend(tree, key, deletes)
 		}
@@ -575,7 +572,7 @@ func (t *fileTx) first(bucket []byte) ([]byte, error) {
 
 // entries is how many there are; it adds to them.
 func (t *fileTx) entries(bucket []byte, add int) (uint64, error) {
-	tree, ok, err := t.old.bucket(bucket)
+	tree, ok, err := t.old.find(bucket)
 	if err == nil && ok && tree.root != 0 {
 		_, err = t.old.load(tree.root)
 	}
@@ -636,10 +633,11 @@ func (f *File) change(ctx context.Context, change func(*fileTx) error) error {
 	})
 }
 
-// read has something read. One that the disk holds up keeps its slot, so that they
-// cannot pile up.
-func (f *File) read(ctx context.Context, read func(*snapshot) error) error {
-	return f.wait(ctx, func(ctx context.Context) (<-chan error, error) {
+// read returns the result of a function that reads. While the disk blocks it, it keeps
+// its slot, so that the number of blocked readers is bounded.
+func read[T any](ctx context.Context, f *File, from func(*snapshot) (T, error)) (result T, err error) {
+	results := make(chan T, 1)
+	err = f.wait(ctx, func(ctx context.Context) (<-chan error, error) {
 		select {
 		case f.reads <- struct{}{}:
 		case <-ctx.Done():
@@ -648,10 +646,18 @@ func (f *File) read(ctx context.Context, read func(*snapshot) error) error {
 		done := make(chan error, 1)
 		go func() {
 			defer func() { <-f.reads }()
-			done <- f.view(read)
+			done <- f.view(func(s *snapshot) error {
+				found, err := from(s)
+				results <- found
+				return err
+			})
 		}()
 		return done, nil
 	})
+	if err == nil {
+		result = <-results
+	}
+	return result, err
 }
 
 // view reads the state after one transaction, of which bbolt overwrites no page
@@ -678,12 +684,9 @@ func (f *File) view(read func(*snapshot) error) error {
 
 // entry is the value of a key in a bucket.
 func (s *snapshot) entry(bucket, key []byte) ([]byte, error) {
-	t, ok, err := s.bucket(bucket)
+	t, err := s.bucket(bucket)
 	if err != nil {
 		return nil, err
-	}
-	if !ok {
-		return nil, damaged("it has no bucket %s", bucket)
 	}
 	return s.get(t, key)
 }
@@ -784,9 +787,19 @@ func decodeValue(key, b []byte) (v fileValue, err error) {
 	return v, nil
 }
 
+// decodeEntry reads a count or a value.
+func decodeEntry(bucket, key, b []byte) (Entry, error) {
+	if bucket[0] == bucketCounts[0] {
+		c, err := decodeCount(key, b)
+		return Entry{string(key), c.used(), nil, c.expires}, err
+	}
+	v, err := decodeValue(key, b)
+	return Entry{string(key), 0, v.data, v.expires}, err
+}
+
 // at is the value that there is at now.
 func (v fileValue) at(now time.Time) []byte {
-	if !v.expires.IsZero() && !now.Before(v.expires) {
+	if expired(v.expires, now) {
 		return nil
 	}
 	return v.data
@@ -794,26 +807,17 @@ func (v fileValue) at(now time.Time) []byte {
 
 // Count implements [Store].
 func (f *File) Count(ctx context.Context, key string) (int64, error) {
-	result := make(chan int64, 1)
-	err := f.read(ctx, func(s *snapshot) error {
+	return read(ctx, f, func(s *snapshot) (int64, error) {
 		data, err := s.entry(bucketCounts, []byte(key))
 		if err != nil {
-			return err
+			return 0, err
 		}
 		c, err := decodeCount([]byte(key), data)
-		if err != nil {
-			return err
+		if err != nil || expired(c.expires, f.now()) {
+			return 0, err
 		}
-		if !f.now().Before(c.expires) {
-			c = fileCount{}
-		}
-		result <- c.used()
-		return nil
+		return c.used(), nil
 	})
-	if err != nil {
-		return 0, err
-	}
-	return <-result, nil
 }
 
 // Increment implements [Store]. Concurrent calls share one write to the disk.
@@ -864,7 +868,7 @@ func (t *fileTx) increment(key []byte, expires time.Time) (int64, error) {
 		if err := t.delete(bucketExpiry, expiryKey(c.expires, bucketCounts, key)); err != nil {
 			return 0, err
 		}
-		if !now.Before(c.expires) {
+		if expired(c.expires, now) {
 			c = fileCount{}
 		}
 	}
@@ -889,7 +893,7 @@ func (f *File) GiveBack(ctx context.Context, key string, n int64) error {
 		switch {
 		case err != nil:
 			return err
-		case !f.now().Before(c.expires) || !c.giveBack(n):
+		case data == nil || expired(c.expires, f.now()) || !c.giveBack(n):
 			return refused(errNothing)
 		case c.n == 0:
 			return t.remove(bucketCounts, []byte(key))
@@ -929,22 +933,12 @@ func (t *fileTx) remove(bucket, key []byte) error {
 	if err != nil || data == nil {
 		return err
 	}
-	var expires time.Time
-	if bucket[0] == bucketCounts[0] {
-		c, err := decodeCount(key, data)
-		if err != nil {
-			return err
-		}
-		expires = c.expires
-	} else {
-		v, err := decodeValue(key, data)
-		if err != nil {
-			return err
-		}
-		expires = v.expires
+	e, err := decodeEntry(bucket, key, data)
+	if err != nil {
+		return err
 	}
-	if !expires.IsZero() {
-		if err := t.delete(bucketExpiry, expiryKey(expires, bucket, key)); err != nil {
+	if !e.Expires.IsZero() {
+		if err := t.delete(bucketExpiry, expiryKey(e.Expires, bucket, key)); err != nil {
 			return err
 		}
 	}
@@ -967,20 +961,14 @@ func (t *fileTx) value(key []byte) ([]byte, error) {
 
 // Get implements [Store].
 func (f *File) Get(ctx context.Context, key string) ([]byte, error) {
-	result := make(chan []byte, 1)
-	err := f.read(ctx, func(s *snapshot) error {
+	return read(ctx, f, func(s *snapshot) ([]byte, error) {
 		data, err := s.entry(bucketValues, []byte(key))
 		if err != nil {
-			return err
+			return nil, err
 		}
 		v, err := decodeValue([]byte(key), data)
-		result <- v.at(f.now())
-		return err
+		return v.at(f.now()), err
 	})
-	if err != nil {
-		return nil, err
-	}
-	return <-result, nil
 }
 
 // Update implements [Store]. change must not call the store.
@@ -1050,40 +1038,27 @@ func (f *File) Forget(ctx context.Context, key string) error {
 }
 
 // Scan implements [Store]. It sees the file as it was when the call began.
-func (f *File) Scan(ctx context.Context, prefix string, visit func(key string, count int64, value []byte, expires time.Time) bool) error {
-	now := f.now()
+func (f *File) Scan(ctx context.Context, prefix string, visit func(Entry) bool) error {
+	now, start := f.now(), []byte(prefix)
 	return f.view(func(s *snapshot) error {
 		on := true
 		for _, name := range [][]byte{bucketCounts, bucketValues} {
-			t, ok, err := s.bucket(name)
+			t, err := s.bucket(name)
 			if err != nil {
 				return err
 			}
-			if !ok {
-				return damaged("it has no bucket %s", name)
-			}
 			var failed error
-			if err := s.scan(t, []byte(prefix), func(k, data []byte) bool {
-				if failed = ctx.Err(); failed != nil || !bytes.HasPrefix(k, []byte(prefix)) {
+			if err := s.scan(t, start, func(k, data []byte) bool {
+				if failed = ctx.Err(); failed != nil || !bytes.HasPrefix(k, start) {
 					return false
 				}
-				if name[0] == bucketValues[0] {
-					var v fileValue
-					if v, failed = decodeValue(k, data); failed == nil && v.at(now) != nil {
-						on = visit(string(k), 0, v.data, v.expires)
-					}
-				} else {
-					var c fileCount
-					if c, failed = decodeCount(k, data); failed == nil && now.Before(c.expires) {
-						on = visit(string(k), c.used(), nil, c.expires)
-					}
+				var e Entry
+				if e, failed = decodeEntry(name, k, data); failed == nil && !expired(e.Expires, now) {
+					on = visit(e)
 				}
 				return on && failed == nil
-			}); err != nil || failed != nil {
+			}); err != nil || failed != nil || !on {
 				return errors.Join(err, failed)
-			}
-			if !on {
-				return nil
 			}
 		}
 		return nil

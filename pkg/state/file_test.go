@@ -24,7 +24,7 @@ import (
 
 func openFile(t *testing.T, path string) *state.File {
 	t.Helper()
-	f, err := state.OpenFile(path, nil)
+	f, err := state.OpenFile(state.FileConfig{Path: path})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -35,7 +35,7 @@ func openFile(t *testing.T, path string) *state.File {
 func TestFile(t *testing.T) {
 	statetest.Run(t, func(t *testing.T, clock *statetest.Clock) state.Store {
 		t.Helper()
-		f, err := state.OpenFile(filepath.Join(statetest.Dir(t), "state.db"), clock.Now)
+		f, err := state.OpenFile(state.FileConfig{Path: filepath.Join(statetest.Dir(t), "state.db"), Now: clock.Now})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -130,7 +130,7 @@ func TestFileThatIsNotOurs(t *testing.T) {
 			if err := os.WriteFile(path, tt.data, 0o600); err != nil {
 				t.Fatal(err)
 			}
-			f, err := state.OpenFile(path, nil)
+			f, err := state.OpenFile(state.FileConfig{Path: path})
 			if err == nil {
 				_ = f.Close()
 				t.Fatal("it was opened")
@@ -166,7 +166,7 @@ func TestFileThatIsCutOff(t *testing.T) {
 		if err := os.WriteFile(path, whole[:size], 0o600); err != nil {
 			t.Fatal(err)
 		}
-		f, err := state.OpenFile(path, nil)
+		f, err := state.OpenFile(state.FileConfig{Path: path})
 		if err != nil {
 			refused++
 			continue
@@ -186,7 +186,7 @@ func TestFileThatIsCutOff(t *testing.T) {
 func TestFileIsOfOneProcess(t *testing.T) {
 	path := filepath.Join(statetest.Dir(t), "state.db")
 	openFile(t, path)
-	if _, err := state.OpenFile(path, nil); err == nil || !strings.Contains(err.Error(), "another process holds it") {
+	if _, err := state.OpenFile(state.FileConfig{Path: path}); err == nil || !strings.Contains(err.Error(), "another process holds it") {
 		t.Errorf("OpenFile of a file that is open = %v", err)
 	}
 }
@@ -194,7 +194,7 @@ func TestFileIsOfOneProcess(t *testing.T) {
 func TestFileDoesNotGrowForEver(t *testing.T) {
 	clock := statetest.NewClock()
 	path := filepath.Join(statetest.Dir(t), "state.db")
-	f, err := state.OpenFile(path, clock.Now)
+	f, err := state.OpenFile(state.FileConfig{Path: path, Now: clock.Now})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -294,7 +294,7 @@ func TestFileOnAFullDisk(t *testing.T) {
 	if err := syscall.Mount("none", dir, "", syscall.MS_REMOUNT|syscall.MS_RDONLY, ""); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := state.OpenFile(path, nil); !errors.Is(err, syscall.EROFS) || !strings.Contains(err.Error(), "state file "+path+": ") {
+	if _, err := state.OpenFile(state.FileConfig{Path: path}); !errors.Is(err, syscall.EROFS) || !strings.Contains(err.Error(), "state file "+path+": ") {
 		t.Errorf("OpenFile on a read-only disk = %v", err)
 	}
 	if after, err := os.ReadFile(path); err != nil || !bytes.Equal(after, whole) {
@@ -368,10 +368,10 @@ func testFileOfVersion(t *testing.T, version int) {
 
 func TestOpen(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "missing", "state.db")
-	if s, err := state.Open(state.Config{Type: state.TypeFile, File: state.FileConfig{Path: path}}, nil); s != nil || !errors.Is(err, os.ErrNotExist) {
+	if s, err := state.Open(state.Config{Type: state.TypeFile, File: state.FileConfig{Path: path}}); s != nil || !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("Open in a folder that is not there = %v, %v", s, err)
 	}
-	s, err := state.Open(state.Config{Type: state.TypeMemory}, nil)
+	s, err := state.Open(state.Config{Type: state.TypeMemory})
 	if _, ok := s.(*state.Memory); !ok || err != nil {
 		t.Errorf("Open of memory = %T, %v", s, err)
 	}
@@ -420,7 +420,7 @@ func TestFileModes(t *testing.T) {
 				t.Fatal(err)
 			}
 			checked := state.CheckFile(path)
-			f, err := state.OpenFile(path, nil)
+			f, err := state.OpenFile(state.FileConfig{Path: path})
 			if tt.want == 0 {
 				if err == nil || !strings.Contains(err.Error(), "chmod 0600") || !strings.Contains(err.Error(), "revoke") {
 					t.Fatalf("OpenFile = %v", err)
@@ -452,7 +452,7 @@ func TestStateThatIsNoFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, path := range []string{dir, pipe} {
-		if _, err := state.OpenFile(path, nil); err == nil || !strings.Contains(err.Error(), path) {
+		if _, err := state.OpenFile(state.FileConfig{Path: path}); err == nil || !strings.Contains(err.Error(), path) {
 			t.Errorf("OpenFile(%s) = %v", path, err)
 		}
 	}

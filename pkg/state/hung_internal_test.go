@@ -55,7 +55,7 @@ func (d *hangingDisk) ReadAt(p []byte, offset int64) (int, error) {
 func TestDiskThatHangs(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
-		f, err := OpenFile(filepath.Join(dir, "state.db"), nil)
+		f, err := OpenFile(FileConfig{Path: filepath.Join(dir, "state.db")})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -109,7 +109,7 @@ func TestDiskThatHangs(t *testing.T) {
 		if err := f.Close(); err != nil {
 			t.Errorf("Close = %v", err)
 		}
-		if f, err = OpenFile(filepath.Join(dir, "state.db"), nil); err != nil {
+		if f, err = OpenFile(FileConfig{Path: filepath.Join(dir, "state.db")}); err != nil {
 			t.Fatal(err)
 		}
 		defer f.Close()
@@ -123,7 +123,7 @@ func TestDiskThatHangs(t *testing.T) {
 func TestDiskThatAnswersAgain(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
-		f, err := OpenFile(filepath.Join(dir, "state.db"), nil)
+		f, err := OpenFile(FileConfig{Path: filepath.Join(dir, "state.db")})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -153,7 +153,7 @@ func TestDiskThatAnswersAgain(t *testing.T) {
 
 // An error of the disk is told and is no damage: all is well when it has gone.
 func TestDiskThatFails(t *testing.T) {
-	f, err := OpenFile(filepath.Join(t.TempDir(), "state.db"), nil)
+	f, err := OpenFile(FileConfig{Path: filepath.Join(t.TempDir(), "state.db")})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,6 +2,7 @@ package state
 
 import (
 	"bytes"
+	"cmp"
 	"container/heap"
 	"context"
 	"strings"
@@ -9,86 +10,85 @@ import (
 	"time"
 )
 
-// MemorySize is how many counts NewMemory is meant to hold: some 200 bytes
-// each, and one for an instance and role whose window is open.
-const MemorySize = 1 << 20
+const (
+	memorySize = 1 << 20
+	// MemoryBytes is about how many bytes a full Memory uses: some 200 for each count.
+	MemoryBytes = 200 * memorySize
 
-// CountMemory is how many bytes a count takes in a Memory.
-const CountMemory = 200
+	// maxValues is how many values a Memory or a File holds. The key set is one value,
+	// and the denial list is another.
+	maxValues = 1 << 16
+)
 
-// maxValues is how many values a store of one process holds. The key set is
-// one, and so is each denied instance.
-const maxValues = 1 << 16
-
-// Memory is a Store that lives as long as the process. A restart gives every
-// attempt back.
+// Memory is a Store that ends with the process. After a restart every attempt can be
+// made again. The zero value is ready for use.
 type Memory struct {
-	now  func() time.Time
-	size int
+	// Size is the maximum number of counts. Optional, 0 means 1048576.
+	Size int
+	// Now is the clock. Optional, nil means time.Now.
+	Now func() time.Time
 
 	mu     sync.Mutex
 	closed bool
 	counts map[string]*entry
 	values map[string]*entry
-	expiry expiryHeap         // of all that expires
-	back   map[*entry][]int64 // what was given back, of the few counts of which anything was
+	expiry expiryHeap         // all entries that expire
+	back   map[*entry][]int64 // the numbers that were given back; few counts have any
 }
 
-// entry is a count, or a value if that is not nil.
+// entry is a count, or a value if value is not nil.
 type entry struct {
 	key     string
 	n       int64
 	value   []byte
 	expires time.Time
-	index   int // in the heap; noIndex for what never expires
+	index   int // in the heap; noIndex for an entry that never expires
 }
 
 const noIndex = -1
 
-func (e *entry) expired(now time.Time) bool { return e.index != noIndex && !now.Before(e.expires) }
-
-// NewMemory makes a store of at most size counts. now may be nil for time.Now.
-func NewMemory(size int, now func() time.Time) *Memory {
-	if now == nil {
-		now = time.Now
+// lock locks m and returns the time. If m is closed it returns an error, with m locked.
+func (m *Memory) lock() (now time.Time, err error) {
+	m.mu.Lock()
+	switch {
+	case m.closed:
+		return now, errClosed
+	case m.counts == nil:
+		m.counts, m.values, m.back = map[string]*entry{}, map[string]*entry{}, map[*entry][]int64{}
 	}
-	return &Memory{now: now, size: size, counts: map[string]*entry{}, values: map[string]*entry{}, back: map[*entry][]int64{}}
+	return orTimeNow(m.Now)(), nil
 }
 
 // Count implements [Store].
 func (m *Memory) Count(_ context.Context, key string) (int64, error) {
-	m.mu.Lock()
+	now, err := m.lock()
 	defer m.mu.Unlock()
-	if m.closed {
-		return 0, errClosed
-	}
-	if c := m.counts[key]; c != nil && !c.expired(m.now()) {
+	if c := m.counts[key]; err == nil && c != nil && !expired(c.expires, now) {
 		return m.count(c).used(), nil
 	}
-	return 0, nil
+	return 0, err
 }
 
 // Increment implements [Store].
 func (m *Memory) Increment(_ context.Context, key string, expires time.Time) (int64, error) {
-	m.mu.Lock()
+	now, err := m.lock()
 	defer m.mu.Unlock()
-	if m.closed {
-		return 0, errClosed
+	if err != nil {
+		return 0, err
 	}
-	now := m.now()
 	if err := checkExpiry(expires, now); err != nil {
 		return 0, err
 	}
 	m.sweep(now)
 	c := m.counts[key]
 	switch {
-	case c == nil && len(m.counts) >= m.size:
+	case c == nil && len(m.counts) >= cmp.Or(m.Size, memorySize):
 		return 0, ErrFull
 	case c == nil:
 		c = &entry{key: key, expires: expires}
 		m.counts[key] = c
 		heap.Push(&m.expiry, c)
-	case !now.Before(c.expires):
+	case expired(c.expires, now):
 		m.keep(c, count{})
 		c.expires = expires
 		heap.Fix(&m.expiry, c.index)
@@ -119,29 +119,27 @@ func (m *Memory) keep(e *entry, c count) {
 
 // GiveBack implements [Store].
 func (m *Memory) GiveBack(_ context.Context, key string, n int64) error {
-	m.mu.Lock()
+	now, err := m.lock()
 	defer m.mu.Unlock()
-	if m.closed {
-		return errClosed
+	c := m.counts[key]
+	if err != nil || c == nil || expired(c.expires, now) {
+		return err
 	}
-	if c := m.counts[key]; c != nil && !c.expired(m.now()) {
-		numbers := m.count(c)
-		if numbers.giveBack(n) {
-			m.keep(c, numbers)
-		}
-		if numbers.n == 0 {
-			m.remove(m.counts, key)
-		}
+	numbers := m.count(c)
+	if numbers.giveBack(n) {
+		m.keep(c, numbers)
+	}
+	if numbers.n == 0 {
+		m.remove(m.counts, key)
 	}
 	return nil
 }
 
-// sweep takes away two entries that have expired. Each call that writes adds at
-// most one, so what has expired goes away as fast as it came, and no call pays
-// for all of it.
+// sweep removes up to two expired entries. A call that writes adds at most one, so
+// expired entries disappear faster than others are added, and no call pays for all.
 func (m *Memory) sweep(now time.Time) {
 	for range 2 {
-		if len(m.expiry) == 0 || !m.expiry[0].expired(now) {
+		if len(m.expiry) == 0 || !expired(m.expiry[0].expires, now) {
 			return
 		}
 		e := heap.Pop(&m.expiry).(*entry)
@@ -156,53 +154,51 @@ func (m *Memory) sweep(now time.Time) {
 
 // Get implements [Store].
 func (m *Memory) Get(_ context.Context, key string) ([]byte, error) {
-	m.mu.Lock()
+	now, err := m.lock()
 	defer m.mu.Unlock()
-	if m.closed {
-		return nil, errClosed
-	}
-	return bytes.Clone(m.value(key)), nil
+	return m.value(key, now), err
 }
 
-func (m *Memory) value(key string) []byte {
-	if e := m.values[key]; e != nil && !e.expired(m.now()) {
-		return e.value
+// value returns a copy.
+func (m *Memory) value(key string, now time.Time) []byte {
+	if e := m.values[key]; e != nil && !expired(e.expires, now) {
+		return bytes.Clone(e.value)
 	}
 	return nil
 }
 
 // Update implements [Store]. change must not call the store.
 func (m *Memory) Update(_ context.Context, key string, change func(old []byte) ([]byte, error)) error {
-	m.mu.Lock()
+	now, err := m.lock()
 	defer m.mu.Unlock()
-	if m.closed {
-		return errClosed
-	}
-	value, err := change(bytes.Clone(m.value(key)))
 	if err != nil {
 		return err
 	}
-	return m.put(key, value, time.Time{})
+	value, err := change(m.value(key, now))
+	if err != nil {
+		return err
+	}
+	return m.put(key, value, time.Time{}, now)
 }
 
 // Put implements [Store].
 func (m *Memory) Put(_ context.Context, key string, value []byte, expires time.Time) error {
-	m.mu.Lock()
+	now, err := m.lock()
 	defer m.mu.Unlock()
-	if m.closed {
-		return errClosed
-	}
-	if err := checkLasting(expires, m.now()); err != nil {
+	if err != nil {
 		return err
 	}
-	return m.put(key, value, expires)
+	if err := checkLasting(expires, now); err != nil {
+		return err
+	}
+	return m.put(key, value, expires, now)
 }
 
-func (m *Memory) put(key string, value []byte, expires time.Time) error {
+func (m *Memory) put(key string, value []byte, expires, now time.Time) error {
 	if err := checkValue(value); err != nil {
 		return err
 	}
-	m.sweep(m.now())
+	m.sweep(now)
 	if m.values[key] == nil && value != nil && len(m.values) >= maxValues {
 		return ErrFull
 	}
@@ -232,35 +228,29 @@ func (m *Memory) remove(from map[string]*entry, key string) {
 
 // Forget implements [Store].
 func (m *Memory) Forget(_ context.Context, key string) error {
-	m.mu.Lock()
+	_, err := m.lock()
 	defer m.mu.Unlock()
-	if m.closed {
-		return errClosed
-	}
 	m.remove(m.counts, key)
 	m.remove(m.values, key)
-	return nil
+	return err
 }
 
 // Scan implements [Store].
-func (m *Memory) Scan(ctx context.Context, prefix string, visit func(key string, count int64, value []byte, expires time.Time) bool) error {
-	m.mu.Lock()
+func (m *Memory) Scan(ctx context.Context, prefix string, visit func(Entry) bool) error {
+	now, err := m.lock()
 	defer m.mu.Unlock()
-	if m.closed {
-		return errClosed
-	}
-	now := m.now()
 	for _, entries := range []map[string]*entry{m.counts, m.values} {
 		for key, e := range entries {
 			if err := ctx.Err(); err != nil {
 				return err
 			}
-			if strings.HasPrefix(key, prefix) && !e.expired(now) && !visit(key, m.count(e).used(), bytes.Clone(e.value), e.expires) {
+			if strings.HasPrefix(key, prefix) && !expired(e.expires, now) &&
+				!visit(Entry{key, m.count(e).used(), bytes.Clone(e.value), e.expires}) {
 				return nil
 			}
 		}
 	}
-	return nil
+	return err
 }
 
 // Close implements [Store].

@@ -12,13 +12,13 @@ import (
 
 func TestMemory(t *testing.T) {
 	statetest.Run(t, func(_ *testing.T, clock *statetest.Clock) state.Store {
-		return state.NewMemory(1000, clock.Now)
+		return &state.Memory{Size: 1000, Now: clock.Now}
 	})
 }
 
 func TestMemoryIsBoundedAndGivesNoAttemptBack(t *testing.T) {
 	clock := statetest.NewClock()
-	m := state.NewMemory(10, clock.Now)
+	m := &state.Memory{Size: 10, Now: clock.Now}
 	for i := range 10 {
 		if _, err := m.Increment(t.Context(), fmt.Sprint(i), clock.Now().Add(time.Minute)); err != nil {
 			t.Fatal(err)
@@ -41,7 +41,7 @@ func BenchmarkMemoryIncrement(b *testing.B) {
 	for _, kept := range []int{100, 100_000, 1_000_000} {
 		b.Run(fmt.Sprintf("%d kept", kept), func(b *testing.B) {
 			clock := statetest.NewClock()
-			m := state.NewMemory(2*kept, clock.Now)
+			m := &state.Memory{Size: 2 * kept, Now: clock.Now}
 			expires := clock.Now().Add(time.Hour)
 			for i := range kept {
 				if _, err := m.Increment(b.Context(), fmt.Sprint(i), expires.Add(time.Duration(i))); err != nil {

@@ -449,8 +449,17 @@ func scanLeaf(p page, from []byte, visit func(key, value []byte) bool) (on bool)
 	return true
 }
 
-// bucket finds a bucket; ok is false if there is none.
-func (s *snapshot) bucket(name []byte) (t tree, ok bool, err error) {
+// bucket finds a bucket that must be there.
+func (s *snapshot) bucket(name []byte) (tree, error) {
+	t, ok, err := s.find(name)
+	if err == nil && !ok {
+		err = damaged("it has no bucket %s", name)
+	}
+	return t, err
+}
+
+// find finds a bucket; ok is false if there is none.
+func (s *snapshot) find(name []byte) (t tree, ok bool, err error) {
 	if t, ok := s.buckets[string(name)]; ok {
 		return t, true, nil
 	}
@@ -607,7 +616,7 @@ func (v *verifier) file() error {
 	if err != nil {
 		return err
 	}
-	t, ok, err := v.bucket(bucketMeta)
+	t, ok, err := v.find(bucketMeta)
 	if err != nil {
 		return err
 	}
@@ -631,12 +640,9 @@ func (v *verifier) file() error {
 		return damaged("page %d does not have the four buckets", root.id)
 	}
 	for _, name := range [][]byte{bucketMeta, bucketCounts, bucketValues, bucketExpiry} {
-		t, ok, err := v.bucket(name)
+		t, err := v.bucket(name)
 		if err != nil {
 			return err
-		}
-		if !ok {
-			return damaged("page %d has no bucket %s", root.id, name)
 		}
 		entries := uint64(0)
 		if err := v.tree(t, func(key, value []byte) error {
@@ -656,31 +662,21 @@ func (v *verifier) file() error {
 }
 
 func (v *verifier) entry(bucket, key, value []byte) error {
-	var at []byte
 	switch bucket[0] {
-	case bucketCounts[0]:
-		c, err := decodeCount(key, value)
-		if err != nil {
-			return err
-		}
-		at = expiryKey(c.expires, bucket, key)
-	case bucketValues[0]:
-		d, err := decodeValue(key, value)
-		if err != nil || d.expires.IsZero() {
-			return err
-		}
-		at = expiryKey(d.expires, bucket, key)
+	case bucketMeta[0]:
+		return nil
 	case bucketExpiry[0]:
 		if len(key) < 9 || len(value) != 0 {
 			return damaged("an entry of what expires has %d bytes", len(key))
 		}
 		v.index -= maphash.Bytes(v.seed, key)
 		return nil
-	default:
-		return nil
 	}
-	v.index += maphash.Bytes(v.seed, at)
-	return nil
+	e, err := decodeEntry(bucket, key, value)
+	if err == nil && !e.Expires.IsZero() {
+		v.index += maphash.Bytes(v.seed, expiryKey(e.Expires, bucket, key))
+	}
+	return err
 }
 
 // tree looks at all pages of a bucket.

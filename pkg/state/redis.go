@@ -83,19 +83,16 @@ type noLogger struct{}
 func (noLogger) Printf(context.Context, string, ...any) {}
 
 // OpenRedis reads the files that c names. It does not connect: a server starts
-// without its Redis. now may be nil for time.Now.
-func OpenRedis(c RedisConfig, now func() time.Time) (*Redis, error) {
+// without its Redis.
+func OpenRedis(c RedisConfig) (*Redis, error) {
 	if err := c.validate(); err != nil {
 		return nil, err
-	}
-	if now == nil {
-		now = time.Now
 	}
 	silence()
 	r := &Redis{
 		config: c,
 		where:  "redis " + c.Addresses[0],
-		now:    now,
+		now:    orTimeNow(c.Now),
 		slots:  make(chan struct{}, redisPending),
 		update: make(chan struct{}, 1),
 	}
@@ -764,7 +761,7 @@ var globEscape = strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`,
 
 // Scan implements [Store]. It goes through the whole database, a thousand keys at
 // a time, each in the time of one operation.
-func (r *Redis) Scan(ctx context.Context, prefix string, visit func(key string, count int64, value []byte, expires time.Time) bool) error {
+func (r *Redis) Scan(ctx context.Context, prefix string, visit func(Entry) bool) error {
 	pattern := globEscape.Replace(r.config.Prefix) + "[cv]:" + globEscape.Replace(prefix) + "*"
 	seen := map[string]bool{} // Redis may show a key twice
 	for cursor, pages := "0", 0; ; pages++ {
@@ -782,7 +779,7 @@ func (r *Redis) Scan(ctx context.Context, prefix string, visit func(key string, 
 		}); err != nil {
 			return err
 		}
-		now := r.now().UnixMilli()
+		now := r.now()
 		for i := 1; i < len(page); i += 2 {
 			key, _ := page[i].(string)
 			raw, _ := page[i+1].(string)
@@ -790,8 +787,7 @@ func (r *Redis) Scan(ctx context.Context, prefix string, visit func(key string, 
 				continue
 			}
 			seen[key] = true
-			if e, ok := parseRedisEntry(strings.TrimPrefix(key, r.config.Prefix), raw); ok && (e.ms == 0 || e.ms > now) &&
-				!visit(e.key, e.n, e.value, e.expires()) {
+			if e, ok := parseRedisEntry(strings.TrimPrefix(key, r.config.Prefix), raw); ok && !expired(e.Expires, now) && !visit(e) {
 				return nil
 			}
 		}
@@ -806,35 +802,24 @@ func (r *Redis) Scan(ctx context.Context, prefix string, visit func(key string, 
 	}
 }
 
-type redisEntry struct {
-	key   string
-	n     int64
-	value []byte // nil for a count
-	ms    int64
-}
-
-func (e redisEntry) expires() time.Time {
-	if e.ms == 0 {
-		return time.Time{}
-	}
-	return time.UnixMilli(e.ms)
-}
-
 // parseRedisEntry reads what scriptEntry wrote, at c: or v: and its key.
-func parseRedisEntry(name, raw string) (e redisEntry, ok bool) {
+func parseRedisEntry(name, raw string) (e Entry, ok bool) {
 	kind, key, _ := strings.Cut(name, ":")
 	expires, data, _ := strings.Cut(raw, " ")
-	var err error
-	if e.ms, err = strconv.ParseInt(expires, 10, 64); err != nil {
+	ms, err := strconv.ParseInt(expires, 10, 64)
+	if err != nil {
 		return e, false
 	}
-	e.key = key
+	e.Key = key
+	if ms != 0 {
+		e.Expires = time.UnixMilli(ms)
+	}
 	if kind == "v" {
-		e.value = []byte(data)
+		e.Value = []byte(data)
 		return e, true
 	}
 	c, ok := parseRedisCount(data)
-	e.n = c.used()
+	e.Count = c.used()
 	return e, ok
 }
 

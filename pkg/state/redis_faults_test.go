@@ -43,7 +43,7 @@ var operations = map[string]func(ctx context.Context, s state.Store) error{
 	"Put":    func(ctx context.Context, s state.Store) error { return s.Put(ctx, "k", []byte("v"), time.Time{}) },
 	"Forget": func(ctx context.Context, s state.Store) error { return s.Forget(ctx, "other") },
 	"Scan": func(ctx context.Context, s state.Store) error {
-		return s.Scan(ctx, "", func(string, int64, []byte, time.Time) bool { return true })
+		return s.Scan(ctx, "", func(state.Entry) bool { return true })
 	},
 }
 
@@ -436,7 +436,7 @@ func TestRedisPasswordIsChangedWithoutARestart(t *testing.T) {
 	if err := os.Remove(file); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := state.OpenRedis(c, nil); err == nil || !strings.Contains(err.Error(), "redis.passwordFile: ") {
+	if _, err := state.OpenRedis(c); err == nil || !strings.Contains(err.Error(), "redis.passwordFile: ") {
 		t.Errorf("OpenRedis without its password = %v", err)
 	}
 	write(t, file, "second")
@@ -469,7 +469,7 @@ func TestRedisWithTLS(t *testing.T) {
 	}
 	for name, want := range map[string]string{file("none.pem"): "no such file", file("redis-key.pem"): "holds no certificate"} {
 		c.CAFile = name
-		if _, err := state.OpenRedis(c, nil); err == nil || !strings.Contains(err.Error(), want) || !strings.HasPrefix(err.Error(), "redis.caFile: ") {
+		if _, err := state.OpenRedis(c); err == nil || !strings.Contains(err.Error(), want) || !strings.HasPrefix(err.Error(), "redis.caFile: ") {
 			t.Errorf("OpenRedis = %v, want one that says %q", err, want)
 		}
 	}

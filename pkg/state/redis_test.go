@@ -15,7 +15,7 @@ func redisConfig(p *statetest.Process) state.RedisConfig {
 
 func openRedis(t testing.TB, c state.RedisConfig) *state.Redis {
 	t.Helper()
-	r, err := state.OpenRedis(c, nil)
+	r, err := state.OpenRedis(c)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -36,7 +36,8 @@ func TestRedis(t *testing.T) {
 	statetest.Run(t, func(t *testing.T, clock *statetest.Clock) state.Store {
 		c := redisConfig(server)
 		c.Prefix = fmt.Sprintf(`o[n]a*?\%d:`, n.Add(1)) // nothing in it is a pattern
-		r, err := state.OpenRedis(c, clock.Now)
+		c.Now = clock.Now
+		r, err := state.OpenRedis(c)
 		if err != nil {
 			t.Fatal(err)
 		}

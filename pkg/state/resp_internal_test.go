@@ -92,7 +92,7 @@ func TestRedisThatAnswersAnything(t *testing.T) {
 					go answerWith(c, answer, reached)
 				}
 			}()
-			r, err := OpenRedis(RedisConfig{Addresses: []string{l.Addr().String()}, Prefix: "ona:"}, nil)
+			r, err := OpenRedis(RedisConfig{Addresses: []string{l.Addr().String()}, Prefix: "ona:"})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -110,7 +110,7 @@ func TestRedisThatAnswersAnything(t *testing.T) {
 				_ = r.GiveBack(t.Context(), "k", 1)
 				_ = r.Update(t.Context(), "k", func([]byte) ([]byte, error) { return []byte("v"), nil })
 				_ = r.Forget(t.Context(), "k")
-				_ = r.Scan(t.Context(), "", func(string, int64, []byte, time.Time) bool { return true })
+				_ = r.Scan(t.Context(), "", func(Entry) bool { return true })
 			}
 			if len(reached) == 0 {
 				t.Error("it was never given the answer")

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -27,11 +26,11 @@ func TestFileIsWholeAllTheTime(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = db.Close()
-	memory := state.NewMemory(state.MemorySize, clock.Now)
+	memory := &state.Memory{Now: clock.Now}
 	d := &dice{n: 1}
 	ctx := t.Context()
 	for round := range rounds {
-		f, err := state.OpenFile(path, clock.Now)
+		f, err := state.OpenFile(state.FileConfig{Path: path, Now: clock.Now})
 		if err != nil {
 			t.Fatalf("round %d: %v", round, err)
 		}
@@ -101,12 +100,12 @@ func TestFileIsWholeAllTheTime(t *testing.T) {
 func all(t *testing.T, s state.Store) map[string]string {
 	t.Helper()
 	got := map[string]string{}
-	if err := s.Scan(t.Context(), "", func(key string, n int64, value []byte, expires time.Time) bool {
+	if err := s.Scan(t.Context(), "", func(e state.Entry) bool {
 		kind := "count "
-		if value != nil {
+		if e.Value != nil {
 			kind = "value "
 		}
-		got[kind+key] = strconv.FormatInt(n, 10) + " " + string(value) + " " + expires.UTC().Format(time.RFC3339Nano)
+		got[kind+e.Key] = fmt.Sprintf("%d %s %s", e.Count, e.Value, e.Expires.UTC().Format(time.RFC3339Nano))
 		return true
 	}); err != nil {
 		t.Fatal(err)

@@ -35,7 +35,7 @@ func (b *breakable) Get(ctx context.Context, key string) ([]byte, error) {
 
 func newRing(t *testing.T, algorithm string, files ...string) (*keyring.Ring, *breakable) {
 	t.Helper()
-	store := &breakable{Memory: state.NewMemory(10, nil)}
+	store := &breakable{Memory: &state.Memory{Size: 10}}
 	r, err := keyring.New(keyring.Config{Algorithm: algorithm, RotationPeriod: 24 * time.Hour, MaxAge: 5 * time.Minute}, store,
 		keyring.Options{Issuer: issuerURL, SigningKeyFile: files, LongestLife: 10 * time.Minute, Initialize: true})
 	if err != nil {

@@ -413,12 +413,12 @@ func Run(t *testing.T, open func(t *testing.T, clock *Clock) state.Store) {
 		wantScan(t, s, "a*", map[string]string{"a*": "1"})
 		wantScan(t, s, "none", map[string]string{})
 		calls := 0
-		if err := s.Scan(t.Context(), "a", func(key string, _ int64, value []byte, expires time.Time) bool {
+		if err := s.Scan(t.Context(), "a", func(e state.Entry) bool {
 			calls++
-			if want := clock.Now().Add(59 * time.Second); key != "a/5" && !expires.Equal(want) {
-				t.Errorf("%s expires at %v, want %v", key, expires, want)
-			} else if key == "a/5" && !expires.IsZero() {
-				t.Errorf("%s expires at %v, want never", key, expires)
+			if want := clock.Now().Add(59 * time.Second); e.Key != "a/5" && !e.Expires.Equal(want) {
+				t.Errorf("%s expires at %v, want %v", e.Key, e.Expires, want)
+			} else if e.Key == "a/5" && !e.Expires.IsZero() {
+				t.Errorf("%s expires at %v, want never", e.Key, e.Expires)
 			}
 			return false
 		}); err != nil || calls != 1 {
@@ -452,7 +452,7 @@ func Run(t *testing.T, open func(t *testing.T, clock *Clock) state.Store) {
 		if err := s.Forget(t.Context(), "k"); err == nil {
 			t.Error("Forget of a closed store gave no error")
 		}
-		if err := s.Scan(t.Context(), "", func(string, int64, []byte, time.Time) bool { return true }); err == nil {
+		if err := s.Scan(t.Context(), "", func(state.Entry) bool { return true }); err == nil {
 			t.Error("Scan of a closed store gave no error")
 		}
 	})
@@ -508,11 +508,11 @@ func put(t *testing.T, s state.Store, key, value string, expires time.Time) {
 func wantScan(t *testing.T, s state.Store, prefix string, want map[string]string) {
 	t.Helper()
 	got := map[string]string{}
-	err := s.Scan(t.Context(), prefix, func(key string, count int64, value []byte, _ time.Time) bool {
-		if value != nil {
-			got["value "+key] = string(value)
+	err := s.Scan(t.Context(), prefix, func(e state.Entry) bool {
+		if e.Value != nil {
+			got["value "+e.Key] = string(e.Value)
 		} else {
-			got[key] = strconv.FormatInt(count, 10)
+			got[e.Key] = strconv.FormatInt(e.Count, 10)
 		}
 		return true
 	})
