@@ -134,7 +134,7 @@ func newService(c *config.Config, out outputs) (_ *service, err error) {
 	ver, rev := buildVersion()
 	metrics := server.NewMetrics(ver, rev, func() int { return s.cloud.InFlight() })
 	metrics.WatchLog(out.stderr.Lost)
-	metrics.WatchRights(func() int { return s.cloud.RightsRefused() })
+	metrics.WatchRights(func() int { return len(s.cloud.Refused()) })
 	if s.cloud, err = openstack.New(c.Cloud, openstack.Options{Log: s.log, Observe: metrics.ObserveUpstream, UserAgent: userAgent(), ProjectNames: c.NeedsProjects(), Callers: c.Vendordata.Users}); err != nil {
 		return nil, missing{fmt.Errorf("openstack: %w", err)}
 	}
@@ -151,7 +151,7 @@ func newService(c *config.Config, out outputs) (_ *service, err error) {
 	s.health = &server.Health{
 		Published: func() bool { return len(issuer.JWKS().Body) > 0 },
 		Dependencies: map[string]func(context.Context) error{
-			"cloud": s.cloud.Check, "rights": func(context.Context) error { return s.cloud.Rights() }, "state": s.checkState, "keys": func(context.Context) error { return s.keys.Err() },
+			"cloud": s.cloud.Check, "rights": func(context.Context) error { return errors.Join(s.cloud.Refused()...) }, "state": s.checkState, "keys": func(context.Context) error { return s.keys.Err() },
 			"denials": func(context.Context) error { return s.keys.Denials().Err() },
 		},
 	}

@@ -19,21 +19,18 @@ import (
 )
 
 const (
-	callerFor   = time.Minute // how long a good token is believed, and never past its end
-	strangerFor = 10 * time.Second
-	hostFor     = time.Hour
-	callersSize = 8192 // of each cache
+	validFor    = time.Minute // how long a token is known to be valid, and never past its end
+	invalidFor  = 10 * time.Second
+	hostFor     = time.Hour // how long an address counts as a host after a valid token
+	callersSize = 8192      // of each cache
 
-	// Keystone is asked about few tokens that turn out to be invalid, or another
-	// user's than Nova's: within strangerFor so many of one client ([ratelimit.Levels]).
-	// There is no such limit for all clients together: an attacker could use it up, and
-	// Nova's hosts would be refused, too. What unproven clients can ask at a time is
-	// divided between networks. A host that has shown a token of Nova's, not long ago,
-	// has a limit of its own.
-	strangerMost = 5
-	hostMost     = 20
-	// callerChecks may be in flight for unproven clients, and as many for others; so many of
-	// each may wait, and of one client.
+	// Checks of tokens that turn out invalid, or of another user than expected, are limited to this number within
+	// invalidFor, for one client ([ratelimit.Levels]) and for an address that counts as a host. All clients together have
+	// no such limit: an attacker could use it up, and Nova's hosts would be refused, too.
+	failuresOfClient = 5
+	failuresOfHost   = 20
+	// callerChecks is the number of checks in flight for unproven clients, and again for others. callersWaiting of each
+	// may wait, callersOfOne of one client.
 	callerChecks   = 4
 	callersWaiting = 256
 	callersOfOne   = 4
@@ -41,21 +38,21 @@ const (
 
 type tokenHash = [sha256.Size]byte
 
-// callers remembers whose tokens callers showed.
+// callers checks the tokens of callers, and caches the results.
 type callers struct {
 	client *Client
-	users  []string // Nova's, of whom all tokens are worth to ask for
+	users  []string // whose tokens are expected: the users of Nova
 	calls  singleflight.Group
 	gate   *ratelimit.Gate
 
-	mu sync.Mutex
-	// known are the tokens of those users, to their end; after callerFor they are
-	// asked about again.
-	known  *ttlCache[tokenHash, tokenOwner]
-	others *ttlCache[tokenHash, string] // whose other tokens are, "" for nobody
+	// valid has the tokens of these users. After validFor a token is checked again, but without a limit.
+	valid *ttlCache[tokenHash, tokenOwner]
+	// others has the user IDs of all other tokens, "" for an invalid token.
+	others *ttlCache[tokenHash, string]
 	hosts  *ttlCache[netip.Addr, struct{}]
-	// failed are the checks of an address that found no user of Nova's, and subnets
-	// those of an IPv6 /64.
+
+	mu sync.Mutex // for the numbers below
+	// failed counts the checks of an address that found no expected user, subnets those of a wider IPv6 network.
 	failed, subnets *ttlCache[netip.Prefix, *int]
 }
 
@@ -69,25 +66,24 @@ func newCallers(c *Client, users []string) *callers {
 	return &callers{
 		client: c, users: users,
 		gate:   ratelimit.NewGate(ratelimit.GateConfig{All: 2 * callerChecks, Open: callerChecks, Each: callersOfOne, Waiting: callersWaiting}),
-		known:  newTTLCache[tokenHash, tokenOwner](24*time.Hour, callersSize),
-		others: newTTLCache[tokenHash, string](strangerFor, callersSize),
+		valid:  newTTLCache[tokenHash, tokenOwner](24*time.Hour, callersSize),
+		others: newTTLCache[tokenHash, string](invalidFor, callersSize),
 		hosts:  newTTLCache[netip.Addr, struct{}](hostFor, callersSize),
-		failed: newTTLCache[netip.Prefix, *int](strangerFor, callersSize), subnets: newTTLCache[netip.Prefix, *int](strangerFor, callersSize),
+		failed: newTTLCache[netip.Prefix, *int](invalidFor, callersSize), subnets: newTTLCache[netip.Prefix, *int](invalidFor, callersSize),
 	}
 }
 
-// Caller gives the ID of the user whose Keystone token a caller shows, who speaks
-// from an address (api-ref/source/v3/authenticate-v3.inc, "Validate and show
-// information for token"). The error is [attest.ErrUnknownCaller] if Keystone says
-// that it is none, [attest.ErrTooManyCallers] if too many of this client were, or wait,
-// and anything else if Keystone could not be asked.
+// Caller returns the ID of the user to whom a Keystone token belongs, which a client at the address from has sent
+// (api-ref/source/v3/authenticate-v3.inc, "Validate and show information for token"). The error is
+// [attest.ErrUnknownCaller] if Keystone rejected the token, [attest.ErrTooManyCallers] if this client sent too many
+// invalid tokens recently or has too many checks waiting, and any other error if Keystone could not be asked.
 func (c *Client) Caller(ctx context.Context, token string, from netip.Addr) (userID string, err error) {
 	hash := sha256.Sum256([]byte(token))
-	if userID, ok := c.callers.remembered(hash); ok {
-		return userID, nobody(userID)
+	if userID, ok := c.callers.cached(hash); ok {
+		return known(userID)
 	}
 	userID, err = share(ctx, c, &c.callers.calls, string(hash[:]), c.plan.timeout, func(ctx context.Context) (string, error) {
-		return c.callers.ask(ctx, hash, token, from)
+		return c.callers.check(ctx, hash, token, from)
 	})
 	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
 		err = fmt.Errorf("keystone: %w", err)
@@ -95,30 +91,29 @@ func (c *Client) Caller(ctx context.Context, token string, from netip.Addr) (use
 	return userID, err
 }
 
-func nobody(userID string) error {
+// known returns the user ID, and an error if it is that of an invalid token.
+func known(userID string) (string, error) {
 	if userID == "" {
-		return attest.ErrUnknownCaller
+		return "", attest.ErrUnknownCaller
 	}
-	return nil
+	return userID, nil
 }
 
-// remembered gives whose token it is, "" for nobody's, if that is known.
-func (c *callers) remembered(hash tokenHash) (userID string, ok bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+// cached returns the user ID of a token, "" for an invalid token, if the result of a check is cached.
+func (c *callers) cached(hash tokenHash) (userID string, ok bool) {
 	now := c.client.now()
-	if t, ok := c.known.get(hash, now); ok && now.Sub(t.checked) < callerFor && now.Before(t.expires) {
+	if t, ok := c.valid.get(hash, now); ok && now.Sub(t.checked) < validFor && now.Before(t.expires) {
 		return t.userID, true
 	}
 	return c.others.get(hash, now)
 }
 
-func (c *callers) ask(ctx context.Context, hash tokenHash, token string, from netip.Addr) (string, error) {
-	if userID, ok := c.remembered(hash); ok { // whoever was here before may have ended in between
-		return userID, nobody(userID)
+func (c *callers) check(ctx context.Context, hash tokenHash, token string, from netip.Addr) (string, error) {
+	if userID, ok := c.cached(hash); ok { // another check may have ended since the first look
+		return known(userID)
 	}
-	failures, client := c.lane(hash, from)
-	if !c.mayFail(failures) { // it need not wait for that
+	limits, client := c.limits(hash, from)
+	if !c.spend(limits, 0) { // refuse before the wait
 		return "", attest.ErrTooManyCallers
 	}
 	ticket, err := c.gate.Enter(client)
@@ -134,9 +129,10 @@ func (c *callers) ask(ctx context.Context, hash tokenHash, token string, from ne
 	case <-ticket.Displaced():
 		return "", attest.ErrTooManyCallers
 	case <-ctx.Done():
-		return "", fmt.Errorf("all %d checks of tokens that may be in flight are", callerChecks)
+		return "", fmt.Errorf("the limit of %d checks of tokens in flight was reached", callerChecks)
 	}
-	if !c.fail(failures) {
+	// Until its result is known, a check counts as failed.
+	if !c.spend(limits, 1) {
 		return "", attest.ErrTooManyCallers
 	}
 	began := c.client.now()
@@ -147,99 +143,88 @@ func (c *callers) ask(ctx context.Context, hash tokenHash, token string, from ne
 	found, err := s.caller(ctx, token)
 	switch {
 	case errors.Is(err, attest.ErrUnknownCaller):
-	case gophercloud.ResponseCodeIs(err, http.StatusForbidden):
+	case hasStatus(err, http.StatusForbidden):
 		err := s.refusedTokens()
 		c.client.lacks(rightTokens, err)
 		return "", err
 	case err != nil:
 		return "", fmt.Errorf("keystone: %w", c.client.explain(err))
 	default:
-		// An answer about a token proves the right; that there is no such token does not:
-		// Keystone looks for the token before it asks its policy.
+		// An answer about a token proves the right. A 404 does not: Keystone looks for the token before it checks its
+		// policy.
 		c.client.has(rightTokens)
 		if !began.Before(found.expires) {
 			found.userID = ""
 		}
 	}
 	found.checked = began
-	c.keep(hash, found, from, failures)
-	return found.userID, nobody(found.userID)
+	c.keep(hash, found, from, limits)
+	return known(found.userID)
 }
 
-// lane gives the counts of failures that bound a check, none for a token that was
-// Nova's before, and the client that takes its turn for it: the zero Addr for one that
-// was Nova's.
-func (c *callers) lane(hash tokenHash, from netip.Addr) ([]failures, netip.Addr) {
+// limit is the number of failed checks within a network, with those in flight, and the most that are allowed.
+type limit struct {
+	failed *int
+	most   int
+}
+
+// limits returns the limits of a check, none for a token that was valid before, and the client whose turn it takes at
+// the gate, the zero Addr for a proven one.
+func (c *callers) limits(hash tokenHash, from netip.Addr) ([]limit, netip.Addr) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now := c.client.now()
-	if _, ok := c.known.get(hash, now); ok {
+	if _, ok := c.valid.get(hash, now); ok {
 		return nil, netip.Addr{}
 	}
-	own := netip.PrefixFrom(from, from.BitLen())
-	if _, ok := c.hosts.get(from, now); ok {
-		return []failures{{count(c.failed, own, now), hostMost}}, netip.Addr{}
+	count := func(counts *ttlCache[netip.Prefix, *int], network netip.Prefix) *int {
+		n, ok := counts.get(network, now)
+		if !ok {
+			n = new(int)
+			counts.put(network, n, now)
+		}
+		return n
 	}
-	var all []failures
-	for level, share := range ratelimit.Levels(from) {
+	if _, ok := c.hosts.get(from, now); ok {
+		return []limit{{count(c.failed, netip.PrefixFrom(from, from.BitLen())), failuresOfHost}}, netip.Addr{}
+	}
+	var all []limit
+	for network, share := range ratelimit.Levels(from) {
 		counts := c.failed
 		if share > 1 {
 			counts = c.subnets
 		}
-		all = append(all, failures{count(counts, level, now), share * strangerMost})
+		all = append(all, limit{count(counts, network), share * failuresOfClient})
 	}
 	return all, from
 }
 
-// failures counts checks that found nobody we know, those under way among them.
-type failures struct {
-	n    *int
-	most int
-}
-
-func (f failures) spent() bool { return *f.n >= f.most }
-
-func count[K comparable](counts *ttlCache[K, *int], key K, now time.Time) *int {
-	n, ok := counts.get(key, now)
-	if !ok {
-		n = new(int)
-		counts.put(key, n, now)
-	}
-	return n
-}
-
-func (c *callers) mayFail(all []failures) bool {
+// spend adds n to the failed checks, and reports false without that if a limit is reached.
+func (c *callers) spend(limits []limit, n int) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return !slices.ContainsFunc(all, failures.spent)
-}
-
-// fail counts a check as one that finds nobody, until it is known better.
-func (c *callers) fail(all []failures) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if slices.ContainsFunc(all, failures.spent) {
+	if slices.ContainsFunc(limits, func(l limit) bool { return *l.failed >= l.most }) {
 		return false
 	}
-	for _, f := range all {
-		*f.n++
+	for _, l := range limits {
+		*l.failed += n
 	}
 	return true
 }
 
-// keep notes what Keystone said.
-func (c *callers) keep(hash tokenHash, t tokenOwner, from netip.Addr, counted []failures) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+// keep caches the result of a check. One that found an expected user no longer counts as failed.
+func (c *callers) keep(hash tokenHash, t tokenOwner, from netip.Addr, limits []limit) {
 	if !slices.Contains(c.users, t.userID) {
-		c.known.drop(hash)
+		c.valid.drop(hash)
 		c.others.put(hash, t.userID, t.checked)
 		return
 	}
-	c.known.put(hash, t, t.checked)
+	c.valid.put(hash, t, t.checked)
 	c.hosts.put(from, struct{}{}, t.checked)
-	for _, f := range counted {
-		*f.n--
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, l := range limits {
+		*l.failed--
 	}
 }
 
@@ -247,9 +232,7 @@ func (s *session) caller(ctx context.Context, token string) (tokenOwner, error) 
 	var answer struct {
 		Token *struct {
 			Expires time.Time `json:"expires_at"`
-			User    struct {
-				ID string `json:"id"`
-			} `json:"user"`
+			User    named     `json:"user"`
 		} `json:"token"`
 	}
 	_, err := s.identity.Get(asKeystone(ctx), s.identity.ServiceURL("auth", "tokens")+"?nocatalog", &answer, &gophercloud.RequestOpts{
@@ -261,7 +244,7 @@ func (s *session) caller(ctx context.Context, token string) (tokenOwner, error) 
 	case err != nil:
 		return tokenOwner{}, err
 	case answer.Token == nil || answer.Token.User.ID == "" || answer.Token.Expires.IsZero():
-		return tokenOwner{}, errors.New("the answer is about no user")
+		return tokenOwner{}, errors.New("the answer has no user or no end")
 	}
 	return tokenOwner{userID: answer.Token.User.ID, expires: answer.Token.Expires}, nil
 }

@@ -219,7 +219,7 @@ func TestValidatingNeedsARight(t *testing.T) {
 	if _, err := c.Caller(t.Context(), "made up", compute); !errors.Is(err, attest.ErrUnknownCaller) {
 		t.Errorf("Caller of a token that was made up = %v", err)
 	}
-	if c.RightsRefused() != 1 {
+	if len(c.Refused()) != 1 {
 		t.Error("an invalid token hides the missing right")
 	}
 }

@@ -1,10 +1,10 @@
-// Package openstack asks a cloud's Keystone and Nova what it knows of an
-// instance.
+// Package openstack asks one cloud: Nova about instances, Keystone about projects and tokens.
 //
-// It stands on gophercloud and adds what a server that anyone may call needs:
-// every call has a deadline, every body and every cache a bound, concurrent
-// questions about one instance are one call, and a cloud that refuses our token
-// over and over is not answered with a login each time.
+// It promises that every call has a deadline, that every answer and every cache has a bound, that concurrent questions
+// about one instance make one call, that passwords and tokens are sent only to hosts that the configuration or the
+// catalog names, and that no error has a secret in its text. It does not promise that the account has the rights it
+// needs: a right that the cloud refuses ends nothing. It is in [Info] and [Client.Refused], the calls that need it fail,
+// and it is asked for again.
 //
 // # Caches
 //
@@ -14,36 +14,30 @@
 //	seen instances    instance ID  1 h, list lookup only       131,072  a cell that is down is no deletion
 //	project names     project ID   10 min                        8,192  claims
 //	Keystone token    -            until Nova answers 401             1  one login for any number of calls
-//	Nova's tokens     SHA-256      60 s, never past their end    8,192  one check for many instances
-//	others' tokens    SHA-256      10 s                          8,192  a definite no, or who is not Nova
-//	Nova's hosts      address      1 h from a good token         8,192  strangers do not use up their checks
+//	callers' tokens   SHA-256      60 s, never past their end    8,192  one check for many instances
+//	other tokens      SHA-256      10 s                          8,192  invalid ones, and those of other users
+//	callers' hosts    address      1 h from a valid token        8,192  the limit of a known host
 //	failed checks     address      10 s                          8,192  see below
 //
-// A failure is never kept.
+// A failure is not kept.
 //
-// # Tokens of Nova's
+// # Tokens of callers
 //
-// Whoever asks for a document shows a Keystone token ([Client.Caller]). Keystone
-// is asked about few that turn out not to be of the users that are expected: 5 of
-// one address and 20 of all within ten seconds, and 20 of an address that has shown
-// a good one within the hour. Good ones count for nothing, as each host of Nova has
-// its own, and one that was good before is always asked about again. So made up
-// tokens, and those of tenants, keep Keystone no busier than that, push no good one
-// out, and keep Nova's hosts out only before their first token and with four
-// addresses. Checks have connections of their own, so that a Keystone that hangs
-// takes none of Nova's.
+// A client that asks for a document sends a Keystone token ([Client.Caller]). Checks of tokens that turn out invalid, or
+// of another user than expected, are limited: within ten seconds five of an address (more of a wider IPv6 network, see
+// [ratelimit.Levels]), and 20 of an address that sent a valid token within the hour. Checks that succeed are not
+// counted, because each host of Nova has a token of its own, and a token that was valid before is always checked again.
+// So invalid tokens, and those of tenants, can neither overload Keystone nor evict a valid one from the cache. Checks
+// have their own connections, so that a Keystone that does not answer takes none of Nova's.
 //
 // # Rights
 //
-// Only an admin can show the servers of other projects
-// (nova/policies/servers.py, and the database layer adds the caller's project
-// unless the context is an admin's). A list with `all_tenants=1&uuid=ID` finds
-// the same record with two policies for a role that has no other right; see
-// example/openstack.
+// Only an admin can show the servers of other projects (nova/policies/servers.py; the database layer adds the caller's
+// project to the query unless the context is an admin's). A list with `all_tenants=1&uuid=ID` finds the same record with
+// two policies, for a role that has no other right; see example/openstack.
 //
-// After a login the cloud is asked for each right that the configuration needs. The names
-// of roles decide nothing: policies are the cloud's own. The requests, each about a random
-// ID:
+// After a login the cloud is asked for each right that the configuration needs, because role names prove nothing:
+// policies differ between clouds. Each request has a random ID:
 //
 //	right                  request                                      refused    granted
 //	list all projects      GET servers/detail?all_tenants=1&uuid=ID     403        200, no server
@@ -53,11 +47,7 @@
 //	read a project's name  GET projects/ID                              403        404
 //	validate a token       GET auth/tokens without X-Subject-Token      403        404
 //
-// Nova looks for a server before it asks its policy of showing, so that the 404 proves the
-// endpoint and not the right: an account to which Nova refuses lists of its own project, or
-// whose token is of no project, is taken to lack it. Keystone looks for a token before it
-// asks its policy, too, and asks that first if there is no token to look for.
-//
-// A right that the cloud refuses ends nothing. It is in [Info] and [Client.Rights], what
-// needs it fails, and it is asked for again.
+// Nova looks for a server before it checks the policy for showing one, so its 404 proves the endpoint and not the right.
+// An account that may not list its own project, or whose token has no project, is therefore taken to lack the right to
+// show. Keystone, too, looks for a token before it checks its policy, but without a token it checks the policy first.
 package openstack

@@ -2,168 +2,45 @@ package openstack
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"net/http"
 	"net/netip"
-	"net/url"
-	"strings"
 	"sync"
 	"time"
-
-	"github.com/gophercloud/gophercloud/v2"
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/ratelimit"
 )
 
 const (
-	freshFor   = 2 * time.Second // how old a record may be when it is used, from the start of its call
+	freshFor   = 2 * time.Second // the greatest age of a record that is used, from the start of its call
 	unknownFor = time.Second
 	seenFor    = time.Hour
 	cacheSize  = 8192
 	seenSize   = 131072
-	// perCaller lookups may be in flight for one unproven address, and wait. An IPv6
-	// /64 has 512: some hundred instances boot at a time.
+	// perCaller is the most lookups of one unproven address in flight or waiting. An IPv6 /64 has 512, because some
+	// hundred instances of a subnet boot at the same time.
 	perCaller = 8
-	// lookupQueue unproven callers may wait, and as many proven ones.
+	// lookupQueue is the most unproven callers that may wait, and again the most proven ones.
 	lookupQueue = 1024
-	// One reservedPart-th of the calls that may be in flight is for proven callers:
-	// others who ask for many instances must not keep them out.
+	// One call in reservedPart is reserved for proven callers, so that unproven ones cannot keep them out.
 	reservedPart = 4
-	lateness     = 100 * time.Millisecond // for a flight to say why it failed at its deadline
-	listAtMost   = 2                      // one is the answer, two say that the filter was ignored
-	serversPath  = "servers"
+	lateness     = 100 * time.Millisecond // for a flight to report why it failed at its deadline
 )
 
-// fetch asks Nova for one server, in one call.
-func (c *Client) fetch(ctx context.Context, id attest.InstanceID) (attest.Instance, error) {
-	s, err := c.connect(ctx)
-	if err == nil && s.refused != nil {
-		s, err = c.probeAgain(ctx, s)
-	}
-	if err == nil {
-		err = s.refused
-	}
-	if err != nil {
-		return attest.Instance{}, err
-	}
-	find := s.show
-	if s.list() {
-		find = s.find
-	}
-	in, err := find(ctx, id)
-	switch {
-	case gophercloud.ResponseCodeIs(err, http.StatusForbidden):
-		err = s.refusedLookup()
-		c.lacks(rightLookup, err)
-	case errors.As(err, new(*lack)):
-		c.lacks(rightLookup, err)
-	case err == nil || s.list() && errors.Is(err, attest.ErrNoInstance):
-		// That a server is unknown to a show proves nothing: Nova asks its policy later.
-		c.has(rightLookup)
-	}
-	switch {
-	case errors.Is(err, attest.ErrNoInstance):
-		if s.list() && c.wasSeen(id) {
-			// Nova leaves the servers of a cell that is down out of a list.
-			return attest.Instance{}, fmt.Errorf("nova server %s: it was there within the last hour and is in no list now: deleted, or its cell is down", id)
-		}
-		return attest.Instance{}, err
-	case err != nil:
-		return attest.Instance{}, fmt.Errorf("nova server %s: %w", id, c.explain(err))
-	case in.ID != id:
-		return attest.Instance{}, fmt.Errorf("nova server %s: the answer is about %s", id, in.ID)
-	}
-	if s.list() {
-		c.markSeen(id)
-	}
-	in.Region = s.region
-	return in, nil
-}
-
-func (c *Client) wasSeen(id attest.InstanceID) bool {
-	c.seenMu.Lock()
-	defer c.seenMu.Unlock()
-	_, ok := c.seen.get(id, c.now())
-	return ok
-}
-
-func (c *Client) markSeen(id attest.InstanceID) {
-	c.seenMu.Lock()
-	defer c.seenMu.Unlock()
-	c.seen.put(id, struct{}{}, c.now())
-}
-
-func (s *session) show(ctx context.Context, id attest.InstanceID) (attest.Instance, error) {
-	var answer struct {
-		Server *record `json:"server"`
-	}
-	_, err := s.compute.Get(ctx, s.compute.ServiceURL(serversPath, id.String()), &answer, nil)
-	switch {
-	case unknownServer(err):
-		return attest.Instance{}, attest.ErrNoInstance
-	case err != nil:
-		return attest.Instance{}, err
-	case answer.Server == nil:
-		return attest.Instance{}, errors.New("the answer has no server")
-	}
-	return answer.Server.instance()
-}
-
-// unknownServer reports whether err is Nova's own word that there is no such
-// server, and not a balancer's that there is no such path.
-func unknownServer(err error) bool {
-	var fault struct {
-		ItemNotFound json.RawMessage `json:"itemNotFound"`
-	}
-	return notFound(err, &fault) && fault.ItemNotFound != nil
-}
-
-func (s *session) find(ctx context.Context, id attest.InstanceID) (attest.Instance, error) {
-	found, err := s.listServers(ctx, id.String())
-	switch {
-	case err != nil:
-		return attest.Instance{}, err
-	case len(found) == 0:
-		return attest.Instance{}, attest.ErrNoInstance
-	case len(found) > 1 || found[0].ID == nil || !strings.EqualFold(*found[0].ID, id.String()):
-		return attest.Instance{}, s.refusedFilter()
-	}
-	return found[0].instance()
-}
-
-// listServers asks for the servers of all projects with that UUID
-// (api-ref/source/servers.inc, "List Servers Detailed").
-func (s *session) listServers(ctx context.Context, id string) ([]record, error) {
-	query := url.Values{"all_tenants": {"1"}, "uuid": {id}, "limit": {fmt.Sprint(listAtMost)}}
-	var answer struct {
-		Servers *[]record `json:"servers"`
-	}
-	if _, err := s.compute.Get(ctx, s.compute.ServiceURL(serversPath, "detail")+"?"+query.Encode(), &answer, nil); err != nil {
-		return nil, err
-	}
-	if answer.Servers == nil {
-		return nil, errors.New("the answer has no servers")
-	}
-	return *answer.Servers, nil
-}
-
-// lookups makes one call of many questions about one instance, and lets callers ask by
-// turns when Nova is slow ([ratelimit.Gate]).
+// lookups makes one call for concurrent questions about one instance, and lets callers take turns when Nova is slow
+// ([ratelimit.Gate]).
 //
-// What proven callers ask is kept for a while, what others ask is not, and they do not
-// share a call with proven ones: how long an answer takes tells an unproven caller nothing
-// of what the instance itself did.
+// Only the answers to proven callers are cached, and unproven callers share no call with them. So an unproven caller
+// cannot learn from the time an answer takes whether the instance asked for a token.
 type lookups struct {
 	ask     func(context.Context, attest.InstanceID) (attest.Instance, error)
 	timeout time.Duration
-	all     int // calls that may be in flight, and of them those of unproven callers
-	open    int
+	all     int // calls that may be in flight
+	open    int // of these, calls for unproven callers
 	gate    *ratelimit.Gate
 	now     func() time.Time
-	life    context.Context // of all flights, also of those that flights no longer has
+	life    context.Context // of all flights, also of those that left the map flights
 	end     context.CancelFunc
 
 	mu      sync.Mutex
@@ -175,26 +52,24 @@ type lookups struct {
 	flying  int
 }
 
-// question is what a flight is about.
+// question is what a flight asks. Flights for proven and unproven callers are separate.
 type question struct {
 	id     attest.InstanceID
 	proven bool
 }
 
-// flight is one call, and those who wait for it, of whom each waits for its own turn as
-// well: the first who is let in begins it. It lives until it is answered or its last
-// waiter has left; that of a proven caller, who comes back, until it is answered.
+// flight is one call and the callers that wait for it. Each caller also waits for its own turn, and the first turn
+// starts the call. The flight ends with the answer, or when its last caller leaves. A flight for proven callers continues
+// then: they retry.
 type flight struct {
 	waiters int
-	started chan struct{} // closed when the call begins
+	started chan struct{} // closed when the call starts
 	began   time.Time
-	cancel  context.CancelFunc // nil until then
+	cancel  context.CancelFunc // nil before the start
 	done    chan struct{}
 	in      attest.Instance
 	err     error
 }
-
-var errClosed = errors.New("the server is stopping")
 
 func newLookups(ask func(context.Context, attest.InstanceID) (attest.Instance, error), plan Plan, now func() time.Time) *lookups {
 	l := &lookups{
@@ -210,8 +85,7 @@ func newLookups(ask func(context.Context, attest.InstanceID) (attest.Instance, e
 	return l
 }
 
-// get asks on behalf of a caller at an address, or of a proven one if that is the zero
-// Addr.
+// get asks for a caller at an address, or for a proven caller if that is the zero Addr.
 func (l *lookups) get(ctx context.Context, id attest.InstanceID, caller netip.Addr) (attest.Instance, error) {
 	q := question{id, !caller.IsValid()}
 	l.mu.Lock()
@@ -220,8 +94,7 @@ func (l *lookups) get(ctx context.Context, id attest.InstanceID, caller netip.Ad
 	if f == nil {
 		return in, err
 	}
-	// A login that begins within a flight serves others, too, and is not ended
-	// with it. Whoever waits for this instance has a deadline all the same.
+	// A login that a flight started continues after the flight, because others need it. This caller still has a deadline.
 	late := time.NewTimer(l.timeout + lateness)
 	defer late.Stop()
 	if ticket != nil {
@@ -242,7 +115,7 @@ func (l *lookups) get(ctx context.Context, id attest.InstanceID, caller netip.Ad
 	return attest.Instance{}, err
 }
 
-// turn waits until a flight begins, by this ticket or another.
+// turn waits until the call of a flight starts, by this ticket or another.
 func (l *lookups) turn(ctx context.Context, q question, f *flight, ticket *ratelimit.Ticket, late <-chan time.Time) error {
 	select {
 	case <-ticket.Admitted():
@@ -264,12 +137,12 @@ func (l *lookups) turn(ctx context.Context, q question, f *flight, ticket *ratel
 		if q.proven {
 			most = l.all
 		}
-		return fmt.Errorf("all %d calls to nova that may be in flight are, for %v", most, l.timeout)
+		return fmt.Errorf("the limit of %d calls to nova in flight was reached for %v", most, l.timeout)
 	}
 }
 
-// join gives what is known, or the flight that will tell, and a place in the queue if
-// that has not begun. l.mu is held.
+// join returns a cached answer, or the flight that will have the answer, with a place in the queue if its call has not
+// started. The caller holds l.mu.
 func (l *lookups) join(q question, caller netip.Addr) (*flight, *ratelimit.Ticket, attest.Instance, error) {
 	now := l.now()
 	if q.proven {
@@ -282,7 +155,7 @@ func (l *lookups) join(q question, caller netip.Addr) (*flight, *ratelimit.Ticke
 	}
 	f := l.flights[q]
 	switch {
-	// An older flight would bring an older record than may be used.
+	// The record of an older flight would be too old.
 	case f != nil && f.cancel != nil && now.Sub(f.began) < freshFor:
 		f.waiters++
 		return f, nil, attest.Instance{}, nil
@@ -311,7 +184,7 @@ func (l *lookups) join(q question, caller netip.Addr) (*flight, *ratelimit.Ticke
 	return f, ticket, attest.Instance{}, nil
 }
 
-// start begins the call of a flight, unless another has. l.mu is held.
+// start starts the call of a flight unless it was started. The caller holds l.mu.
 func (l *lookups) start(q question, f *flight, ticket *ratelimit.Ticket) {
 	if f.cancel != nil {
 		ticket.Leave()
@@ -345,12 +218,12 @@ func (l *lookups) leave(q question, f *flight) {
 	switch {
 	case f.cancel == nil:
 		l.flying--
-	case q.proven: // it comes back
+	case q.proven: // the caller retries
 		return
 	default:
 		f.cancel()
 	}
-	// A caller that comes now must not wait for a call that was given up.
+	// A new caller must not wait for a canceled call.
 	if l.flights[q] == f {
 		delete(l.flights, q)
 	}
@@ -359,7 +232,7 @@ func (l *lookups) leave(q question, f *flight) {
 func (l *lookups) fly(ctx context.Context, q question, f *flight, ticket *ratelimit.Ticket) {
 	in, err := l.ask(ctx, q.id)
 	f.cancel()
-	ticket.Leave() // before the waiters hear: what they ask next has room
+	ticket.Leave() // before the callers get the answer, so that their next question has room
 
 	l.mu.Lock()
 	defer l.mu.Unlock()

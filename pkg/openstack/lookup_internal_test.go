@@ -305,7 +305,7 @@ func TestCallsInFlightAreBounded(t *testing.T) {
 					err := patient(t, l, server(t, i), i)
 					if err == nil || errors.Is(err, attest.ErrNoInstance) || errors.Is(err, attest.ErrTooManyLookups) {
 						t.Errorf("caller %d got %v, want a failure", i, err)
-					} else if strings.Contains(err.Error(), "all 5 calls to nova that may be in flight are") {
+					} else if strings.Contains(err.Error(), "the limit of 5 calls to nova in flight was reached") {
 						told.Add(1)
 					}
 				})

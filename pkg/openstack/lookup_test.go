@@ -153,13 +153,13 @@ func TestListThatLosesItsRights(t *testing.T) {
 			if err := c.Check(t.Context()); err == nil || errors.Is(err, attest.ErrNoInstance) {
 				t.Errorf("Check = %v, want an error", err)
 			}
-			if err := c.Rights(); err == nil || !strings.Contains(err.Error(), test.want) || c.RightsRefused() != 1 {
+			if err := errors.Join(c.Refused()...); err == nil || !strings.Contains(err.Error(), test.want) || len(c.Refused()) != 1 {
 				t.Errorf("Rights = %v, want %s", err, test.want)
 			}
 			cloud.SetPolicy(leastRights())
 			cloud.SetServer(webServer())
 			mustFind(t, c, web)
-			if err := c.Rights(); err != nil {
+			if err := errors.Join(c.Refused()...); err != nil {
 				t.Errorf("Rights = %v", err)
 			}
 		})

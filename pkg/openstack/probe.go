@@ -9,29 +9,15 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"slices"
 	"strings"
 
 	"github.com/gophercloud/gophercloud/v2"
-
-	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/secret"
 )
 
-const (
-	policyAllTenants = "os_compute_api:servers:detail:get_all_tenants"
-	policyAllFilters = "os_compute_api:servers:allow_all_filters"
-	policyDetail     = "os_compute_api:servers:detail"
-	policyShow       = "os_compute_api:servers:show"
-)
-
-// errUntold is that a right could not be asked for.
-var errUntold = errors.New("the cloud does not tell")
-
-// probe asks the cloud for the rights that the configuration needs, in the way of the
-// requests that will need them, and chooses the way of the lookup. A right that the
-// cloud refuses is no error: s.info.Lacks has it, and what needs it fails.
+// probe asks the cloud for the rights that the configuration needs, with the requests that will need them, and chooses
+// the lookup. A right that the cloud refuses is no error: it is in s.info.Lacks, and the calls that need it fail.
 func (c *Client) probe(ctx context.Context, s *session) error {
-	s.holder, s.asked = holderOf(s.compute.ProviderClient), c.now()
+	s.holder, s.probed = holderOf(s.compute.ProviderClient), c.now()
 	s.info.Lacks, s.info.Missing, s.refused = nil, "", nil
 	for _, p := range []struct {
 		right  right
@@ -40,7 +26,7 @@ func (c *Client) probe(ctx context.Context, s *session) error {
 	}{
 		{rightLookup, true, c.probeLookup},
 		{rightProjects, c.projects != nil, c.probeProjects},
-		{rightTokens, c.wantsCallers, c.probeTokens},
+		{rightTokens, len(c.callers.users) > 0, c.probeTokens},
 	} {
 		if !p.wanted {
 			continue
@@ -52,7 +38,7 @@ func (c *Client) probe(ctx context.Context, s *session) error {
 		case errors.As(err, new(*lack)):
 			if p.right == rightLookup {
 				s.refused = err
-				s.use(cmp.Or(s.info.Lookup, LookupList), "of no project, as a right is missing", false)
+				s.use(cmp.Or(s.info.Lookup, LookupList), "of no project, because a right is missing", false)
 			}
 			s.info.Lacks = append(s.info.Lacks, err.Error())
 			c.lacks(p.right, err)
@@ -63,10 +49,10 @@ func (c *Client) probe(ctx context.Context, s *session) error {
 	return nil
 }
 
-// probeAgain is probe for an account that lacked a right, at most once in pauseRights:
-// rights can be given while the server runs. It gives the session as it is then.
+// probeAgain repeats probe for an account that lacked a right, at most once in pauseRights, because an operator may give
+// the right while the server runs. It returns the current session.
 func (c *Client) probeAgain(ctx context.Context, s *session) (*session, error) {
-	if c.now().Sub(s.asked) < pauseRights {
+	if c.now().Sub(s.probed) < pauseRights {
 		return s, nil
 	}
 	return share(ctx, c, &c.probes, "", c.connectTimeout(), func(ctx context.Context) (*session, error) {
@@ -78,9 +64,9 @@ func (c *Client) probeAgain(ctx context.Context, s *session) (*session, error) {
 		}
 		again := *s
 		if err := c.probe(ctx, &again); err != nil {
-			// The cloud does not answer, and what it said last stands.
+			// The cloud does not answer: keep its last answer.
 			again = *s
-			again.asked = c.now()
+			again.probed = c.now()
 		}
 		c.mu.Lock()
 		defer c.mu.Unlock()
@@ -89,14 +75,13 @@ func (c *Client) probeAgain(ctx context.Context, s *session) (*session, error) {
 	})
 }
 
-// probeLookup prefers what Nova proves. That it shows no server with a random ID proves
-// little: it looks for the server first, and asks its policy then. Its lists ask the policy
-// first.
+// probeLookup prefers the lookup whose right Nova proves. That is the list: for it Nova checks the policy first. A 404
+// to a request for a random server proves little, because Nova looks for the server before it checks the policy.
 func (c *Client) probeLookup(ctx context.Context, s *session) error {
 	if c.plan.lookup == LookupShow {
 		return c.probeShow(ctx, s)
 	}
-	found, err := s.listServers(ctx, probeID())
+	found, err := s.listServers(ctx, randomID())
 	switch all, err := c.granted(s, err); {
 	case err != nil:
 		return err
@@ -111,7 +96,7 @@ func (c *Client) probeLookup(ctx context.Context, s *session) error {
 	if c.plan.lookup == LookupList {
 		return nil
 	}
-	// An admin is shown the servers of a cell that is down, too, which a list leaves out.
+	// For an admin, show is better: it finds the servers of a cell that is down, which a list omits.
 	admin, err := c.isAdmin(ctx, s)
 	if errors.Is(err, errUntold) {
 		return nil
@@ -128,11 +113,12 @@ func (c *Client) probeLookup(ctx context.Context, s *session) error {
 }
 
 func (c *Client) probeShow(ctx context.Context, s *session) error {
-	own := "of project " + s.holder.project + " alone"
+	own := "of project " + s.holder.project.Name
+	only := own + " alone"
 	if c.plan.lookup == LookupAuto {
-		own += fmt.Sprintf("; all others will be unknown (the right to list all projects, policy %s, is missing)", policyAllTenants)
+		only += fmt.Sprintf("; all others will be unknown (the right to list all projects, policy %s, is missing)", policyAllTenants)
 	}
-	s.use(LookupShow, own, true)
+	s.use(LookupShow, only, true)
 	shows, err := c.mayShow(ctx, s)
 	if err != nil {
 		return err
@@ -143,15 +129,15 @@ func (c *Client) probeShow(ctx context.Context, s *session) error {
 	admin, err := c.isAdmin(ctx, s)
 	switch {
 	case errors.Is(err, errUntold):
-		s.use(LookupShow, "of project "+s.holder.project+", and of all others if it is an admin for Nova", false)
-		s.info.Missing = "nova was not asked whether the account is an admin, as it refuses the token for a list: unless it is, the instances of project " + s.holder.project + " are found, and no others"
+		s.use(LookupShow, own+", and of all others if it is an admin for Nova", false)
+		s.info.Missing = "nova refuses the token for a list, so it does not tell whether the account is an admin: unless it is, only the instances " + own + " are found"
 		return nil
 	case err != nil:
 		return err
 	case admin:
 		s.use(LookupShow, "of all projects (admin)", false)
 		return nil
-	case s.holder.projectID == "": // no server is in the scope of the token
+	case s.holder.project.ID == "": // no server is in the scope of the token
 		return s.refusedShow()
 	}
 	lists, err := c.granted(s, s.mayList(ctx, nil))
@@ -161,52 +147,51 @@ func (c *Client) probeShow(ctx context.Context, s *session) error {
 	case c.plan.lookup == LookupAuto:
 		return s.refusedList(policyDetail)
 	}
-	// The policy of showing is the same by default, and can be another.
+	// By default Nova has the same rule for listing and for showing, but an operator can change one of them.
 	s.info.Missing = fmt.Sprintf("nova refuses %s the list of its own project (policy %s), and may refuse to show an instance (policy %s): %s", s.holder, policyDetail, policyShow, s.holder.byDefault(policyDetail))
 	return nil
 }
 
-// granted tells what an answer of Nova's means for a right: false is its 403. Another 404
-// than that of an unknown server is not from Nova's API of servers.
+// granted reports whether an answer of Nova grants a right. A 403 does not. A 404, other than for an unknown server, does
+// not come from Nova's API of servers.
 func (c *Client) granted(s *session, err error) (bool, error) {
 	var code gophercloud.ErrUnexpectedResponseCode
 	switch {
 	case err == nil:
 		return true, nil
-	case gophercloud.ResponseCodeIs(err, http.StatusForbidden):
+	case hasStatus(err, http.StatusForbidden):
 		return false, nil
 	case errors.As(err, &code) && code.Actual == http.StatusNotFound:
-		return false, setup("nova's endpoint %s: GET servers answers 404, and not as Nova does: %q: another service is there; correct the endpoint of type compute in keystone's catalog (openstack endpoint list --service compute)",
-			s.compute.Endpoint, secret.Clip(c.creds.hide(errors.New(string(code.Body))).Error(), maxShown))
+		return false, setup("nova's endpoint %s: the answer to GET servers is a 404 that is not Nova's: %q: another service is there; correct the endpoint of type compute in keystone's catalog (openstack endpoint list --service compute)",
+			s.compute.Endpoint, clip(c.creds.hide(errors.New(string(code.Body))).Error()))
 	}
 	return false, c.refusal("nova", err)
 }
 
-// mayShow reports whether Nova looks for a server that it is asked for by ID.
+// mayShow reports whether Nova looks for a server by its ID.
 func (c *Client) mayShow(ctx context.Context, s *session) (bool, error) {
-	_, err := s.compute.Get(ctx, s.compute.ServiceURL(serversPath, probeID()), nil, nil)
+	_, err := s.compute.Get(ctx, s.compute.ServiceURL(serversPath, randomID()), nil, nil)
 	if unknownServer(err) {
 		return true, nil
 	}
 	return c.granted(s, err)
 }
 
-// isAdmin reports whether the account is an admin for Nova, which sees all projects, by
-// the list of deleted servers, which Nova gives to admins alone, whatever its policy is
-// (nova/api/openstack/compute/servers.py). The name of a role says little: the rule
-// context_is_admin can want more. The error is errUntold if Nova takes no list from this
-// token, as of an application credential with access rules.
+// isAdmin reports whether the account is an admin for Nova, who sees all projects, by the list of deleted servers: Nova
+// gives it only to admins, whatever the policy is (nova/api/openstack/compute/servers.py). The name of a role proves
+// little, because the rule context_is_admin can require more. The error is errUntold if Nova accepts no list with this
+// token, such as that of an application credential with access rules.
 func (c *Client) isAdmin(ctx context.Context, s *session) (bool, error) {
 	err := s.mayList(ctx, url.Values{"status": {"deleted"}})
-	if unauthorized(err) || gophercloud.ResponseCodeIs(err, http.StatusBadRequest) {
+	if unauthorized(err) || hasStatus(err, http.StatusBadRequest) {
 		return false, errUntold
 	}
 	return c.granted(s, err)
 }
 
-// mayList is the error of a list of servers with a random ID.
+// mayList returns the error of a list of servers with a random ID.
 func (s *session) mayList(ctx context.Context, query url.Values) error {
-	all := url.Values{"uuid": {probeID()}, "limit": {"1"}}
+	all := url.Values{"uuid": {randomID()}, "limit": {"1"}}
 	for name, values := range query {
 		all[name] = values
 	}
@@ -220,40 +205,33 @@ func (s *session) mayList(ctx context.Context, query url.Values) error {
 	return err
 }
 
-// unauthorized reports whether err is a 401, also one that a login anew did not mend.
-func unauthorized(err error) bool {
-	return gophercloud.ResponseCodeIs(err, http.StatusUnauthorized) ||
-		errors.As(err, new(*gophercloud.ErrUnableToReauthenticate)) || errors.As(err, new(*gophercloud.ErrErrorAfterReauthentication))
-}
-
-// probeProjects asks for a project that does not exist: Keystone tells that to those alone
-// who may read the projects of others.
+// probeProjects asks for a project that does not exist: Keystone answers 404 only to an account that may read the
+// projects of others.
 func (c *Client) probeProjects(ctx context.Context, s *session) error {
-	_, err := s.project(ctx, strings.ReplaceAll(probeID(), "-", ""))
+	_, err := s.project(ctx, strings.ReplaceAll(randomID(), "-", ""))
 	switch {
-	case err == nil || gophercloud.ResponseCodeIs(err, http.StatusNotFound):
+	case err == nil || hasStatus(err, http.StatusNotFound):
 		return nil
-	case gophercloud.ResponseCodeIs(err, http.StatusForbidden):
+	case hasStatus(err, http.StatusForbidden):
 		return s.refusedProjects()
 	}
 	return c.refusal("keystone", err)
 }
 
-// probeTokens has Keystone validate no token at all. For one that does not exist it
-// answers 404 to every account, as it looks for the token before it asks its policy, and
-// everyone may validate a token of its own. Without a token it asks its policy first
-// (keystone/common/rbac_enforcer/enforcer.py): 403, or 404 for an account that may.
+// probeTokens asks Keystone to validate no token at all. For an unknown token Keystone answers 404 to every account,
+// because it looks for the token before it checks its policy, and every account may validate its own token. Without a
+// token it checks the policy first (keystone/common/rbac_enforcer/enforcer.py): 403, or 404 for an account with the right.
 func (c *Client) probeTokens(ctx context.Context, s *session) error {
 	_, err := s.identity.Get(asKeystone(ctx), s.identity.ServiceURL("auth", "tokens")+"?nocatalog", nil, nil)
 	var code gophercloud.ErrUnexpectedResponseCode
 	switch {
 	case err == nil || keystoneNotFound(err):
 		return nil
-	case gophercloud.ResponseCodeIs(err, http.StatusForbidden):
+	case hasStatus(err, http.StatusForbidden):
 		return s.refusedTokens()
 	case unauthorized(err) || errors.As(err, &code) && code.Actual < http.StatusInternalServerError:
 		s.info.Missing = strings.TrimPrefix(s.info.Missing+"; and ", "; and ") + fmt.Sprintf(
-			"keystone does not tell whether %s may validate tokens of Nova's (policy %s): by default the roles service and admin give it (see example/vendordata)", s.holder, policyTokens)
+			"keystone does not tell whether %s may validate the tokens of callers (policy %s): by default the roles service and admin give the right (see example/vendordata)", s.holder, policyTokens)
 		return errUntold
 	}
 	return c.refusal("keystone", err)
@@ -263,85 +241,9 @@ func (s *session) use(lookup, scope string, narrow bool) {
 	s.info.Lookup, s.info.Scope, s.info.Narrow = lookup, scope, narrow
 }
 
-// probeID is an ID that no server has.
-func probeID() string {
+// randomID returns an ID that no server or project has.
+func randomID() string {
 	var b [16]byte
 	_, _ = rand.Read(b[:]) // never fails (crypto/rand)
 	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
-}
-
-// holder is whose token it is, in Keystone's words.
-type holder struct {
-	user, userID       string
-	project, projectID string // "" for a token of another scope
-	domain, domainID   string // of a token of a domain
-	system             bool
-	credential         bool // an application credential logged in
-	roles              []string
-}
-
-// holderOf reads the token of the last login.
-func holderOf(provider *gophercloud.ProviderClient) (h holder) {
-	type named struct {
-		ID   string `json:"id"`
-		Name string `json:"name"`
-	}
-	var token struct {
-		User, Project, Domain named
-		System                map[string]bool
-		Roles                 []named
-		Credential            *named `json:"application_credential"`
-	}
-	result, ok := provider.GetAuthResult().(interface{ ExtractInto(v any) error })
-	if !ok || result.ExtractInto(&token) != nil {
-		return h
-	}
-	h = holder{
-		user: token.User.Name, userID: token.User.ID, project: token.Project.Name, projectID: token.Project.ID,
-		domain: token.Domain.Name, domainID: token.Domain.ID, system: token.System["all"], credential: token.Credential != nil,
-	}
-	for _, r := range token.Roles {
-		h.roles = append(h.roles, r.Name)
-	}
-	slices.Sort(h.roles)
-	return h
-}
-
-func (h holder) has(role string) bool { return slices.Contains(h.roles, role) }
-
-func (h holder) String() string {
-	roles := "no role"
-	if len(h.roles) > 0 {
-		roles = "roles " + strings.Join(h.roles, ", ")
-	}
-	return fmt.Sprintf("user %s (%s, %s)", h.user, h.scope(), roles)
-}
-
-func (h holder) scope() string {
-	switch {
-	case h.projectID != "":
-		return "project " + h.project
-	case h.system:
-		return "system scope all"
-	case h.domainID != "":
-		return "domain " + h.domain
-	}
-	return "no scope"
-}
-
-// grant is the command that gives the account a role.
-func (h holder) grant(role string) string {
-	where := "--project " + h.projectID
-	switch {
-	case h.projectID != "":
-	case h.system:
-		where = "--system all"
-	default:
-		where = "--domain " + h.domainID
-	}
-	command := fmt.Sprintf("openstack role add %s --user %s %s", where, h.userID, role)
-	if h.credential {
-		command += " and a new application credential, as each keeps the roles that it was made with"
-	}
-	return command
 }

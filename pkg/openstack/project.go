@@ -6,13 +6,9 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"sync"
 	"time"
 
-	"github.com/gophercloud/gophercloud/v2"
 	"golang.org/x/sync/singleflight"
-
-	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/secret"
 )
 
 const (
@@ -20,12 +16,9 @@ const (
 	projectsSize = 8192
 )
 
-// projects keeps what projects are called.
+// projects caches the names of projects.
 type projects struct {
-	client *Client
-	calls  singleflight.Group
-
-	mu    sync.Mutex
+	calls singleflight.Group
 	known *ttlCache[string, project]
 }
 
@@ -34,49 +27,37 @@ type project struct {
 	DomainID string `json:"domain_id"`
 }
 
-func newProjects(c *Client) *projects {
-	return &projects{client: c, known: newTTLCache[string, project](projectFor, projectsSize)}
-}
-
-// Project is the name of a project and the ID of its domain, at most ten minutes
-// old (api-ref/source/v3/projects.inc, "Show project details"). It is for a
-// client that was made with ProjectNames.
+// Project returns the name of a project and the ID of its domain, at most ten minutes old (api-ref/source/v3/projects.inc,
+// "Show project details"). The client must have been made with [Options.ProjectNames].
 func (c *Client) Project(ctx context.Context, id string) (name, domainID string, err error) {
 	if c.projects == nil {
 		return "", "", errors.New("project names are not read: the client was made without ProjectNames")
 	}
-	p, err := c.projects.get(ctx, id)
+	p, ok := c.projects.known.get(id, c.now())
+	if !ok {
+		p, err = share(ctx, c, &c.projects.calls, id, c.plan.timeout, func(ctx context.Context) (project, error) { return c.readProject(ctx, id) })
+	}
 	return p.Name, p.DomainID, err
 }
 
-func (p *projects) get(ctx context.Context, id string) (project, error) {
-	p.mu.Lock()
-	known, ok := p.known.get(id, p.client.now())
-	p.mu.Unlock()
-	if ok {
-		return known, nil
+func (c *Client) readProject(ctx context.Context, id string) (project, error) {
+	began := c.now()
+	s, err := c.connect(ctx)
+	if err != nil {
+		return project{}, err
 	}
-	return share(ctx, p.client, &p.calls, id, p.client.plan.timeout, func(ctx context.Context) (project, error) {
-		began := p.client.now()
-		s, err := p.client.connect(ctx)
-		if err != nil {
-			return project{}, err
-		}
-		found, err := s.project(ctx, id)
-		if gophercloud.ResponseCodeIs(err, http.StatusForbidden) {
-			err := s.refusedProjects()
-			p.client.lacks(rightProjects, err)
-			return project{}, err
-		}
-		if err != nil {
-			return project{}, fmt.Errorf("keystone project %s: %w", secret.Clip(id, maxShown), p.client.explain(err))
-		}
-		p.client.has(rightProjects)
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		p.known.put(id, found, began)
-		return found, nil
-	})
+	found, err := s.project(ctx, id)
+	if hasStatus(err, http.StatusForbidden) {
+		err := s.refusedProjects()
+		c.lacks(rightProjects, err)
+		return project{}, err
+	}
+	if err != nil {
+		return project{}, fmt.Errorf("keystone project %s: %w", clip(id), c.explain(err))
+	}
+	c.has(rightProjects)
+	c.projects.known.put(id, found, began)
+	return found, nil
 }
 
 func (s *session) project(ctx context.Context, id string) (project, error) {
@@ -90,7 +71,7 @@ func (s *session) project(ctx context.Context, id string) (project, error) {
 		return project{}, err
 	}
 	if answer.Project == nil || answer.Project.ID != id || answer.Project.Name == "" {
-		return project{}, errors.New("the answer is not about it")
+		return project{}, errors.New("the answer is not about this project")
 	}
 	return answer.Project.project, nil
 }

@@ -91,7 +91,7 @@ func TestProjectNamesNeedARight(t *testing.T) {
 	if err != nil || len(info.Lacks) != 1 || !strings.Contains(info.Lacks[0], "identity:get_project") {
 		t.Errorf("Connect = %+v, %v, want the missing right", info, err)
 	}
-	if err := c.Rights(); err == nil || !strings.Contains(err.Error(), "identity:get_project") || c.RightsRefused() != 1 {
+	if err := errors.Join(c.Refused()...); err == nil || !strings.Contains(err.Error(), "identity:get_project") || len(c.Refused()) != 1 {
 		t.Errorf("Rights = %v", err)
 	}
 	mustFind(t, c, web)

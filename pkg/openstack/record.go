@@ -195,6 +195,3 @@ func nullable(raw json.RawMessage, into *string) error {
 	}
 	return json.Unmarshal(raw, into)
 }
-
-// maxShown is how many bytes of a text that the cloud sent an error shows.
-const maxShown = 200

@@ -1,17 +1,14 @@
 package openstack
 
 import (
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 )
 
-// right is one that the account needs: the lookup for all roles, the others for some
-// roles or doors.
+// right is a right that the account needs: the lookup for all roles, the others for some roles or doors.
 type right string
 
 const (
@@ -20,20 +17,21 @@ const (
 	rightTokens   right = "tokens"   // to validate tokens
 )
 
+// pauseRights is how long the cloud is not asked again for a right that it refused.
+const pauseRights = 5 * time.Second
+
 const (
-	// pauseRights is how long the cloud is not asked again for a right that it refused.
-	pauseRights = 5 * time.Second
-
-	policyProjects = "identity:get_project"
-	policyTokens   = "identity:validate_token"
-
-	// reader is the role of example/openstack.
-	reader = "instance_reader"
+	policyAllTenants = "os_compute_api:servers:detail:get_all_tenants"
+	policyAllFilters = "os_compute_api:servers:allow_all_filters"
+	policyDetail     = "os_compute_api:servers:detail"
+	policyShow       = "os_compute_api:servers:show"
+	policyProjects   = "identity:get_project"
+	policyTokens     = "identity:validate_token"
 )
 
 // lack is a right that the cloud refuses the account.
 type lack struct {
-	what   string // that the account may not do
+	what   string // the account may not do
 	who    holder
 	policy string
 	remedy string // a command, a line of a policy, or a setting
@@ -65,67 +63,34 @@ func (s *session) refusedFilter() error {
 func (s *session) refusedShow() error {
 	remedy := s.holder.wrongScope()
 	if remedy == "" {
-		remedy = s.holder.byDefault(policyShow) + ", for the instances of that project alone; for those of all projects see example/openstack"
+		remedy = s.holder.byDefault(policyShow) + ", for the instances of only that project; for those of all projects see example/openstack"
 	}
-	return s.lack("be shown an instance", policyShow, remedy)
+	return s.lack("show an instance", policyShow, remedy)
 }
 
 func (s *session) refusedProjects() error {
-	return s.lack("read the names of projects, which the claims of a role want", policyProjects, s.holder.byRole("keystone", policyProjects))
+	return s.lack("read the names of projects, which the claims of a role need", policyProjects, s.holder.byRole("keystone", policyProjects))
 }
 
 func (s *session) refusedTokens() error {
-	return s.lack("validate tokens of Nova's", policyTokens, s.holder.grant("service")+" (see example/vendordata)")
+	return s.lack("validate the tokens of callers", policyTokens, s.holder.grant("service")+" (see example/vendordata)")
 }
 
-// refusedLookup is the right that an answer to a lookup says is missing, nil for none.
+// refusedLookup is the error for a 403 to a lookup.
 func (s *session) refusedLookup() error {
-	if s.list() {
+	if s.lists() {
 		return s.refusedList(policyAllTenants)
 	}
 	return s.refusedShow()
 }
 
-// byRole is what gives rights to the role of example/openstack, and that to the account.
-func (h holder) byRole(service string, policies ...string) string {
-	line := fmt.Sprintf(`in %s's policy.yaml, allow "%s" to role:%s (see example/openstack)`, service, strings.Join(policies, `" and "`), reader)
-	if h.has(reader) {
-		return line
-	}
-	return h.grant(reader) + "; and " + line
-}
-
-// byDefault is what gives a right that Nova's own policy gives to the role reader.
-func (h holder) byDefault(policy string) string {
-	if h.has("reader") {
-		return fmt.Sprintf(`in nova's policy.yaml, allow "%s" to role:reader`, policy)
-	}
-	return h.grant("reader")
-}
-
-// wrongScope is what to set if the token is of no project, "" if it is of one. All
-// policies of Nova's servers are of scope project (nova/policies/servers.py).
-func (h holder) wrongScope() string {
-	const project = "set OS_PROJECT_NAME and OS_PROJECT_DOMAIN_NAME (project_name and project_domain_name in clouds.yaml): nova's API of servers wants the token of a project"
-	switch {
-	case h.projectID != "":
-		return ""
-	case h.system:
-		return "instead of OS_SYSTEM_SCOPE (system_scope) " + project
-	case h.domainID != "":
-		return "instead of OS_DOMAIN_ID or OS_DOMAIN_NAME (domain_id, domain_name) " + project
-	}
-	return project
-}
-
-// rights are those that the cloud refused when they were last used. The zero value is
-// ready.
+// rights are the rights that the cloud refused when they were last used. The zero value is ready for use.
 type rights struct {
 	mu      sync.Mutex
 	refused map[right]error
 }
 
-// lacks notes a right that the cloud refused, and logs it unless that is known.
+// lacks notes a right that the cloud refused, and logs it the first time.
 func (c *Client) lacks(which right, err error) {
 	c.rights.mu.Lock()
 	_, known := c.rights.refused[which]
@@ -135,7 +100,7 @@ func (c *Client) lacks(which right, err error) {
 	c.rights.refused[which] = err
 	c.rights.mu.Unlock()
 	if !known {
-		c.log.Error("the account lacks a right; roles that need it get no token until it is given, which is asked again", "right", string(which), "error", err)
+		c.log.Error("the account lacks a right; roles that need it get no token until the cloud grants it; the server asks again", "right", string(which), "error", err)
 	}
 }
 
@@ -150,21 +115,14 @@ func (c *Client) has(which right) {
 	}
 }
 
-// Rights is nil unless the cloud refused the account a right that some roles or doors
-// need, when it was last asked. The error says which, and what gives it.
-func (c *Client) Rights() error {
+// Refused returns an error for each right that roles or doors need and that the cloud refused when it was last asked. It
+// says which right, and how to give it.
+func (c *Client) Refused() []error {
 	c.rights.mu.Lock()
 	defer c.rights.mu.Unlock()
 	var all []error
 	for _, which := range slices.Sorted(maps.Keys(c.rights.refused)) {
 		all = append(all, c.rights.refused[which])
 	}
-	return errors.Join(all...)
-}
-
-// RightsRefused is how many rights [Client.Rights] tells of.
-func (c *Client) RightsRefused() int {
-	c.rights.mu.Lock()
-	defer c.rights.mu.Unlock()
-	return len(c.rights.refused)
+	return all
 }

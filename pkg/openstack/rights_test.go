@@ -104,7 +104,7 @@ func TestRightsAreAsked(t *testing.T) {
 					!strings.Contains(info.Missing, test.missing) || test.missing == "" && info.Missing != "" {
 					t.Errorf("Connect = %+v", info)
 				}
-				if err := c.Rights(); err != nil {
+				if err := errors.Join(c.Refused()...); err != nil {
 					t.Errorf("Rights = %v", err)
 				}
 				return
@@ -130,7 +130,7 @@ func TestRightsAreAsked(t *testing.T) {
 			if n := countLookups(cloud) - asked; n != 0 {
 				t.Errorf("Nova was asked %d times for nothing", n)
 			}
-			if err := c.Rights(); err == nil || err.Error() != said || c.RightsRefused() != 1 {
+			if err := errors.Join(c.Refused()...); err == nil || err.Error() != said || len(c.Refused()) != 1 {
 				t.Errorf("Rights = %v", err)
 			}
 			clock.advance(5 * time.Second)
@@ -170,13 +170,13 @@ func TestRightThatIsGivenLater(t *testing.T) {
 			clock.advance(time.Second)
 			// A cloud that is away meanwhile leaves the matter as it is.
 			cloud.Fail("nova", simulator.Fault{Status: 503})
-			if _, err := ask(t, c, web); err == nil || !strings.Contains(err.Error(), policyTenants) || c.RightsRefused() != 1 {
+			if _, err := ask(t, c, web); err == nil || !strings.Contains(err.Error(), policyTenants) || len(c.Refused()) != 1 {
 				t.Errorf("Instance = %v", err)
 			}
 			cloud.Fail("nova", simulator.Fault{})
 			clock.advance(5 * time.Second)
 			notice(t, c)
-			if err := c.Rights(); err != nil || c.RightsRefused() != 0 {
+			if err := errors.Join(c.Refused()...); err != nil || len(c.Refused()) != 0 {
 				t.Errorf("Rights = %v", err)
 			}
 			if info := connect(t, c); len(info.Lacks) > 0 || info.Scope != "of all projects (list)" || countLogins(cloud) != 1 {
@@ -201,15 +201,15 @@ func TestRightThatIsTakenAway(t *testing.T) {
 		t.Errorf("Instance = %v", err)
 	}
 	// Nova tells an unknown one before it asks its policy.
-	if _, err := ask(t, c, unknown); !errors.Is(err, attest.ErrNoInstance) || c.RightsRefused() != 1 {
-		t.Errorf("Instance of an unknown one = %v, and %d rights are missing", err, c.RightsRefused())
+	if _, err := ask(t, c, unknown); !errors.Is(err, attest.ErrNoInstance) || len(c.Refused()) != 1 {
+		t.Errorf("Instance of an unknown one = %v, and %d rights are missing", err, len(c.Refused()))
 	}
-	if err := c.Rights(); err == nil || !strings.Contains(err.Error(), policyShow) {
+	if err := errors.Join(c.Refused()...); err == nil || !strings.Contains(err.Error(), policyShow) {
 		t.Errorf("Rights = %v", err)
 	}
 	cloud.SetPolicy(leastRights())
 	mustFind(t, c, web)
-	if err := c.Rights(); err != nil {
+	if err := errors.Join(c.Refused()...); err != nil {
 		t.Errorf("Rights = %v", err)
 	}
 }
@@ -310,8 +310,8 @@ func TestRightToValidateTokens(t *testing.T) {
 			if (said == "") != (len(test.lacks) == 0) || (info.Missing == "") != (test.missing == "") || !strings.Contains(info.Missing, test.missing) {
 				t.Errorf("Connect = %+v", info)
 			}
-			if c.RightsRefused() != len(info.Lacks) {
-				t.Errorf("%d rights are missing, and %q", c.RightsRefused(), said)
+			if len(c.Refused()) != len(info.Lacks) {
+				t.Errorf("%d rights are missing, and %q", len(c.Refused()), said)
 			}
 		})
 	}

@@ -3,36 +3,25 @@ package openstack
 import (
 	"context"
 	"errors"
-	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"net/url"
 	"sync"
 	"time"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/secret"
 )
 
-// maxBody bounds an answer of the cloud. A server record takes some 3 KiB, a
-// token with its catalog some 30.
-const maxBody = 1 << 20
-
-var (
-	errBodyTooLarge = fmt.Errorf("the answer is longer than %d bytes", maxBody)
-	errRedirect     = errors.New("the answer is a redirect, which is not followed: it would carry the token elsewhere")
+const (
+	// maxBody limits the size of an answer. A server record takes about 3 KiB, a token with its catalog about 30.
+	maxBody = 1 << 20
+	// maxOrigins limits the hosts that logins have named. A catalog seldom changes.
+	maxOrigins = 16
 )
-
-// maxOrigins bounds the places that logins have named. A catalog changes seldom.
-const maxOrigins = 16
-
-var errElsewhere = errors.New("a request with a secret was about to leave for a host that neither the configuration nor the catalog names")
-
-// Observer is told of every call to the cloud: service is keystone or nova,
-// outcome one of ok, not_found, refused, error, unreachable.
-type Observer func(service, outcome string, took time.Duration)
 
 type serviceKey struct{}
 
-// asKeystone marks the calls of a login; all others are Nova's.
+// asKeystone marks a call to Keystone for [Options.Observe]. All other calls are to Nova.
 func asKeystone(ctx context.Context) context.Context {
 	return context.WithValue(ctx, serviceKey{}, "keystone")
 }
@@ -44,18 +33,16 @@ func serviceOf(ctx context.Context) string {
 	return "nova"
 }
 
-// transport bounds and observes every call, and keeps our token and password at the
-// places for which they are.
+// transport limits and observes every call, and sends tokens and passwords only to allowed hosts.
 type transport struct {
 	base    *http.Transport
-	observe Observer
+	observe func(service, outcome string, took time.Duration)
 
 	mu      sync.Mutex
 	allowed map[string]bool // scheme and host
 }
 
-// allow lets secrets go to the scheme and host of an endpoint, which the configuration
-// or the catalog names.
+// allow permits secrets for the scheme and host of an endpoint that the configuration or the catalog names.
 func (t *transport) allow(e endpoint) {
 	u, err := url.Parse(e.origin)
 	if err != nil {
@@ -69,9 +56,8 @@ func (t *transport) allow(e endpoint) {
 	t.allowed[u.Scheme+"://"+u.Host] = true
 }
 
-// mayGo reports whether a request may leave: one without a token and a body has no
-// secret.
-func (t *transport) mayGo(r *http.Request) bool {
+// allows reports whether a request may be sent. One without a token and a body has no secret in it.
+func (t *transport) allows(r *http.Request) bool {
 	if r.Header.Get("X-Auth-Token") == "" && r.Header.Get("X-Subject-Token") == "" && r.Body == nil {
 		return true
 	}
@@ -80,7 +66,7 @@ func (t *transport) mayGo(r *http.Request) bool {
 	return t.allowed[r.URL.Scheme+"://"+r.URL.Host]
 }
 
-func newTransport(plan Plan, creds credentials, observe Observer) *transport {
+func newTransport(plan Plan, creds credentials, observe func(service, outcome string, took time.Duration)) *transport {
 	base := &http.Transport{
 		Proxy:                  proxyFromEnvironment,
 		TLSClientConfig:        creds.tls,
@@ -90,7 +76,7 @@ func newTransport(plan Plan, creds credentials, observe Observer) *transport {
 		IdleConnTimeout:        90 * time.Second,
 		MaxIdleConns:           2 * plan.maxConcurrent,
 		MaxIdleConnsPerHost:    plan.maxConcurrent,
-		MaxConnsPerHost:        2*plan.maxConcurrent + 2*callerChecks, // Keystone and Nova can be one host
+		MaxConnsPerHost:        2*plan.maxConcurrent + 2*callerChecks, // Keystone and Nova may be on one host
 		MaxResponseHeaderBytes: 64 << 10,
 		ForceAttemptHTTP2:      true,
 	}
@@ -98,7 +84,7 @@ func newTransport(plan Plan, creds credentials, observe Observer) *transport {
 }
 
 func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
-	if !t.mayGo(r) {
+	if !t.allows(r) {
 		return nil, errElsewhere
 	}
 	begin := time.Now()
@@ -109,7 +95,7 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	resp.Body = &boundedBody{ReadCloser: resp.Body, left: maxBody}
+	resp.Body = http.MaxBytesReader(nil, resp.Body, maxBody)
 	return resp, nil
 }
 
@@ -127,23 +113,6 @@ func outcome(resp *http.Response, err error) string {
 	return "error"
 }
 
-type boundedBody struct {
-	io.ReadCloser
-	left int
-}
-
-func (b *boundedBody) Read(p []byte) (int, error) {
-	if b.left <= 0 {
-		return 0, errBodyTooLarge
-	}
-	if len(p) > b.left {
-		p = p[:b.left]
-	}
-	n, err := b.ReadCloser.Read(p)
-	b.left -= n
-	return n, err
-}
-
 func newHTTPClient(plan Plan, t *transport) http.Client {
 	return http.Client{
 		Transport: t,
@@ -151,4 +120,14 @@ func newHTTPClient(plan Plan, t *transport) http.Client {
 		Timeout:       plan.timeout,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return errRedirect },
 	}
+}
+
+// proxyFromEnvironment is [http.ProxyFromEnvironment] with an error that does not quote the URL, which may have a
+// password in it.
+func proxyFromEnvironment(r *http.Request) (*url.URL, error) {
+	u, err := http.ProxyFromEnvironment(r)
+	if err != nil {
+		return nil, errors.New("HTTP_PROXY, HTTPS_PROXY or NO_PROXY: the value is not a URL such as http://proxy.example.com:3128 " + secret.Hidden)
+	}
+	return u, nil
 }

@@ -1,26 +1,24 @@
 package openstack
 
 import (
-	"context"
+	"cmp"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"os"
 	"strings"
-	"sync"
 
 	"github.com/gophercloud/gophercloud/v2"
-	"github.com/gophercloud/gophercloud/v2/openstack/identity/v3/tokens"
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/clouds"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/secret"
 )
 
-// maxPEM bounds the files of certificates. All authorities of a system take some 200 KiB.
+// maxPEM limits the size of a certificate file. All authorities of a system take about 200 KiB.
 const maxPEM = 1 << 20
 
-// credentials are what a login needs.
+// credentials are what a login needs: the account, and how to speak TLS.
 type credentials struct {
 	*clouds.Cloud
 	auth gophercloud.AuthOptions
@@ -50,7 +48,7 @@ func (p Plan) credentials() (credentials, error) {
 	return creds, nil
 }
 
-// authOptions are the account and the scope in gophercloud's words.
+// authOptions returns the account and the scope in gophercloud's type.
 func authOptions(c *clouds.Cloud) gophercloud.AuthOptions {
 	scope := &gophercloud.AuthScope{
 		ProjectID: c.Scope.Project.ID, ProjectName: c.Scope.Project.Name,
@@ -71,7 +69,7 @@ func authOptions(c *clouds.Cloud) gophercloud.AuthOptions {
 }
 
 func tlsConfig(c *clouds.Cloud) (*tls.Config, error) {
-	config := &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: c.Insecure} //nolint:gosec // as the operator says, and is warned of
+	config := &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: c.Insecure} //nolint:gosec // the operator configured it, and a warning is logged
 	if c.CACert != "" {
 		text, err := secret.ReadFile(c.CACert, maxPEM)
 		if err != nil {
@@ -103,95 +101,17 @@ func tlsConfig(c *clouds.Cloud) (*tls.Config, error) {
 	return config, nil
 }
 
-// grant is what Keystone says of a token that it issued
-// (api-ref/source/v3/authenticate-v3.inc, "Password authentication with scoped authorization").
-type grant struct {
-	Project *struct {
-		ID string `json:"id"`
-	} `json:"project"`
-	Domain *struct {
-		ID string `json:"id"`
-	} `json:"domain"`
-	System  map[string]bool `json:"system"`
-	Catalog []service       `json:"catalog"`
-}
-
-func (g *grant) scoped() bool { return g.Project != nil || g.Domain != nil || len(g.System) > 0 }
-
-// provider is a new client for the calls of one login. It has no token yet.
-func (c *Client) newProvider() *gophercloud.ProviderClient {
-	p := &gophercloud.ProviderClient{HTTPClient: newHTTPClient(c.plan, c.transport)}
-	p.UseTokenLock()
-	if c.userAgent != "" {
-		p.UserAgent.Prepend(c.userAgent)
-	}
-	return p
-}
-
-// signIn gets a token from the Keystone whose v3 API has this URL.
-func (c *Client) signIn(ctx context.Context, p *gophercloud.ProviderClient, keystone string) (*grant, error) {
-	auth := c.creds.auth // gophercloud writes into it
-	scope := *auth.Scope
-	auth.Scope = &scope
-	service := &gophercloud.ServiceClient{ProviderClient: p, Type: "identity", Endpoint: keystone}
-	result := tokens.Create(asKeystone(ctx), service, &auth)
-	if result.Err != nil {
-		return nil, result.Err
-	}
-	var granted grant
-	if err := result.ExtractIntoStructPtr(&granted, "token"); err != nil {
-		return nil, err
-	}
-	return &granted, p.SetTokenAndAuthResult(result)
-}
-
-// guardLogins keeps a cloud that refuses our token from being answered with a
-// login for each refusal, and a caller who leaves from ending the login that
-// others wait for.
-func (c *Client) guardLogins(provider *gophercloud.ProviderClient, keystone string) {
-	var mu sync.Mutex
-	last := c.now()
-	provider.ReauthFunc = func(context.Context) error {
-		mu.Lock()
-		defer mu.Unlock()
-		now := c.now()
-		if err := c.logins.err(); err != nil {
-			return err
-		}
-		if now.Sub(last) < pauseUnreachable {
-			return errors.New("nova refuses a token that keystone issued within the last second")
-		}
-		ctx, cancel := context.WithTimeout(c.life, c.plan.timeout)
-		defer cancel()
-		again := c.newProvider()
-		if _, err := c.signIn(ctx, again, keystone); err != nil {
-			err = c.refusal("keystone", err)
-			c.logins.failed(err)
-			return err
-		}
-		provider.CopyTokenFrom(again)
-		last = c.now()
-		c.logins.succeeded()
-		return nil
-	}
-}
-
-// describe says who logged in where, without any secret. Keystone knows the name, so
-// it is one.
+// describe says who is logged in where. Keystone knows the name by then, so it is no secret.
 func (c credentials) describe() string { return c.describeAs(func(name string) string { return name }) }
 
-// claim is describe before Keystone knew the name: it may be a password that is in
-// the wrong place.
+// claim is describe before a login. A name that Keystone does not know may be a password in the wrong place.
 func (c credentials) claim() string { return c.describeAs(secret.Show) }
 
 func (c credentials) describeAs(show func(name string) string) string {
 	who := show(c.User.Name)
-	switch own := c.ApplicationCredential; {
-	case own.ID != "":
-		who = "application credential " + show(own.ID)
-	case own.Name != "":
-		who = "application credential " + show(own.Name)
-	case c.User.Name == "":
+	if own := c.ApplicationCredential; own.ID != "" || own.Name != "" {
+		who = "application credential " + show(cmp.Or(own.ID, own.Name))
+	} else if c.User.Name == "" {
 		who = "user ID " + show(c.User.ID)
 	}
 	return fmt.Sprintf("%s at %s (%s)", who, show(strings.TrimSuffix(c.AuthURL, "/")), c.Source)
