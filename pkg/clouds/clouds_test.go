@@ -11,7 +11,7 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/clouds"
 )
 
-// write makes files in a new folder, which is the working directory.
+// write makes files in a new folder, which becomes the working directory.
 func write(t *testing.T, files map[string]string) {
 	t.Helper()
 	t.Chdir(t.TempDir())
@@ -27,23 +27,18 @@ func write(t *testing.T, files map[string]string) {
 
 const login = "auth_url: https://keystone.example.com/v3, username: reader, password: correct-horse, project_name: service"
 
-// read gives the cloud of a clouds.yaml with one entry.
-func read(t *testing.T, entry string, environ ...string) (*clouds.Cloud, error) {
-	t.Helper()
-	write(t, map[string]string{"clouds.yaml": "clouds:\n  mine: " + entry + "\n"})
-	return clouds.Read(clouds.Query{Cloud: "mine"}, append(environ, "HOME=/nowhere"))
-}
-
+// mustRead returns the cloud of a clouds.yaml with one entry.
 func mustRead(t *testing.T, entry string, environ ...string) *clouds.Cloud {
 	t.Helper()
-	c, err := read(t, entry, environ...)
+	write(t, map[string]string{"clouds.yaml": "clouds:\n  mine: " + entry + "\n"})
+	c, err := clouds.Read(clouds.Query{Cloud: "mine"}, append(environ, "HOME=/nowhere"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	return c
 }
 
-// A password is sent as it is written, whatever PyYAML reads.
+// A password is sent as it is written, even if PyYAML reads another type.
 func TestPasswordIsTakenAsWritten(t *testing.T) {
 	for _, tt := range []struct {
 		written, want string
@@ -95,8 +90,8 @@ func TestWarnings(t *testing.T) {
 		environ     []string
 		want        string // "" for no warning
 	}{
-		{name: "nothing", entry: "{auth: {" + login + "}}"},
-		{name: "keys that decide nothing here", entry: "{image_api_version: 2, volume_endpoint_override: http://x, networks: [], has_network: false, floating_ip_source: None, auth: {" + login + "}}"},
+		{name: "no warning", entry: "{auth: {" + login + "}}"},
+		{name: "keys without effect here", entry: "{image_api_version: 2, volume_endpoint_override: http://x, networks: [], has_network: false, floating_ip_source: None, auth: {" + login + "}}"},
 		{name: "a misspelled region", entry: "{regoin_name: x, region_nam: x, auth: {" + login + "}}", want: "clouds.mine.region_nam (line 2 of clouds.yaml): this key is not known and not used"},
 		{name: "a proxy", entry: "{http_proxy: http://x, auth: {" + login + "}}", want: "clouds.mine.http_proxy (line 2 of clouds.yaml): this key is not known"},
 		{name: "any key in auth", entry: "{auth: {user_agent: x, " + login + "}}", want: "clouds.mine.auth.user_agent (line 2 of clouds.yaml): this key is not known"},
@@ -106,11 +101,11 @@ func TestWarnings(t *testing.T) {
 		{name: "a deprecated profile", entry: "{profile: fuga, auth: {" + login + "}}", want: "deprecated"},
 		{name: "Keystone v2", entry: "{identity_api_version: 2, auth: {" + login + "}}", want: "clouds.mine.identity_api_version (line 2 of clouds.yaml): is not used"},
 		{name: "Keystone v3", entry: "{identity_api_version: 3.0, auth: {" + login + "}}"},
-		{name: "a CA that is not used", entry: "{verify: false, cacert: ca.pem, auth: {" + login + "}}", want: "cacert is not used"},
+		{name: "a CA without verification", entry: "{verify: false, cacert: ca.pem, auth: {" + login + "}}", want: "cacert is not used"},
 		{name: "insecure: 1", entry: "{insecure: 1, auth: {" + login + "}}", want: "is not true, so that certificates are verified"},
 		{name: "OS_CACERT beside a named cloud", entry: "{auth: {" + login + "}}", environ: []string{"OS_CACERT=ca.pem"}, want: "OS_CACERT is not read with a named cloud"},
 		{name: "OS_CACERT beside a named cloud's own", entry: "{cacert: own.pem, auth: {" + login + "}}", environ: []string{"OS_CACERT=ca.pem"}},
-		{name: "OS_CLIENT_CONFIG_FILE that is gone", entry: "{auth: {" + login + "}}", environ: []string{"OS_CLIENT_CONFIG_FILE=/nowhere/clouds.yaml"}, want: "OS_CLIENT_CONFIG_FILE: the file cannot be used: /nowhere/clouds.yaml"},
+		{name: "OS_CLIENT_CONFIG_FILE that does not exist", entry: "{auth: {" + login + "}}", environ: []string{"OS_CLIENT_CONFIG_FILE=/nowhere/clouds.yaml"}, want: "OS_CLIENT_CONFIG_FILE: the file cannot be used: /nowhere/clouds.yaml"},
 		{name: "two ways to log in", entry: "{auth_type: password, auth: {application_credential_id: x, application_credential_secret: y, " + login + "}}", want: "the application credential is not used"},
 		{name: "an application credential beside a password", entry: "{auth: {application_credential_id: x, application_credential_secret: y, " + login + "}}", want: "the application credential is not used, but the password: set auth_type to v3applicationcredential"},
 		{name: "a password beside an application credential", entry: "{auth_type: v3applicationcredential, auth: {application_credential_id: x, application_credential_secret: y, " + login + "}}", want: "the password is not used"},
@@ -141,13 +136,13 @@ func TestErrors(t *testing.T) {
 		{"another system scope", "{auth: {auth_url: 'http://x', username: u, password: p, system_scope: some}}", []string{"auth.system_scope", "all"}},
 		{"a region that is not listed", "{regions: [one, two], auth: {" + login + "}}", []string{`region "three" is not one of the cloud's: one, two`}},
 		{"a region without a name", "{regions: [{values: {}}], auth: {" + login + "}}", []string{"regions[0]", "no name"}},
-		{"an interface that there is not", "{interface: intern, auth: {" + login + "}}", []string{"clouds.mine.interface", `"intern" is not one of public, internal, admin`}},
+		{"an unknown interface", "{interface: intern, auth: {" + login + "}}", []string{"clouds.mine.interface", `"intern" is not one of public, internal, admin`}},
 		{"a closed cloud", "{profile: betacloud, auth: {" + login + "}}", []string{"clouds.mine.profile", "betacloud", "ended"}},
-		{"a key to fill in that is not there", "{auth: {auth_url: 'https://{zone}.example.com', username: u, password: p}}", []string{"clouds.mine.auth.auth_url", "no key zone"}},
-		{"auth that is no mapping", "{auth: word}", []string{"clouds.mine.auth", "not a mapping"}},
+		{"a key in braces that does not exist", "{auth: {auth_url: 'https://{zone}.example.com', username: u, password: p}}", []string{"clouds.mine.auth.auth_url", "no key zone"}},
+		{"auth that is not a mapping", "{auth: word}", []string{"clouds.mine.auth", "not a mapping"}},
 		{"a password that is a list", "{auth: {auth_url: 'http://x', username: u, password: [p]}}", []string{"clouds.mine.auth.password", "is not text"}},
 		{"no values", "", []string{`cloud "mine"`, "no values"}},
-		{"an explicit password without one", "{auth_type: password, auth: {auth_url: 'http://x', username: u, application_credential_id: x, application_credential_secret: y}}", []string{"no password", "auth_type to v3applicationcredential"}},
+		{"auth_type password without a password", "{auth_type: password, auth: {auth_url: 'http://x', username: u, application_credential_id: x, application_credential_secret: y}}", []string{"no password", "auth_type to v3applicationcredential"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			write(t, map[string]string{"clouds.yaml": "clouds:\n  mine: " + tt.entry + "\n"})
@@ -158,20 +153,19 @@ func TestErrors(t *testing.T) {
 			_, err := clouds.Read(q, []string{"HOME=/nowhere"})
 			for _, want := range tt.want {
 				if err == nil || !strings.Contains(err.Error(), want) {
-					t.Errorf("the error %v does not tell of %q", err, want)
+					t.Errorf("the error is %v, want %q in it", err, want)
 				}
 			}
 		})
 	}
 }
 
-// What was tried is told when no cloud is found.
-func TestWhatWasTried(t *testing.T) {
+func TestErrorNamesTheFilesThatWereTried(t *testing.T) {
 	write(t, map[string]string{"home/.config/openstack/clouds.yaml": "clouds: {mine", "xdg/openstack/clouds.json": "{"})
-	_, err := clouds.Read(clouds.Query{Cloud: "mine"}, []string{"HOME=" + abs(t, "home"), "XDG_CONFIG_DIRS=" + abs(t, "xdg")})
+	_, err := clouds.Read(clouds.Query{Cloud: "mine"}, []string{"HOME=" + os.Getenv("PWD") + "/home", "XDG_CONFIG_DIRS=" + os.Getenv("PWD") + "/xdg"})
 	for _, want := range []string{"tried clouds.yaml, clouds.yml, clouds.json", "home/.config/openstack/clouds.yaml: yaml: line 1", "xdg/openstack/clouds.json: is not JSON", "/etc/openstack/clouds.yaml"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("the error %v does not tell of %q", err, want)
+			t.Errorf("the error is %v, want %q in it", err, want)
 		}
 	}
 	write(t, map[string]string{"clouds.yaml": "clouds: {a: {}, b: {}}"})
@@ -181,17 +175,7 @@ func TestWhatWasTried(t *testing.T) {
 	}
 }
 
-func abs(t *testing.T, name string) string {
-	t.Helper()
-	path, err := filepath.Abs(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return path
-}
-
-// Without HOME the home directory of the user's account counts.
-func TestWithoutHome(t *testing.T) {
+func TestHomeOfTheAccountIsUsedWithoutHOME(t *testing.T) {
 	write(t, map[string]string{"clouds.yaml": "clouds: {mine: {auth: {" + login + "}, cacert: ~/ca.pem}}"})
 	c, err := clouds.Read(clouds.Query{Cloud: "mine"}, nil)
 	if err != nil {
@@ -202,9 +186,8 @@ func TestWithoutHome(t *testing.T) {
 	}
 }
 
-// As root, a file that another user may have put into the working directory is no
-// source of credentials.
-func TestFileOfAnotherUser(t *testing.T) {
+// For root, a file that another user may have written is not trusted.
+func TestFileOfAnotherUserIsSkipped(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("needs root")
 	}
@@ -213,7 +196,7 @@ func TestFileOfAnotherUser(t *testing.T) {
 	if err := os.Chown("clouds.yaml", 12345, 12345); err != nil {
 		t.Fatal(err)
 	}
-	c, err := clouds.Read(clouds.Query{Cloud: "mine"}, []string{"HOME=" + abs(t, "home")})
+	c, err := clouds.Read(clouds.Query{Cloud: "mine"}, []string{"HOME=" + os.Getenv("PWD") + "/home"})
 	if err != nil || c.User.Name != "own" {
 		t.Fatalf("%v, %+v", err, c)
 	}
@@ -221,7 +204,7 @@ func TestFileOfAnotherUser(t *testing.T) {
 		t.Errorf("the warnings are %q", all)
 	}
 	if _, err := clouds.Read(clouds.Query{Cloud: "mine", File: "clouds.yaml"}, nil); err == nil {
-		t.Error("a file by name is read")
+		t.Error("a file that the query names was read")
 	}
 }
 
@@ -253,8 +236,7 @@ clouds:
 	}
 }
 
-// A file that grows when it is read is refused.
-func TestBounds(t *testing.T) {
+func TestHugeFilesAreRefused(t *testing.T) {
 	bomb := "a: &a [x, x, x, x, x, x, x, x, x, x]\n"
 	for c := 'b'; c < 'k'; c++ {
 		bomb += string(c) + ": &" + string(c) + " [" + strings.TrimSuffix(strings.Repeat("*"+string(c-1)+", ", 10), ", ") + "]\n"
@@ -280,7 +262,7 @@ func FuzzRead(f *testing.F) {
 		}
 		c, err := clouds.Read(clouds.Query{Cloud: "mine", File: name}, []string{"HOME=/nowhere"})
 		if err == nil && (c.AuthURL == "" || c.Password == "" && c.ApplicationCredential.Secret == "" || len(c.Interfaces) == 0) {
-			t.Errorf("%q gives an unfinished %+v", text, c)
+			t.Errorf("%q gave the incomplete cloud %+v", text, c)
 		}
 	})
 }

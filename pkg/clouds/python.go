@@ -7,8 +7,7 @@ import (
 	"strings"
 )
 
-// What a plain scalar means in YAML 1.1, which PyYAML implements
-// (https://yaml.org/type/): the types that openstacksdk can read a word as.
+// The types of plain scalars in YAML 1.1, which PyYAML implements (https://yaml.org/type/).
 var (
 	pythonBool  = regexp.MustCompile(`\A(?:yes|Yes|YES|no|No|NO|true|True|TRUE|false|False|FALSE|on|On|ON|off|Off|OFF)\z`)
 	pythonInt   = regexp.MustCompile(`\A[-+]?(?:0b[01_]+|0[0-7_]+|0|[1-9][0-9_]*|0x[0-9a-fA-F_]+|[1-9][0-9_]*(?::[0-5]?[0-9])+)\z`)
@@ -17,8 +16,8 @@ var (
 	pythonNull  = regexp.MustCompile(`\A(?:~|null|Null|NULL|)\z`)
 )
 
-// pythonType is what PyYAML reads a plain scalar as, in words, if openstacksdk then
-// works with another text than the one that is written; "" if it is the same.
+// pythonType returns the type that PyYAML gives a plain scalar, in words, if openstacksdk then uses another text than is
+// written; otherwise "".
 func pythonType(text string) string {
 	switch {
 	case pythonBool.MatchString(text):
@@ -26,12 +25,12 @@ func pythonType(text string) string {
 	case pythonTime.MatchString(text):
 		return "a date"
 	case pythonInt.MatchString(text):
-		// str() of a number in its usual form gives the same text.
+		// str() of a number in its usual form returns the same text.
 		if n, err := strconv.ParseInt(text, 10, 64); err == nil && strconv.FormatInt(n, 10) == text {
 			return ""
 		}
 		if isDigits(text) {
-			return "" // of any length
+			return "" // Python's integers have any length
 		}
 		return "a number"
 	case pythonFloat.MatchString(text):
@@ -47,7 +46,7 @@ func isDigits(s string) bool {
 	return s != "" && s[0] != '0' && strings.Trim(s, "0123456789") == ""
 }
 
-// pythonRepr is repr() of a float.
+// pythonRepr is Python's repr() of a float.
 func pythonRepr(f float64) string {
 	exponent := 0
 	if f != 0 {
@@ -63,8 +62,8 @@ func pythonRepr(f float64) string {
 	return s
 }
 
-// boolean is the value of a switch, as openstacksdk takes that of insecure: a word
-// of YAML 1.1, or true or false in quotes or in a variable.
+// boolean returns a value as openstacksdk reads that of insecure: a word of YAML 1.1, or true or false in quotes or in a
+// variable.
 func (v *value) boolean() (is, ok bool) {
 	word := strings.ToLower(v.text)
 	switch {

@@ -7,8 +7,8 @@ import (
 	"gopkg.in/yaml.v3"
 )
 
-// vendors are the public clouds that openstacksdk knows by name
-// (openstack/config/vendors), with what decides where and how they are called.
+// vendors are the profiles of public clouds in openstacksdk (openstack/config/vendors), with the keys that decide where
+// and how a cloud is called.
 const vendors = `
 auro: {auth: {auth_url: "https://api.van2.auro.io:5000/v3", user_domain_name: Default, project_domain_name: Default}, region_name: RegionOne}
 betacloud: {closed: "betacloud.de has ended"}
@@ -46,7 +46,7 @@ var parsedVendors = sync.OnceValues(func() (*value, error) {
 	return p.value(doc.Content[0], "clouds")
 })
 
-// vendor gives the profile of a vendor, nil if there is none of that name.
+// vendor returns the profile of a vendor, nil if there is none of this name.
 func vendor(name string) (*value, error) {
 	all, err := parsedVendors()
 	if err != nil {
