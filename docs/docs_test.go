@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"maps"
 	"os"
+	"os/exec"
 	"path"
 	"path/filepath"
 	"regexp"
@@ -258,4 +259,81 @@ func TestVariablesExist(t *testing.T) {
 func TestTestsOfSecurityExist(t *testing.T) {
 	tests := named(`(?m)^func (Test\w+)\(`, files(t, "_test.go"))
 	wantAll(t, named("`(Test\\w+)`", pages(t)), tests, 20, "docs/security.md names the test, and there is none")
+}
+
+// CONTRIBUTING's tables are those of the linter and of the folders.
+func TestContributingSaysWhatTheLinterEnforces(t *testing.T) {
+	const ours = "github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/"
+	var linter struct {
+		Linters struct {
+			Settings struct {
+				Depguard struct {
+					Rules map[string]struct{ Files, Allow []string }
+				}
+			}
+		}
+	}
+	if err := yaml.Unmarshal([]byte(files(t, ".golangci.yml")[".golangci.yml"]), &linter); err != nil {
+		t.Fatal(err)
+	}
+	want, packages := map[string]string{}, map[string]bool{}
+	for name, rule := range linter.Linters.Settings.Depguard.Rules {
+		if len(rule.Files) == 0 || rule.Files[0] != "**/pkg/"+name+"/**" {
+			continue
+		}
+		imports := []string{}
+		for _, allowed := range rule.Allow {
+			if allowed != ours+name {
+				imports = append(imports, strings.TrimSuffix(strings.TrimPrefix(allowed, ours), "$"))
+			}
+		}
+		slices.Sort(imports)
+		want[name] = strings.Join(imports, ", ")
+		packages[name] = true
+	}
+	document := files(t, "CONTRIBUTING.md")[".github/CONTRIBUTING.md"]
+	_, table, _ := strings.Cut(document, "## Who may import whom")
+	table, _, _ = strings.Cut(table, "Each framework")
+	got := map[string]string{}
+	for _, m := range regexp.MustCompile(`(?m)^    (\w+(?:, \w+)*) {2,}(.*)$`).FindAllStringSubmatch(table, -1) {
+		for name := range strings.SplitSeq(m[1], ", ") {
+			got[name] = strings.ReplaceAll(m[2], "nothing of ours", "")
+		}
+	}
+	if !strings.HasPrefix(got["cmd"], "everything") || !strings.HasPrefix(got["config"], "the packages") {
+		t.Errorf("cmd imports %q, config %q", got["cmd"], got["config"])
+	}
+	delete(got, "cmd")
+	got["config"] = want["config"]
+	if !maps.Equal(want, got) {
+		t.Errorf("depguard allows\n%v\nand CONTRIBUTING.md says\n%v", want, got)
+	}
+	folders, err := filepath.Glob("../pkg/*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, folder := range folders {
+		packages[filepath.Base(folder)] = true
+	}
+	listed := named("(?m)^\\| `pkg/(\\w+)` \\|", map[string]string{"": document})
+	wantAll(t, packages, listed, 10, "a package that CONTRIBUTING.md has to list")
+	wantAll(t, listed, packages, 10, "CONTRIBUTING.md lists it, and there is no such package")
+}
+
+// The notes of a release are its section of CHANGELOG.md.
+func TestReleaseNotesAreASectionOfTheChangelog(t *testing.T) {
+	notes, err := exec.CommandContext(t.Context(), "../.ci/release-notes", "Unreleased").Output()
+	_, section, _ := strings.Cut(files(t, ".md")["CHANGELOG.md"], "## Unreleased\n")
+	section, _, _ = strings.Cut(section, "\n## ")
+	if err != nil || string(notes) != section || !strings.Contains(section, "### ") {
+		t.Errorf("%v\n%s", err, notes)
+	}
+	if notes, err := exec.CommandContext(t.Context(), "../.ci/release-notes", "v999.0.0").Output(); err == nil {
+		t.Errorf("a version without a section: %s", notes)
+	}
+	for _, shipped := range []string{"README.md", "CHANGELOG.md", "docs/*.md"} {
+		if n := strings.Count(files(t, ".yml")[".goreleaser.yml"], "src: "+shipped); n != 2 {
+			t.Errorf("archives and packages have %s %d times, want 2", shipped, n)
+		}
+	}
 }
