@@ -87,7 +87,7 @@ func check(ctx context.Context, file string, online bool) (*report, error) {
 	if err := checkState(ctx, c.State, online); err != nil {
 		r.add("error", config.Problem{Path: "state", Message: err.Error()})
 	}
-	cloud, err := openstack.New(c.Cloud, openstack.Options{UserAgent: userAgent(), ProjectNames: c.NeedsProjects(), Callers: c.Vendordata.Users})
+	cloud, err := openstack.New(c.Cloud, openstack.Options{UserAgent: userAgent(), ProjectNames: c.Tokens.NeedsProjects(), Callers: c.Vendordata.Users})
 	if err != nil {
 		r.add("error", config.Problem{Path: "openstack", Message: err.Error()})
 		return r, nil

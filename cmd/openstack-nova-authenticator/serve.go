@@ -135,7 +135,7 @@ func newService(c *config.Config, out outputs) (_ *service, err error) {
 	metrics := server.NewMetrics(ver, rev, func() int { return s.cloud.InFlight() })
 	metrics.WatchLog(out.stderr.Lost)
 	metrics.WatchRights(func() int { return len(s.cloud.Refused()) })
-	if s.cloud, err = openstack.New(c.Cloud, openstack.Options{Log: s.log, Observe: metrics.ObserveUpstream, UserAgent: userAgent(), ProjectNames: c.NeedsProjects(), Callers: c.Vendordata.Users}); err != nil {
+	if s.cloud, err = openstack.New(c.Cloud, openstack.Options{Log: s.log, Observe: metrics.ObserveUpstream, UserAgent: userAgent(), ProjectNames: c.Tokens.NeedsProjects(), Callers: c.Vendordata.Users}); err != nil {
 		return nil, missing{fmt.Errorf("openstack: %w", err)}
 	}
 	if s.audit, err = audit.Open(c.Audit, out.stdout, out.stderr); err != nil {
@@ -144,7 +144,7 @@ func newService(c *config.Config, out outputs) (_ *service, err error) {
 	if err := s.openState(c); err != nil {
 		return nil, missing{err}
 	}
-	issuer, err := token.NewIssuer(c.Auth.Config, s.keys, c.TokensByRole(), s.cloud)
+	issuer, err := token.NewIssuer(c.Tokens, s.keys, s.cloud)
 	if err != nil {
 		return nil, err
 	}

@@ -76,7 +76,7 @@ func TestReasonsOfTheReadme(t *testing.T) {
 			t.Errorf("the README does not say %s", r)
 		}
 	}
-	if err := token.ValidateDocumentExpiry(config.Default().Vendordata.DocumentExpiry); err != nil {
+	if err := token.CheckDocumentExpiry(config.Default().Vendordata.DocumentExpiry); err != nil {
 		t.Error(err)
 	}
 }

@@ -67,12 +67,13 @@ type Request struct {
 // Identity is an instance in a role, as proven. Only [Attestor.Attest] makes
 // one; the zero value is no identity.
 type Identity struct {
-	instance Instance
-	role     RoleName
-	audience Audience
-	addr     netip.Addr
-	proofs   []Proof
-	spent    []attempt
+	instance  Instance
+	role      RoleName
+	audience  Audience
+	byDefault bool // the audience is the role's default
+	addr      netip.Addr
+	proofs    []Proof
+	spent     []attempt
 }
 
 // IsZero reports whether nothing was proven.
@@ -84,9 +85,12 @@ func (i Identity) Instance() Instance { return i.instance }
 // Role is the role that was granted.
 func (i Identity) Role() RoleName { return i.role }
 
-// Audience is whom a token may be for; the zero value is the role's default,
-// roles/<role> resolved against the issuer.
+// Audience returns the audience of the token, never the zero value.
 func (i Identity) Audience() Audience { return i.audience }
+
+// DefaultAudience reports whether the audience is roles/<role> resolved against the
+// issuer, because the role lists none.
+func (i Identity) DefaultAudience() bool { return i.byDefault }
 
 // Address is the instance's own from which it was seen to speak, the zero value
 // if it was seen at none.
@@ -114,48 +118,43 @@ type Attestor struct {
 	Now func() time.Time
 }
 
-// Attest judges a request. The error is a [*Denied] for a verdict, a [*NotYet]
-// for an instance that is changing, and a [*Failure] when nothing was decided.
-// The instance is what the cloud knows of the one asked for, as far as the
-// judgement came; it is for the operator's log and proves nothing.
-func (a *Attestor) Attest(ctx context.Context, r Request) (Identity, Instance, error) {
-	role, ok := a.Policy.roles[r.Role]
-	if !ok {
-		return Identity{}, Instance{}, denied(RoleUnknown, "no role %q is configured", r.Role)
+// Attest judges a request. The error is a [*Denied] for a verdict, a [*NotYet] for an
+// instance that is changing, and a [*Failure] when nothing was decided.
+func (a *Attestor) Attest(ctx context.Context, r Request) (j Judgment, err error) {
+	role, err := a.Policy.role(r.Role)
+	if j.failed("role", "a role of the configuration", r.Role, err) {
+		return j, err
 	}
 	offered := role.grant.offered(r.Evidence)
-	if len(offered) == 0 {
-		return Identity{}, Instance{}, denied(ProofNotAccepted, "the role takes %v", role.grant.proofs)
+	believed, others, err := a.Policy.believed(role, offered)
+	if j.failed("proof", role.grant.proofs, offered, err) {
+		return j, err
 	}
-	believed, others := a.Policy.believed(offered)
-	if len(believed) == 0 {
-		return Identity{}, Instance{}, errUnlimited()
+	audience, byDefault, err := a.Policy.audience(role, r.Audience)
+	if j.failed("audience", role.grant.audiences, audience, err) {
+		return j, err
 	}
-	audience, err := a.Policy.audience(role, r.Audience)
-	if err != nil {
-		return Identity{}, Instance{}, err
-	}
-
 	in, err := a.lookup(ctx, r.Instance, r.Evidence)
-	if err != nil {
-		return Identity{}, Instance{}, err
+	if j.failed("instance", r.Instance, in.ID, err) {
+		return j, err
 	}
-	proven, err := a.prove(role, believed, in, r.Evidence)
+	j.Instance = in
+	proven, err := a.prove(&j, role, believed, in, r.Evidence)
 	if others && isVerdict(err) {
 		err = errUnlimited() // another of the proofs could have held
 	}
 	if err != nil {
-		return Identity{}, in, err
+		return j, err
 	}
-	spent, err := a.admit(ctx, role, in, proven.counters)
+	spent, err := a.admit(ctx, &j, role, proven.counters)
 	if err != nil {
-		return Identity{}, in, err
+		return j, err
 	}
-	id := Identity{instance: in, role: role.name, audience: audience, proofs: proven.proofs, spent: spent}
+	j.Identity = Identity{instance: in, role: role.name, audience: audience, byDefault: byDefault, proofs: proven.proofs, spent: spent}
 	if r.Evidence.isAt(in) {
-		id.addr = r.Evidence.addr
+		j.Identity.addr = r.Evidence.addr
 	}
-	return id, in, nil
+	return j, nil
 }
 
 // lookup asks the cloud.
@@ -181,30 +180,31 @@ func (a *Attestor) Roles(ctx context.Context, id InstanceID, e Evidence) ([]Role
 	if e.offers(ProofMetadataService) && !a.Policy.believes(ProofMetadataService) {
 		return nil, Instance{}, errUnlimited()
 	}
+	var j Judgment
 	in, err := a.lookup(ctx, id, e)
 	if err != nil {
 		return nil, Instance{}, err
 	}
 	var proven bool
-	refused := error(denied(ProofNotAccepted, "no role takes what is shown"))
+	refused := error(denied(ProofNotAccepted, "no role takes a proof that the request has"))
 	names := []RoleName{}
 	for _, name := range slices.SortedFunc(maps.Keys(a.Policy.roles), func(a, b RoleName) int { return strings.Compare(a.name, b.name) }) {
 		role := a.Policy.roles[name]
-		offered, others := a.Policy.believed(role.grant.offered(e))
+		believed, others, err := a.Policy.believed(role, role.grant.offered(e))
 		if others && isVerdict(refused) {
 			refused = errUnlimited()
 		}
-		if len(offered) == 0 {
+		if err != nil {
 			continue
 		}
-		if _, err := a.prove(role, offered, in, e); others && isVerdict(err) {
+		if _, err := a.prove(&j, role, believed, in, e); others && isVerdict(err) {
 			continue
 		} else if err != nil {
 			refused = err
 			continue
 		}
 		proven = true
-		if role.rules.allow(in) == nil {
+		if role.rules.allow(&j, in) == nil {
 			names = append(names, name)
 		}
 	}
@@ -287,10 +287,10 @@ type counter struct {
 
 // prove gives the first of the proofs that holds. If none does, a verdict gives
 // way to an error that is none: the same request may be granted later.
-func (a *Attestor) prove(role Role, offered []Proof, in Instance, e Evidence) (proven, error) {
+func (a *Attestor) prove(j *Judgment, role Role, offered []Proof, in Instance, e Evidence) (proven, error) {
 	var failure error
 	for _, p := range offered {
-		got, err := a.proveOne(role, p, in, e)
+		got, err := a.proveOne(j, role, p, in, e)
 		if err == nil {
 			return got, nil
 		}
@@ -303,31 +303,31 @@ func (a *Attestor) prove(role Role, offered []Proof, in Instance, e Evidence) (p
 
 func isVerdict(err error) bool { return errors.As(err, new(*Denied)) }
 
-func (a *Attestor) proveOne(role Role, p Proof, in Instance, e Evidence) (proven, error) {
+func (a *Attestor) proveOne(j *Judgment, role Role, p Proof, in Instance, e Evidence) (proven, error) {
 	now := a.now()
 	got := proven{proofs: p.parts()}
 	for _, part := range got.proofs {
 		switch part {
 		case ProofAddress:
 			proof := e.checkAddress(in) // a verdict, or not yet
-			if isVerdict(proof) {
+			if j.failed("address", in.Addresses, e, proof) && isVerdict(proof) {
 				return proven{}, proof
 			}
 			start, err := role.window.open(in, now)
-			if proof != nil && !isVerdict(err) {
-				err = proof
+			if j.failed("window", role.window, start, err) && isVerdict(err) {
+				return proven{}, err
 			}
-			if err != nil {
+			if err = cmp.Or(proof, err); err != nil {
 				return proven{}, err
 			}
 			got.counters = append(got.counters, counter{attemptKey(in.ID, role.name, start), start.Add(role.window.Period)})
 		case ProofDocument:
-			if err := e.document.check(in, now); err != nil {
+			if err := e.document.check(in, now); j.failed("document", in.ID, e.document.ID, err) {
 				return proven{}, err
 			}
 			got.counters = append(got.counters, counter{documentKey(in.ID, e.document.ID), e.document.Expires})
 		case ProofMetadataService:
-			if err := e.checkAgent(in); err != nil {
+			if err := e.checkAgent(in); j.failed("agent", in.Addresses, e, err) {
 				return proven{}, err
 			}
 		default:
@@ -345,22 +345,22 @@ type attempt struct {
 
 // admit judges an instance whose identity is proven. The attempts that it spent
 // stay spent if a rule of the role denies.
-func (a *Attestor) admit(ctx context.Context, role Role, in Instance, counters []counter) (spent []attempt, err error) {
-	if err := a.checkDenial(ctx, in.ID); err != nil {
+func (a *Attestor) admit(ctx context.Context, j *Judgment, role Role, counters []counter) (spent []attempt, err error) {
+	if err := a.checkDenial(ctx, j.Instance.ID); j.failed("denial", "none", j.Instance.ID, err) {
 		return nil, err
 	}
-	if err := checkPhase(in); err != nil {
+	if err := checkPhase(j.Instance); j.failed("status", PhaseRunning, j.Instance.State, err) {
 		return nil, err
 	}
 	for _, c := range counters {
 		n, err := a.spend(ctx, c, int64(role.window.Limit))
-		if err != nil {
+		if j.failed("attempts", role.window.Limit, n, err) {
 			// Nothing is granted, and so nothing else is spent.
 			return nil, a.giveBack(ctx, spent, err)
 		}
 		spent = append(spent, attempt{c.key, n})
 	}
-	return spent, role.rules.allow(in)
+	return spent, role.rules.allow(j, j.Instance)
 }
 
 // GiveBack gives back the attempts of an identity that is not made use of, since its

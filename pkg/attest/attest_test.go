@@ -22,7 +22,8 @@ var compare = cmp.Options{cmpopts.EquateComparable(attest.InstanceID{}, netip.Ad
 
 func TestIdentityIsWhatWasProven(t *testing.T) {
 	s := newScene(t)
-	id, in, err := s.attestor(t).Attest(t.Context(), s.request(t))
+	j, err := s.attestor(t).Attest(t.Context(), s.request(t))
+	id, in := j.Identity, j.Instance
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -50,7 +51,7 @@ func TestZeroValuePolicyDenies(t *testing.T) {
 	for name, role := range map[string]attest.RoleName{"a role": roleName(t, "web"), "no role": {}} {
 		r := s.request(t)
 		r.Role = role
-		if id, _, err := a.Attest(t.Context(), r); outcome(err) != no(attest.RoleUnknown) || !id.IsZero() {
+		if j, err := a.Attest(t.Context(), r); outcome(err) != no(attest.RoleUnknown) || !j.Identity.IsZero() {
 			t.Errorf("%s: %v, want it unknown", name, err)
 		}
 	}
@@ -62,10 +63,11 @@ func TestZeroValueRoleDenies(t *testing.T) {
 		s := newScene(t)
 		s.now = created.Add(-ahead)
 		a := s.attestor(t)
-		a.Policy = attest.NewPolicy(attest.Role{})
+		a.Policy = attest.NewPolicy(attesttest.Issuer(t, ""), attest.Role{})
 		r := s.request(t)
 		r.Role = attest.RoleName{}
-		id, _, err := a.Attest(t.Context(), r)
+		j, err := a.Attest(t.Context(), r)
+		id := j.Identity
 		if got := outcome(err); !id.IsZero() || !strings.HasPrefix(got, "denied: ") {
 			t.Errorf("asked %v before the start: %s, want a denial", ahead, got)
 		}
@@ -80,12 +82,12 @@ func TestZeroValueRequestIsNotGranted(t *testing.T) {
 		return in, nil
 	})
 	a := s.attestor(t)
-	if _, _, err := a.Attest(t.Context(), attest.Request{}); outcome(err) != no(attest.RoleUnknown) {
+	if _, err := a.Attest(t.Context(), attest.Request{}); outcome(err) != no(attest.RoleUnknown) {
 		t.Errorf("the zero Request: %v", err)
 	}
 	r := s.request(t)
 	r.Instance = attest.InstanceID{}
-	if id, _, err := a.Attest(t.Context(), r); outcome(err) != broken(attest.CloudUnavailable) || !id.IsZero() {
+	if j, err := a.Attest(t.Context(), r); outcome(err) != broken(attest.CloudUnavailable) || !j.Identity.IsZero() {
 		t.Errorf("no instance: %v", err)
 	}
 }
@@ -121,7 +123,8 @@ func TestLookup(t *testing.T) {
 			s := newScene(t)
 			s.attempts = attempts
 			s.cloud = cloudFunc(func(attest.InstanceID, netip.Addr) (attest.Instance, error) { return tt.record, tt.err })
-			id, in, err := s.attestor(t).Attest(t.Context(), s.request(t))
+			j, err := s.attestor(t).Attest(t.Context(), s.request(t))
+			id, in := j.Identity, j.Instance
 			if got := outcome(err); got != tt.want {
 				t.Fatalf("%s, want %s", got, tt.want)
 			}
@@ -168,7 +171,7 @@ func TestAnUnknownRoleMakesNoLookup(t *testing.T) {
 	for _, role := range []string{"Web", "web2", "we"} {
 		r := s.request(t)
 		r.Role = roleName(t, role)
-		if _, _, err := s.attestor(t).Attest(t.Context(), r); outcome(err) != no(attest.RoleUnknown) {
+		if _, err := s.attestor(t).Attest(t.Context(), r); outcome(err) != no(attest.RoleUnknown) {
 			t.Errorf("role %s: %v, want it unknown", role, err)
 		}
 	}
@@ -226,13 +229,13 @@ func TestWithoutAClockItIsNow(t *testing.T) {
 	s.instance.Created = time.Now()
 	a := s.attestor(t)
 	a.Now = nil
-	if _, _, err := a.Attest(t.Context(), s.request(t)); err != nil {
+	if _, err := a.Attest(t.Context(), s.request(t)); err != nil {
 		t.Errorf("created just now: %v", err)
 	}
 	s.instance.Created = time.Now().Add(-s.window.Period)
 	a = s.attestor(t)
 	a.Now = nil
-	if _, _, err := a.Attest(t.Context(), s.request(t)); outcome(err) != no(attest.WindowClosed) {
+	if _, err := a.Attest(t.Context(), s.request(t)); outcome(err) != no(attest.WindowClosed) {
 		t.Errorf("created a window ago: %v", err)
 	}
 }
@@ -354,7 +357,8 @@ func TestADenialComesWithTheRecord(t *testing.T) {
 	} {
 		s := newScene(t)
 		spoil(s)
-		_, in, err := s.attestor(t).Attest(t.Context(), s.request(t))
+		j, err := s.attestor(t).Attest(t.Context(), s.request(t))
+		in := j.Instance
 		if err == nil {
 			t.Errorf("%s: granted", name)
 		}
@@ -392,7 +396,8 @@ func TestConcurrentRequestsShareTheLimit(t *testing.T) {
 	)
 	for range 100 {
 		wg.Go(func() {
-			id, _, err := a.Attest(t.Context(), r)
+			j, err := a.Attest(t.Context(), r)
+			id := j.Identity
 			switch got := outcome(err); got {
 			case granted:
 				mu.Lock()
@@ -505,7 +510,8 @@ func TestAStoreThatFailsGrantsNothing(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := newScene(t)
 			fail(s)
-			id, _, err := s.attestor(t).Attest(t.Context(), s.request(t))
+			j, err := s.attestor(t).Attest(t.Context(), s.request(t))
+			id := j.Identity
 			if !id.IsZero() || outcome(err) != broken(attest.StateUnavailable) || !errors.Is(err, cause) {
 				t.Errorf("Attest = %+v, %v, want no identity and a failure of the state", id, err)
 			}
@@ -519,7 +525,8 @@ func TestWithoutDenialsNothingIsGranted(t *testing.T) {
 	s := newScene(t)
 	a := s.attestor(t)
 	a.Denials = nil
-	id, _, err := a.Attest(t.Context(), s.request(t))
+	j, err := a.Attest(t.Context(), s.request(t))
+	id := j.Identity
 	if !id.IsZero() || outcome(err) != broken(attest.StateUnavailable) {
 		t.Errorf("Attest = %+v, %v", id, err)
 	}
@@ -559,7 +566,7 @@ func TestDetailsNameWhatWasFound(t *testing.T) {
 	} {
 		s := newScene(t)
 		tt.spoil(s)
-		_, _, err := s.attestor(t).Attest(t.Context(), s.request(t))
+		_, err := s.attestor(t).Attest(t.Context(), s.request(t))
 		for _, want := range tt.want {
 			if !strings.Contains(fmt.Sprint(err), want) {
 				t.Errorf("%s: %v does not say %s", name, err, want)

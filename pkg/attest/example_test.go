@@ -33,14 +33,19 @@ func Example() {
 		Addresses: []attest.Address{{Network: "private", Addr: netip.MustParseAddr("10.20.0.11")}},
 	}}
 
-	attestor := &attest.Attestor{Policy: attest.NewPolicy(web), Instances: cloud, State: &attesttest.State{}, Denials: &attesttest.Denials{}}
+	issuer, err := attest.ParseIssuer("https://id.example.com")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	attestor := &attest.Attestor{Policy: attest.NewPolicy(issuer, web), Instances: cloud, State: &attesttest.State{}, Denials: &attesttest.Denials{}}
 	role, err := attest.ParseRoleName("web")
 	if err != nil {
 		fmt.Println(err)
 		return
 	}
 	for _, caller := range []string{"10.20.0.12", "10.20.0.11"} {
-		identity, _, err := attestor.Attest(context.Background(), attest.Request{
+		judgment, err := attestor.Attest(context.Background(), attest.Request{
 			Instance: id, Role: role, Evidence: attest.FromAddress(netip.MustParseAddr(caller)),
 		})
 		var denied *attest.Denied
@@ -50,7 +55,7 @@ func Example() {
 		case err != nil:
 			fmt.Println(caller, "could not be judged:", err)
 		default:
-			fmt.Println(caller, "is", identity.Instance().ID, "in role", identity.Role())
+			fmt.Println(caller, "is", judgment.Instance.ID, "in role", judgment.Identity.Role())
 		}
 	}
 	// Output:

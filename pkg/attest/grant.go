@@ -2,8 +2,6 @@ package attest
 
 import (
 	"errors"
-	"fmt"
-	"net/url"
 	"slices"
 	"strings"
 
@@ -112,43 +110,37 @@ func (g grant) offered(e Evidence) []Proof {
 	return offered
 }
 
-// audience gives whom a token is for, zero for the role's default.
-func (p Policy) audience(r Role, wanted Audience) (Audience, error) {
-	switch {
-	case wanted == Audience{}:
-		if len(r.grant.audiences) > 0 {
-			return r.grant.audiences[0], nil
+// audience returns the audience of a token of the role, and whether it is the role's
+// default because the role lists none. If wanted is the zero value the audience is the
+// first of the role.
+func (p Policy) audience(r Role, wanted Audience) (a Audience, byDefault bool, err error) {
+	listed, usual := r.grant.audiences, p.issuer.audienceOf(r.name)
+	if wanted == (Audience{}) {
+		if wanted = usual; len(listed) > 0 {
+			wanted = listed[0]
 		}
-		return Audience{}, nil
-	case slices.Contains(r.grant.audiences, wanted):
-		return wanted, nil
-	case (len(r.grant.audiences) == 0 || r.grant.anyAudience) && p.issuer != nil && wanted.name == p.defaultAudience(r.name):
-		return Audience{}, nil
+	}
+	switch {
+	case slices.Contains(listed, wanted):
+		return wanted, false, nil
+	case wanted == usual && (len(listed) == 0 || r.grant.anyAudience) && !p.issuer.IsZero():
+		return wanted, true, nil
+	}
+	return wanted, false, p.checkFree(r, wanted)
+}
+
+// checkFree returns nil if the role may have an audience that it does not list.
+func (p Policy) checkFree(r Role, wanted Audience) error {
+	switch {
 	case !r.grant.anyAudience:
-		return Audience{}, denied(AudienceDenied, "the role has no audience %q", wanted)
+		return denied(AudienceDenied, "the role has no audience %q", wanted)
 	case p.Reserved(wanted):
-		return Audience{}, denied(AudienceDenied, "audience %q is the issuer's or another role's", wanted)
+		return denied(AudienceDenied, "audience %q is the issuer's or another role's", wanted)
 	}
 	if err := checkSpelling(wanted.name); err != nil {
-		return Audience{}, denied(AudienceDenied, "audience %q: %v", wanted, err)
+		return denied(AudienceDenied, "audience %q: %v", wanted, err)
 	}
-	return wanted, nil
-}
-
-// IssuedBy gives the policy with the URL of the issuer, without which no
-// instance can name an audience that its role does not list.
-func (p Policy) IssuedBy(issuer string) (Policy, error) {
-	u, err := url.Parse(issuer)
-	if err != nil {
-		return Policy{}, fmt.Errorf("issuer: %w", err)
-	}
-	p.issuer = u
-	return p, nil
-}
-
-// defaultAudience is roles/<role> resolved against the issuer (RFC 3986, section 5.2).
-func (p Policy) defaultAudience(name RoleName) string {
-	return p.issuer.ResolveReference(&url.URL{Path: "roles/" + name.String()}).String()
+	return nil
 }
 
 // Reserved reports whether an audience is not for an instance to name: another role's,
@@ -156,22 +148,14 @@ func (p Policy) defaultAudience(name RoleName) string {
 // roles have. It compares more loosely than verifiers do, some of which fold case, cut
 // a slash off, or normalize.
 func (p Policy) Reserved(a Audience) bool {
-	if p.issuer == nil {
+	if p.issuer.IsZero() || p.issuer.namedIn(a) {
 		return true
 	}
-	name, host := loosely(a.name), strings.TrimRight(strings.ToLower(p.issuer.Hostname()), ".")
-	if strings.Contains(name, host) || strings.Contains(strings.ToLower(a.name), host) {
-		return true
-	}
+	name := loosely(a.name)
 	for _, r := range p.roles {
 		if slices.ContainsFunc(r.grant.audiences, func(b Audience) bool { return name == loosely(b.name) }) {
 			return true
 		}
 	}
 	return false
-}
-
-// AmbiguousAudiences are those of the role that some verifiers take for two.
-func (g Grant) AmbiguousAudiences() []string {
-	return slices.DeleteFunc(slices.Clone(g.Audience), func(name string) bool { return !strings.ContainsAny(name, ";,") })
 }

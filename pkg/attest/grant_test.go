@@ -94,7 +94,8 @@ func TestSpellingOfAudiences(t *testing.T) {
 		if r.Audience, err = attest.ParseAudience(wanted); err != nil {
 			t.Fatal(err)
 		}
-		id, _, err := a.Attest(t.Context(), r)
+		j, err := a.Attest(t.Context(), r)
+		id := j.Identity
 		return id.Audience().String(), err
 	}
 	for _, wanted := range misspelled {
@@ -134,7 +135,8 @@ func FuzzAudience(f *testing.F) {
 		s.grant.AnyAudience = true
 		at, r := s.attestor(t), s.request(t)
 		r.Audience = a
-		id, _, err := at.Attest(t.Context(), r)
+		j, err := at.Attest(t.Context(), r)
+		id := j.Identity
 		if err != nil {
 			return
 		}
@@ -161,8 +163,8 @@ func TestAudiences(t *testing.T) {
 		want   string // "-" for a denial
 	}
 	tests := []row{
-		{"none is wanted, none is listed", grant(false), "", ""},
-		{"the role's own by its name", grant(false), own, ""},
+		{"none is wanted, none is listed", grant(false), "", own},
+		{"the role's own by its name", grant(false), own, own},
 		{"any, when none is listed", grant(false), "vault", "-"},
 		{"none is wanted: the first", grant(false, "vault", "k8s"), "", "vault"},
 		{"one of those listed", grant(false, "vault", "k8s"), "k8s", "k8s"},
@@ -170,8 +172,8 @@ func TestAudiences(t *testing.T) {
 		{"one listed, in capitals", grant(false, "vault"), "Vault", "-"},
 		{"the role's own, but others are listed", grant(false, "vault"), own, "-"},
 		{"any", grant(true), "https://other.example.com/x", "https://other.example.com/x"},
-		{"any, and none is wanted", grant(true), "", ""},
-		{"any, and the role's own", grant(true, "vault"), own, ""},
+		{"any, and none is wanted", grant(true), "", own},
+		{"any, and the role's own", grant(true, "vault"), own, own},
 		{"any, beside those listed", grant(true, "vault"), "keycloak", "keycloak"},
 		{"any, on a host beside the issuer's", grant(true), "https://id2.example.com/region-1", "https://id2.example.com/region-1"},
 	}
@@ -189,14 +191,15 @@ func TestAudiences(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			id, _, err := a.Attest(t.Context(), r)
+			j, err := a.Attest(t.Context(), r)
+			id := j.Identity
 			if tt.want == "-" {
 				if outcome(err) != no(attest.AudienceDenied) {
 					t.Errorf("%s, want a denial", outcome(err))
 				}
 				return
 			}
-			if err != nil || id.Audience().String() != tt.want {
+			if err != nil || id.Audience().String() != tt.want || id.DefaultAudience() != (tt.want == own) {
 				t.Errorf("%q, %v, want %q", id.Audience(), err, tt.want)
 			}
 		})
@@ -212,11 +215,11 @@ func TestAnyAudienceNeedsTheIssuer(t *testing.T) {
 		t.Fatal(err)
 	}
 	a, r := s.attestor(t), s.request(t)
-	a.Policy = attest.NewPolicy(role)
+	a.Policy = attest.NewPolicy(attest.Issuer{}, role)
 	if r.Audience, err = attest.ParseAudience("vault"); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := a.Attest(t.Context(), r); outcome(err) != no(attest.AudienceDenied) {
+	if _, err := a.Attest(t.Context(), r); outcome(err) != no(attest.AudienceDenied) {
 		t.Error(outcome(err))
 	}
 }

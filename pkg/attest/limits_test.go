@@ -61,7 +61,8 @@ func TestUnlimitedAgentsLeaveTheAddress(t *testing.T) {
 	s := newScene(t)
 	s.grant.Proof, s.unlimited = []attest.Proof{"document", "address"}, true
 	s.evidence = s.evidence.WithDocument(papers(s))
-	id, _, err := s.attestor(t).Attest(t.Context(), s.request(t))
+	j, err := s.attestor(t).Attest(t.Context(), s.request(t))
+	id := j.Identity
 	if err != nil || len(id.Proofs()) != 1 || id.Proofs()[0] != attest.ProofAddress {
 		t.Errorf("%v, %v", id.Proofs(), err)
 	}

@@ -35,7 +35,7 @@ func TestNotYetSaysWhen(t *testing.T) {
 	} {
 		s := newScene(t)
 		edit(s)
-		_, _, err := s.attestor(t).Attest(t.Context(), s.request(t))
+		_, err := s.attestor(t).Attest(t.Context(), s.request(t))
 		n, ok := err.(*attest.NotYet) //nolint:errorlint // the contract is the type itself
 		if !ok || n.After <= 0 || n.After > time.Minute {
 			t.Errorf("%s: %#v, want a NotYet with a wait of some seconds", name, err)

@@ -74,7 +74,8 @@ func TestProofs(t *testing.T) {
 			if tt.want != granted {
 				return
 			}
-			id, _, err := s.attestor(t).Attest(t.Context(), s.request(t))
+			j, err := s.attestor(t).Attest(t.Context(), s.request(t))
+			id := j.Identity
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -245,7 +246,8 @@ func TestGiveBack(t *testing.T) {
 	a := s.attestor(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	for range 10 {
-		id, _, err := a.Attest(ctx, s.request(t))
+		j, err := a.Attest(ctx, s.request(t))
+		id := j.Identity
 		if err != nil || id.Attempt() != 1 {
 			t.Fatalf("attempt %d, %v", id.Attempt(), err)
 		}
@@ -357,7 +359,8 @@ func TestIdentityAddress(t *testing.T) {
 	s.grant.Proof = []attest.Proof{attest.ProofDocument}
 	for from, want := range map[netip.Addr]netip.Addr{attesttest.Addr: attesttest.Addr, neighbour: {}} {
 		s.evidence = attest.FromAddress(from).WithDocument(papers(s))
-		id, _, err := s.attestor(t).Attest(t.Context(), s.request(t))
+		j, err := s.attestor(t).Attest(t.Context(), s.request(t))
+		id := j.Identity
 		if err != nil || id.Address() != want {
 			t.Errorf("from %v: %v, %v, want %v", from, id.Address(), err, want)
 		}

@@ -214,7 +214,7 @@ func sameID(a, b attest.InstanceID) bool { return a == b }
 // detail is the reason of a denial as the audit log has it.
 func (s *scene) detail(t *testing.T) string {
 	t.Helper()
-	_, _, err := s.attestor(t).Attest(t.Context(), s.request(t))
+	_, err := s.attestor(t).Attest(t.Context(), s.request(t))
 	var denied *attest.Denied
 	if !errors.As(err, &denied) {
 		t.Fatalf("Attest = %v, want a denial", err)

@@ -3,7 +3,6 @@ package attest
 import (
 	"errors"
 	"math"
-	"net/url"
 	"regexp"
 	"time"
 
@@ -115,18 +114,22 @@ func NewRole(name string, grant Grant, window Window, rules Rules) (Role, error)
 // zero value has no role and so denies.
 type Policy struct {
 	roles         map[RoleName]Role
-	issuer        *url.URL // nil if unknown
-	agentsLimited bool     // see WithLimitedAgents
+	issuer        Issuer
+	agentsLimited bool // see WithLimitedAgents
 }
 
-// NewPolicy collects roles by their names; of two with one name the last counts.
-func NewPolicy(roles ...Role) Policy {
-	p := Policy{roles: make(map[RoleName]Role, len(roles))}
+// NewPolicy collects the roles of an issuer by their names; of two with one name the
+// last counts.
+func NewPolicy(issuer Issuer, roles ...Role) Policy {
+	p := Policy{issuer: issuer, roles: make(map[RoleName]Role, len(roles))}
 	for _, r := range roles {
 		p.roles[r.name] = r
 	}
 	return p
 }
+
+// Name returns the role's name, the zero value for the zero Role.
+func (r Role) Name() RoleName { return r.name }
 
 // WithLimitedAgents returns the policy with the operator's word that each metadata
 // agent identifies the instance that asks it: it is of Neutron 2024.2 or older, or its
@@ -144,15 +147,29 @@ func (p Policy) believes(proof Proof) bool {
 	return p.agentsLimited || proof != ProofMetadataService && proof != ProofDocument
 }
 
-// believed splits the offered proofs into those that count and whether there are
-// others.
-func (p Policy) believed(offered []Proof) (believed []Proof, others bool) {
+// believed returns the offered proofs that count, and whether there are others. The
+// error is a [*Denied] if none counts.
+func (p Policy) believed(role Role, offered []Proof) (believed []Proof, others bool, err error) {
 	for _, proof := range offered {
 		if p.believes(proof) {
 			believed = append(believed, proof)
 		}
 	}
-	return believed, len(believed) < len(offered)
+	switch {
+	case len(offered) == 0:
+		err = denied(ProofNotAccepted, "the role takes %v", role.grant.proofs)
+	case len(believed) == 0:
+		err = errUnlimited()
+	}
+	return believed, len(believed) < len(offered), err
+}
+
+// role returns a role. The error is a [*Denied].
+func (p Policy) role(name RoleName) (Role, error) {
+	if r, ok := p.roles[name]; ok {
+		return r, nil
+	}
+	return Role{}, denied(RoleUnknown, "no role %q is configured", name)
 }
 
 // errUnlimited is the denial of what rests on a metadata agent.

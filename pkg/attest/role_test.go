@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest/attesttest"
 )
 
 var roleNames = []struct {
@@ -154,7 +155,7 @@ func TestPolicyKnowsWhatItWasGiven(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := attest.NewPolicy(web)
+	p := attest.NewPolicy(attesttest.Issuer(t, ""), web)
 	for name, want := range map[string]bool{"web": true, "Web": false, "web2": false, "db": false} {
 		if got := p.Has(roleName(t, name)); got != want {
 			t.Errorf("Has(%q) = %v, want %v", name, got, want)
@@ -176,12 +177,12 @@ func TestOfTwoRolesWithOneNameTheLastCounts(t *testing.T) {
 		t.Fatal(err)
 	}
 	a := s.attestor(t)
-	a.Policy = attest.NewPolicy(open, shut)
-	if _, _, err := a.Attest(t.Context(), s.request(t)); outcome(err) != no(attest.RuleProjectID) {
+	a.Policy = attest.NewPolicy(attesttest.Issuer(t, ""), open, shut)
+	if _, err := a.Attest(t.Context(), s.request(t)); outcome(err) != no(attest.RuleProjectID) {
 		t.Errorf("the last role denies, and Attest = %v", err)
 	}
-	a.Policy = attest.NewPolicy(shut, open)
-	if _, _, err := a.Attest(t.Context(), s.request(t)); err != nil {
+	a.Policy = attest.NewPolicy(attesttest.Issuer(t, ""), shut, open)
+	if _, err := a.Attest(t.Context(), s.request(t)); err != nil {
 		t.Errorf("the last role grants, and Attest = %v", err)
 	}
 }

@@ -41,6 +41,7 @@ type compiled struct {
 type rule struct {
 	reason Reason
 	name   string
+	wanted []string
 	match  patterns
 	value  func(Instance) (value string, known bool) // a value that is not known matches no pattern
 }
@@ -56,7 +57,7 @@ func (r Rules) compile() (compiled, error) {
 			problems = append(problems, problem.At(name, err))
 			return
 		}
-		c.rules = append(c.rules, rule{reason, name, match, value})
+		c.rules = append(c.rules, rule{reason, name, values, match, value})
 	}
 	for _, r := range []struct {
 		name   string
@@ -91,17 +92,21 @@ func (r Rules) compile() (compiled, error) {
 }
 
 // allow is nil when every rule holds.
-func (c compiled) allow(in Instance) error {
+func (c compiled) allow(j *Judgment, in Instance) error {
 	if len(c.rules) == 0 && !c.open {
 		return denied(RoleUnknown, "the role was never compiled")
 	}
 	for _, r := range c.rules {
 		value, ok := r.value(in)
-		if !ok {
-			return denied(r.reason, "%s is not set", r.name)
+		var err error
+		switch {
+		case !ok:
+			err = denied(r.reason, "%s is not set", r.name)
+		case !r.match.match(value):
+			err = denied(r.reason, "%s is %q", r.name, value)
 		}
-		if !r.match.match(value) {
-			return denied(r.reason, "%s is %q", r.name, value)
+		if j.failed(r.name, r.wanted, value, err) {
+			return err
 		}
 	}
 	return nil

@@ -10,7 +10,7 @@ import (
 // The window of a zero Role denies, too; this is about the rules alone.
 func TestZeroValueRulesDeny(t *testing.T) {
 	var d *Denied
-	if err := (compiled{}).allow(Instance{Phase: PhaseRunning}); !errors.As(err, &d) {
+	if err := (compiled{}).allow(&Judgment{}, Instance{Phase: PhaseRunning}); !errors.As(err, &d) {
 		t.Errorf("allow = %v, want a denial", err)
 	}
 	if (patterns{}).match("") {

@@ -229,7 +229,7 @@ func TestARoleKeepsItsRulesWhenTheConfigurationChanges(t *testing.T) {
 	config.ProjectID[0] = "*"
 	config.Metadata["role"][0] = "*"
 	delete(config.Metadata, "role")
-	if _, _, err := a.Attest(t.Context(), s.request(t)); outcome(err) != no(attest.RuleProjectID) {
+	if _, err := a.Attest(t.Context(), s.request(t)); outcome(err) != no(attest.RuleProjectID) {
 		t.Errorf("Attest = %v, want a denial by the rules that were compiled", err)
 	}
 }

@@ -58,10 +58,7 @@ func (s *scene) attestor(t *testing.T) *attest.Attestor {
 	if err != nil {
 		t.Fatal(err)
 	}
-	policy, err := attest.NewPolicy(role, db).IssuedBy("https://id.example.com/region-1")
-	if err != nil {
-		t.Fatal(err)
-	}
+	policy := attest.NewPolicy(attesttest.Issuer(t, "https://id.example.com/region-1"), role, db)
 	if !s.unlimited {
 		policy = policy.WithLimitedAgents()
 	}
@@ -88,7 +85,8 @@ func (s *scene) request(t *testing.T) attest.Request {
 // an error or none without.
 func (s *scene) ask(t *testing.T) string {
 	t.Helper()
-	id, _, err := s.attestor(t).Attest(t.Context(), s.request(t))
+	j, err := s.attestor(t).Attest(t.Context(), s.request(t))
+	id := j.Identity
 	if id.IsZero() != (err != nil) {
 		t.Errorf("Attest gave the identity %+v with the error %v", id, err)
 	}

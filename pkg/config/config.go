@@ -78,7 +78,8 @@ type Config struct {
 	Hash string `yaml:"-"`
 	// Cloud is OpenStack, checked.
 	Cloud openstack.Plan `yaml:"-"`
-	// RoleSet is Roles, compiled.
+	// Tokens are the issuer and Roles, compiled, and RoleSet the rules of these roles.
+	Tokens  *token.Plan   `yaml:"-"`
 	RoleSet attest.Policy `yaml:"-"`
 	// SigningKeys are those of auth.signingKeyFile, read.
 	SigningKeys keyring.Keys `yaml:"-"`
@@ -333,7 +334,9 @@ func (c *Config) validate() error {
 	add("proxy", c.Proxy.Validate())
 	add("auth", attest.ValidateProofs(c.Auth.Proof))
 	add("auth", c.Auth.Window.Validate(c.Auth.Proof))
-	add("auth", c.Auth.Config.Validate())
+	var err error
+	c.Tokens, err = c.Auth.Config.Plan()
+	add("auth", err)
 	if slices.Contains(c.Auth.SigningKeyFile, "") {
 		add("auth.signingKeyFile", errors.New("an empty value names no file"))
 	} else if len(c.Auth.SigningKeyFile) > 0 {
@@ -342,7 +345,6 @@ func (c *Config) validate() error {
 		c.SigningKeys = keys
 	}
 	add("keys", c.Keys.Validate())
-	add("keys", c.Keys.ValidateLife(c.LongestLife()))
 	if !slices.Contains(c.Keys.EncryptionKeyFile, "") {
 		add("keys.encryptionKeyFile", keyring.ValidateEncryptionKeys(c.Keys.EncryptionKeyFile))
 	}
@@ -379,7 +381,9 @@ func (c *Config) validate() error {
 	if c.Log.Format != "json" && c.Log.Format != "text" {
 		add("log.format", fmt.Errorf("%q is neither json nor text", c.Log.Format))
 	}
-	return errors.Join(append(all, c.compileRoles())...)
+	all = append(all, c.compileRoles())
+	add("keys", c.Keys.ValidateLife(c.LongestLife()))
+	return errors.Join(all...)
 }
 
 func (c *Config) compileRoles() error {
@@ -387,7 +391,6 @@ func (c *Config) compileRoles() error {
 		return problem.Errorf("roles", "is required: without a role no instance gets a token")
 	}
 	var all []error
-	var roles []attest.Role
 	// What is wrong at auth is reported once, there.
 	base, proof := c.Auth.Window, c.Auth.Proof
 	if attest.ValidateProofs(proof) != nil {
@@ -406,15 +409,13 @@ func (c *Config) compileRoles() error {
 			r.Proof = proof
 		}
 		role, err := attest.NewRole(name, r.Grant, w, r.Rules)
-		all = append(all, problem.At("roles."+c.decoder.shown("roles", name), errors.Join(err, r.RoleConfig.Validate())))
-		roles = append(roles, role)
+		all = append(all, problem.At("roles."+c.decoder.shown("roles", name), errors.Join(err, c.Tokens.Add(role, r.RoleConfig))))
 	}
-	c.RoleSet = attest.NewPolicy(roles...)
+	c.RoleSet = c.Tokens.Policy()
 	if c.MetadataService.AgentsLimitHeaders {
 		c.RoleSet = c.RoleSet.WithLimitedAgents()
 	}
-	if policy, err := c.RoleSet.IssuedBy(c.Auth.TokenIssuer); err == nil { // else reported at auth
-		c.RoleSet = policy
+	if !c.Tokens.Issuer().IsZero() { // else reported at auth
 		all = append(all, c.reservedAudiences()...)
 	}
 	return errors.Join(all...)
@@ -432,37 +433,11 @@ func (c *Config) reservedAudiences() []error {
 	return all
 }
 
-// TokensByRole is what differs in the tokens of roles.
-func (c *Config) TokensByRole() map[attest.RoleName]token.RoleConfig {
-	all := map[attest.RoleName]token.RoleConfig{}
-	for name, r := range c.Roles {
-		if n, err := attest.ParseRoleName(name); err == nil {
-			all[n] = r.RoleConfig
-		}
-	}
-	return all
-}
-
-// NeedsProjects reports whether a token says what Keystone alone knows.
-func (c *Config) NeedsProjects() bool {
-	for _, r := range c.Roles {
-		if r.NeedsProjects() {
-			return true
-		}
-	}
-	return false
-}
-
 // LongestLife is the longest life of the tokens of any role, and of documents.
 func (c *Config) LongestLife() time.Duration {
-	longest := c.Auth.TokenExpiry
+	longest := c.Tokens.LongestLife()
 	if len(c.Vendordata.Users) > 0 {
 		longest = max(longest, c.Vendordata.DocumentExpiry)
-	}
-	for _, r := range c.Roles {
-		if r.TokenExpiry != nil {
-			longest = max(longest, *r.TokenExpiry)
-		}
 	}
 	return longest
 }
@@ -487,7 +462,7 @@ func (c *Config) Warnings() []Problem {
 	if c.TLS.CertFile == "" && len(c.Proxy.Trusted) == 0 && !loopback(c.Listen) {
 		warn("listen", "%s speaks plain HTTP to the network, so tokens can be read on the way; set tls, or proxy.trusted if a load balancer ends TLS", c.Listen)
 	}
-	if w := token.IssuerWarning(c.Auth.TokenIssuer); w != "" {
+	if w := c.Tokens.Issuer().Unsuitable(); w != "" {
 		warn("auth.tokenIssuer", "%s", w)
 	}
 	if c.State.Type == state.TypeMemory && len(c.Auth.SigningKeyFile) == 0 {
@@ -541,8 +516,10 @@ func (c *Config) Warnings() []Problem {
 		if r.AnyAudience && len(c.Vendordata.Users) > 0 && len(c.Vendordata.Audience) > 0 {
 			warn("roles."+c.decoder.shown("roles", name)+".anyAudience", "its tokens may be for vendordata.audience, too, as every instance's are: verifiers there must look at the role claim")
 		}
-		for _, a := range r.AmbiguousAudiences() {
-			warn("roles."+c.decoder.shown("roles", name)+".audience", "%s has a ; or a comma: verifiers that split there, as Keystone's mapping does, see more than one audience", secret.Text(a))
+		for _, a := range r.Audience {
+			if strings.ContainsAny(a, ";,") {
+				warn("roles."+c.decoder.shown("roles", name)+".audience", "%s has a ; or a comma: verifiers that split there, as Keystone's mapping does, see more than one audience", secret.Text(a))
+			}
 		}
 		if r.TokenExpiry != nil && *r.TokenExpiry > longLife {
 			warn("roles."+c.decoder.shown("roles", name)+".tokenExpiry", "%v is long: a token cannot be revoked", *r.TokenExpiry)

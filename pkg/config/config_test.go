@@ -265,7 +265,7 @@ func TestDefault(t *testing.T) {
 
 var (
 	ignoreDerived = cmp.FilterPath(func(p cmp.Path) bool {
-		return slices.Contains([]string{"Hash", "RoleSet", "Cloud", "SigningKeys", "file", "lines", "decoder"}, p.Last().String()[1:]) && len(p) == 2
+		return slices.Contains([]string{"Hash", "RoleSet", "Tokens", "Cloud", "SigningKeys", "file", "lines", "decoder"}, p.Last().String()[1:]) && len(p) == 2
 	}, cmp.Ignore())
 	netips = cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })
 )
@@ -443,14 +443,14 @@ roles:
 	if c.Auth.Limit != 3 || c.Auth.Period != 10*time.Minute || c.Auth.Since != attest.SinceCreated || c.Auth.TokenExpiry != time.Minute {
 		t.Errorf("auth is %+v", c.Auth)
 	}
-	if _, err := token.NewIssuer(c.Auth.Config, c.SigningKeys, c.TokensByRole(), nil); err != nil {
+	if _, err := token.NewIssuer(c.Tokens, c.SigningKeys, nil); err != nil {
 		t.Errorf("the keys were not read: %v", err)
 	}
 }
 
 func TestSeveralSigningKeys(t *testing.T) {
 	c := mustLoad(t, strings.Replace(auth, "signing-key.pem", "[second-key.pem, signing-key.pem]", 1)+roles)
-	i, err := token.NewIssuer(c.Auth.Config, c.SigningKeys, nil, nil)
+	i, err := token.NewIssuer(c.Tokens, c.SigningKeys, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -655,7 +655,7 @@ func TestHash(t *testing.T) {
 	}
 }
 
-func TestTokensByRole(t *testing.T) {
+func TestTokensOfRoles(t *testing.T) {
 	c := mustLoad(t, auth+roles+`    tokenExpiry: 2m
     audience: https://vault.example.com
     subject: project/${project_id}/instance/${instance_id}
@@ -667,16 +667,16 @@ func TestTokensByRole(t *testing.T) {
 		"db":  {},
 	}
 	got := map[string]token.RoleConfig{}
-	for name, r := range c.TokensByRole() {
-		got[name.String()] = r
+	for name, r := range c.Roles {
+		got[name] = r.RoleConfig
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
-	if c.NeedsProjects() {
+	if c.Tokens.NeedsProjects() {
 		t.Error("names of projects are wanted")
 	}
-	if c := mustLoad(t, auth+roles+"    claims: project_name\n"); !c.NeedsProjects() {
+	if c := mustLoad(t, auth+roles+"    claims: project_name\n"); !c.Tokens.NeedsProjects() {
 		t.Error("names of projects are not wanted")
 	}
 	if diff := cmp.Diff([]string{"https://vault.example.com"}, c.Roles["web"].Audience); diff != "" {
@@ -765,8 +765,8 @@ func TestWarnings(t *testing.T) {
 		{"plain HTTP on localhost", "listen: localhost:18775\n" + auth + roles, nil, nil},
 		{"plain HTTP behind a load balancer", "proxy: {trusted: 192.0.2.10}\n" + auth + roles, nil, nil},
 
-		{"issuer without TLS", tls + issuer("http://id.example.com") + roles, nil, []string{"auth.tokenIssuer: http://id.example.com is not https: whoever sits between can give verifiers keys of their own, and most refuse it (line 5)"}},
-		{"issuer with a slash behind", tls + issuer("https://id.example.com/") + roles, nil, []string{"auth.tokenIssuer: https://id.example.com/ ends in a slash: verifiers compare byte for byte, and some cut it off (line 5)"}},
+		{"issuer without TLS", tls + issuer("http://id.example.com") + roles, nil, []string{"auth.tokenIssuer: http://id.example.com is not https: an attacker on the network can give verifiers other keys, and most verifiers reject it (line 5)"}},
+		{"issuer with a slash behind", tls + issuer("https://id.example.com/") + roles, nil, []string{"auth.tokenIssuer: https://id.example.com/ ends in a slash: verifiers compare byte for byte, and some remove it (line 5)"}},
 		{"issuer with a path", tls + issuer("https://id.example.com/east") + roles, nil, nil},
 
 		{"signing key that all can read", tls + auth + roles, map[string]os.FileMode{"signing-key.pem": 0o644}, []string{"auth.signingKeyFile: DIR/signing-key.pem can be read by every user of this host (mode 0644), who can then sign any token; close it with: chmod o= DIR/signing-key.pem (line 4)"}},
@@ -828,7 +828,7 @@ func TestWarnings(t *testing.T) {
 
 		{"several, in the order of their lines", "roles:\n  web: {allowAnyInstance: true}\n" + issuer("http://id.example.com") + "  tokenExpiry: 2h\nlisten: :80\n", nil, []string{
 			"roles.web: " + open + " (line 2)",
-			"auth.tokenIssuer: http://id.example.com is not https: whoever sits between can give verifiers keys of their own, and most refuse it (line 6)",
+			"auth.tokenIssuer: http://id.example.com is not https: an attacker on the network can give verifiers other keys, and most verifiers reject it (line 6)",
 			"auth.tokenExpiry: 2h0m0s is long: a token cannot be revoked (line 7)",
 			strings.Replace(plain, "0.0.0.0:18775", ":80", 1) + " (line 8)",
 		}},

@@ -46,16 +46,16 @@ func (s *scene) ask(t *testing.T, role string) (attest.Identity, attest.Reason) 
 		Denials:   &attesttest.Denials{},
 		Now:       func() time.Time { return s.now },
 	}
-	id, _, err := a.Attest(t.Context(), attest.Request{Instance: s.instance.ID, Role: name, Evidence: s.evidence})
+	j, err := a.Attest(t.Context(), attest.Request{Instance: s.instance.ID, Role: name, Evidence: s.evidence})
 	var denied *attest.Denied
 	switch {
 	case err == nil:
-		return id, ""
+		return j.Identity, ""
 	case errors.As(err, &denied):
-		return id, denied.Reason
+		return j.Identity, denied.Reason
 	}
 	t.Fatal(err)
-	return id, ""
+	return j.Identity, ""
 }
 
 // What a role does not say it has of auth.
@@ -113,7 +113,7 @@ func TestRoleInherits(t *testing.T) {
 // life is how long a token for id lives.
 func life(t *testing.T, c *config.Config, id attest.Identity) time.Duration {
 	t.Helper()
-	issuer, err := token.NewIssuer(c.Auth.Config, c.SigningKeys, c.TokensByRole(), nil)
+	issuer, err := token.NewIssuer(c.Tokens, c.SigningKeys, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -55,13 +55,13 @@ func (s *Server) readDocument(d *decision) error {
 
 // grant has a request judged that was parsed, and signs the token.
 func (s *Server) grant(ctx context.Context, d *decision) error {
-	err := s.limit(d)
-	if err != nil {
+	if err := s.limit(d); err != nil {
 		return err
 	}
-	d.identity, d.instance, err = s.attestor.Attest(ctx, attest.Request{
+	judgment, err := s.attestor.Attest(ctx, attest.Request{
 		Instance: d.request.instance, Role: d.request.role, Audience: d.request.audience, Evidence: d.evidence,
 	})
+	d.identity, d.instance = judgment.Identity, judgment.Instance
 	if err != nil {
 		return err
 	}

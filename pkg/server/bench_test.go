@@ -95,7 +95,7 @@ func benchServer(b testing.TB, remembered int) http.Handler {
 	}
 	h := server.New(server.Options{
 		Attestor: &attest.Attestor{
-			Policy: attest.NewPolicy(role), Instances: attesttest.Cloud{s.instance.ID: s.instance}, State: store, Denials: ring.Denials(),
+			Policy: attest.NewPolicy(attesttest.Issuer(b, s.issuer), role), Instances: attesttest.Cloud{s.instance.ID: s.instance}, State: store, Denials: ring.Denials(),
 		},
 		Issuer:   newIssuer(b, s.issuer),
 		Proxy:    noProxy,

@@ -143,10 +143,7 @@ func (s *scene) open(t testing.TB) *door {
 	if err != nil {
 		t.Fatal(err)
 	}
-	policy, err := attest.NewPolicy(role).IssuedBy(s.issuer)
-	if err != nil {
-		t.Fatal(err)
-	}
+	policy := attest.NewPolicy(attesttest.Issuer(t, s.issuer), role)
 	if !s.unlimited {
 		policy = policy.WithLimitedAgents()
 	}
@@ -232,7 +229,14 @@ func newIssuerWith(t testing.TB, name string, unusable *atomic.Bool) *token.Issu
 	if err != nil {
 		t.Fatal(err)
 	}
-	issuer, err := token.NewIssuer(token.Config{TokenIssuer: name, TokenExpiry: 10 * time.Minute}, someKeys{keys, unusable}, nil, nil)
+	plan, err := token.Config{TokenIssuer: name, TokenExpiry: 10 * time.Minute}.Plan()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := plan.Add(attesttest.Role(t, "web"), token.RoleConfig{}); err != nil {
+		t.Fatal(err)
+	}
+	issuer, err := token.NewIssuer(plan, someKeys{keys, unusable}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -71,7 +71,7 @@ func New(o Options) *Server {
 	e := s.newEcho()
 	s.echo = e
 	e.POST("/auth", s.auth)
-	path := s.issuer.Path()
+	path := s.issuer.URL().Path()
 	if path != "" {
 		e.POST(path+"/auth", s.auth)
 	}

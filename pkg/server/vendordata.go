@@ -79,7 +79,7 @@ func (c VendordataConfig) Validate() error {
 			add(fmt.Sprintf("from[%d]", i), "%v is everyone; leave it out if that is meant", p)
 		}
 	}
-	if err := token.ValidateDocumentExpiry(c.DocumentExpiry); err != nil {
+	if err := token.CheckDocumentExpiry(c.DocumentExpiry); err != nil {
 		problems = append(problems, problem.At("documentExpiry", err))
 	}
 	for i, a := range c.Audience {

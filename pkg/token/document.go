@@ -21,22 +21,12 @@ const (
 	maxDocument = 4 << 10
 )
 
-const (
-	minDocumentExpiry = 10 * time.Second
-	maxDocumentExpiry = time.Hour
-)
-
 // ErrInvalidDocument says that a text is no document of this issuer, or one that
 // has expired.
 var ErrInvalidDocument = errors.New("no instance document of this issuer that is still good")
 
-// ValidateDocumentExpiry checks how long a document is to live.
-func ValidateDocumentExpiry(d time.Duration) error {
-	if d < minDocumentExpiry || d > maxDocumentExpiry {
-		return fmt.Errorf("%v is not in %v to %v", d, minDocumentExpiry, maxDocumentExpiry)
-	}
-	return nil
-}
+// CheckDocumentExpiry returns an error unless d is a life that a document may have.
+func CheckDocumentExpiry(d time.Duration) error { return checkRange(d, minExpiry, time.Hour) }
 
 type documentClaims struct {
 	jwt.RegisteredClaims
@@ -53,11 +43,11 @@ func (i *Issuer) IssueDocument(v attest.Vouched, life time.Duration) (Token, err
 	if err := i.keys.Usable(); err != nil {
 		return Token{}, err
 	}
-	in, now := v.Instance(), i.now().Truncate(time.Second)
+	in, now, issuer := v.Instance(), i.now().Truncate(time.Second), i.plan.issuer.String()
 	t := Token{ID: rand.Text(), Expires: now.Add(life).Truncate(time.Second).UTC()}
 	claims := documentClaims{
 		RegisteredClaims: jwt.RegisteredClaims{
-			Issuer: i.name, Subject: in.ID.String(), Audience: jwt.ClaimStrings{i.name}, ID: t.ID,
+			Issuer: issuer, Subject: in.ID.String(), Audience: jwt.ClaimStrings{issuer}, ID: t.ID,
 			IssuedAt: jwt.NewNumericDate(now), ExpiresAt: jwt.NewNumericDate(t.Expires),
 		},
 		ProjectID: in.ProjectID, ImageID: in.ImageID,
@@ -92,7 +82,7 @@ func (i *Issuer) VerifyDocument(compact string) (attest.Document, error) {
 		return invalid(fmt.Errorf("it is longer than %d bytes", maxDocument))
 	}
 	var claims documentClaims
-	parser := jwt.NewParser(jwt.WithValidMethods([]string{documentAlgorithm}), jwt.WithIssuer(i.name), jwt.WithAudience(i.name),
+	parser := jwt.NewParser(jwt.WithValidMethods([]string{documentAlgorithm}), jwt.WithIssuer(i.plan.issuer.String()), jwt.WithAudience(i.plan.issuer.String()),
 		jwt.WithExpirationRequired(), jwt.WithTimeFunc(i.now), jwt.WithStrictDecoding())
 	_, err := parser.ParseWithClaims(compact, &claims, func(t *jwt.Token) (any, error) {
 		if t.Header["typ"] != documentType {
@@ -141,5 +131,5 @@ func (i *Issuer) IssueVouched(v attest.Vouched, audiences []string) (Token, erro
 		aud = audiences[0]
 	}
 	claims := jwt.MapClaims{"sub": in.ID.String(), "aud": aud, "amr": []attest.Proof{attest.ProofVendordata}}
-	return i.sign(claims, in, i.usual)
+	return i.sign(claims, in, profile{expiry: i.plan.expiry})
 }

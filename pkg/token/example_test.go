@@ -44,22 +44,31 @@ func example() error {
 		TokenIssuer:    "https://id.example.com",
 		TokenExpiry:    10 * time.Minute,
 	}
-	if err := config.Validate(); err != nil {
+	plan, err := config.Plan()
+	if err != nil {
+		return err
+	}
+	window := attest.Window{Limit: 3, Period: 5 * time.Minute, Since: attest.SinceCreated}
+	web, err := attest.NewRole("web", attest.Grant{}, window, attest.Rules{AllowAnyInstance: true})
+	if err != nil {
+		return err
+	}
+	if err := plan.Add(web, token.RoleConfig{}); err != nil {
 		return err
 	}
 	keys, err := keyring.LoadKeys(config.SigningKeyFile)
 	if err != nil {
 		return err
 	}
-	issuer, err := token.NewIssuer(config, keys, nil, nil)
+	issuer, err := token.NewIssuer(plan, keys, nil)
 	if err != nil {
 		return err
 	}
 	issuer.Now = func() time.Time { return time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC) }
-	fmt.Println("discovery at", issuer.Name()+token.DiscoveryPath)
+	fmt.Println("discovery at", issuer.URL().String()+token.DiscoveryPath)
 
 	// Only what passed the check can be signed.
-	identity, err := recognise()
+	identity, err := recognize(plan)
 	if err != nil {
 		return err
 	}
@@ -84,14 +93,9 @@ func writeKey(file string) error {
 	return os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600)
 }
 
-// recognise lets an instance of a cloud with one instance ask for a role.
-func recognise() (attest.Identity, error) {
+// recognize lets an instance of a cloud with one instance ask for a role.
+func recognize(plan *token.Plan) (attest.Identity, error) {
 	id, err := attest.ParseInstanceID("1b9c7a3e-4f0d-4c63-9d0e-0e8f6f3c5a21")
-	if err != nil {
-		return attest.Identity{}, err
-	}
-	window := attest.Window{Limit: 3, Period: 5 * time.Minute, Since: attest.SinceCreated}
-	web, err := attest.NewRole("web", attest.Grant{}, window, attest.Rules{AllowAnyInstance: true})
 	if err != nil {
 		return attest.Identity{}, err
 	}
@@ -100,7 +104,7 @@ func recognise() (attest.Identity, error) {
 		return attest.Identity{}, err
 	}
 	attestor := &attest.Attestor{
-		Policy: attest.NewPolicy(web),
+		Policy: plan.Policy(),
 		Instances: attesttest.Cloud{id: {
 			ID: id, Phase: attest.PhaseRunning, Created: time.Now(),
 			Addresses: []attest.Address{{Network: "private", Addr: attesttest.Addr}},
@@ -108,8 +112,8 @@ func recognise() (attest.Identity, error) {
 		State:   &attesttest.State{},
 		Denials: &attesttest.Denials{},
 	}
-	identity, _, err := attestor.Attest(context.Background(), attest.Request{
+	judgment, err := attestor.Attest(context.Background(), attest.Request{
 		Instance: id, Role: name, Evidence: attest.FromAddress(netip.MustParseAddr("10.20.0.11")),
 	})
-	return identity, err
+	return judgment.Identity, err
 }

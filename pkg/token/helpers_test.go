@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"flag"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -15,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest/attesttest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/keyring"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/keyring/keyringtest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/token"
@@ -62,19 +64,36 @@ func load(t testing.TB, private ...crypto.Signer) keyring.Keys {
 // signedAt is when the tests' issuers sign.
 var signedAt = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
 
-func newIssuer(t testing.TB, url string, keys keyring.Keys) *token.Issuer {
+func newIssuer(t testing.TB, url string, keys token.KeySource) *token.Issuer {
 	t.Helper()
 	return newIssuerByRole(t, url, keys, nil)
 }
 
-func newIssuerByRole(t testing.TB, url string, keys keyring.Keys, byRole map[attest.RoleName]token.RoleConfig) *token.Issuer {
+func newIssuerByRole(t testing.TB, url string, keys token.KeySource, roles map[string]token.RoleConfig) *token.Issuer {
 	t.Helper()
-	i, err := token.NewIssuer(token.Config{TokenIssuer: url, TokenExpiry: 10 * time.Minute}, keys, byRole, nil)
+	i, err := token.NewIssuer(plan(t, url, roles), keys, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	i.Now = func() time.Time { return signedAt }
 	return i
+}
+
+// plan has the role web, and others by their names.
+func plan(t testing.TB, url string, roles map[string]token.RoleConfig) *token.Plan {
+	t.Helper()
+	p, err := token.Config{TokenIssuer: url, TokenExpiry: 10 * time.Minute}.Plan()
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := map[string]token.RoleConfig{"web": {}}
+	maps.Copy(all, roles)
+	for name, c := range all {
+		if err := p.Add(attesttest.Role(t, name), c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return p
 }
 
 func issue(t *testing.T, i *token.Issuer, id attest.Identity) token.Token {

@@ -5,9 +5,9 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"slices"
-	"strings"
 	"time"
 
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/keyring"
 )
 
@@ -41,7 +41,7 @@ func (i *Issuer) current() *rendered {
 	if r := i.rendered.Load(); r != nil && r.of == published {
 		return r
 	}
-	r, err := newRendered(i.name, published)
+	r, err := newRendered(i.plan.issuer, published)
 	if err != nil {
 		r = &rendered{of: published}
 	}
@@ -49,7 +49,7 @@ func (i *Issuer) current() *rendered {
 	return r
 }
 
-func newRendered(issuer string, published *keyring.Published) (*rendered, error) {
+func newRendered(issuer attest.Issuer, published *keyring.Published) (*rendered, error) {
 	r := &rendered{of: published}
 	keys := published.Keys()
 	if len(keys) == 0 {
@@ -83,10 +83,10 @@ type metadata struct {
 	Claims        []string `json:"claims_supported"`
 }
 
-func newMetadata(issuer string, keys []keyring.Key) metadata {
+func newMetadata(issuer attest.Issuer, keys []keyring.Key) metadata {
 	m := metadata{
-		Issuer:        issuer,
-		JWKSURI:       strings.TrimSuffix(issuer, "/") + JWKSPath,
+		Issuer:        issuer.String(),
+		JWKSURI:       issuer.Below(JWKSPath),
 		ResponseTypes: []string{"id_token"},
 		SubjectTypes:  []string{"public"},
 		Claims:        claimNames(),

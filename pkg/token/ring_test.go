@@ -10,7 +10,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest/attesttest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/keyring"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/keyring/keyringtest"
@@ -46,10 +45,8 @@ func newRing(t *testing.T, algorithm string, files ...string) (*keyring.Ring, *b
 
 func ringIssuer(t *testing.T, r *keyring.Ring) *token.Issuer {
 	t.Helper()
-	i, err := token.NewIssuer(token.Config{TokenIssuer: issuerURL, TokenExpiry: time.Minute}, r, nil, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	i := newIssuer(t, issuerURL, r)
+	i.Now = nil
 	return i
 }
 
@@ -82,7 +79,7 @@ func TestAnIssuerWithoutAKeySetSignsAndPublishesNothing(t *testing.T) {
 
 func TestAnIssuerNeedsTheKeySetOfItsOwn(t *testing.T) {
 	r, _ := newRing(t, keyring.ES256)
-	_, err := token.NewIssuer(token.Config{TokenIssuer: issuerURL + "/b", TokenExpiry: time.Minute}, r, nil, nil)
+	_, err := token.NewIssuer(plan(t, issuerURL+"/b", nil), r, nil)
 	if err == nil || !strings.Contains(err.Error(), issuerURL) {
 		t.Errorf("NewIssuer = %v", err)
 	}
@@ -164,13 +161,9 @@ type told struct {
 func (k told) WillIssue(life time.Duration) { *k.life = life }
 
 func TestAnIssuerTellsHowLongTokensLive(t *testing.T) {
-	role, err := attest.ParseRoleName("web")
-	if err != nil {
-		t.Fatal(err)
-	}
 	long, life := 3*time.Hour, time.Duration(0)
 	keys := told{load(t, keyringtest.EC(t, elliptic.P256())), &life}
-	if _, err := token.NewIssuer(token.Config{TokenIssuer: issuerURL, TokenExpiry: time.Minute}, keys, map[attest.RoleName]token.RoleConfig{role: {TokenExpiry: &long}}, nil); err != nil {
+	if _, err := token.NewIssuer(plan(t, issuerURL, map[string]token.RoleConfig{"web": {TokenExpiry: &long}}), keys, nil); err != nil {
 		t.Fatal(err)
 	}
 	if life != long {

@@ -36,17 +36,6 @@ type RoleConfig struct {
 	InsecureUserValues bool `yaml:"insecureUserValues"`
 }
 
-// Validate reports every problem, each beginning with its key.
-func (c RoleConfig) Validate() error {
-	_, err := c.compile(Config{TokenExpiry: minExpiry})
-	return err
-}
-
-// NeedsProjects reports whether tokens of the role say what Keystone alone knows.
-func (c RoleConfig) NeedsProjects() bool {
-	return slices.ContainsFunc(c.Claims, func(name string) bool { return knownClaims[name].project != nil })
-}
-
 // Projects tells what projects are called.
 type Projects interface {
 	// Project is the name of a project and the ID of its domain. Every error is a
@@ -54,7 +43,9 @@ type Projects interface {
 	Project(ctx context.Context, id string) (name, domainID string, err error)
 }
 
-// profile is a RoleConfig that can be followed.
+var errNoProjects = errors.New("a role wants claims about projects, and nothing gives them")
+
+// profile is a compiled RoleConfig.
 type profile struct {
 	expiry   time.Duration
 	subject  []part
@@ -121,15 +112,15 @@ var (
 // maxSubject is OpenID Connect's (Core 1.0, section 2).
 const maxSubject = 255
 
-func (c RoleConfig) compile(defaults Config) (profile, error) {
-	p := profile{expiry: defaults.TokenExpiry, insecure: c.InsecureUserValues}
+func (c RoleConfig) compile(expiry time.Duration) (profile, error) {
+	p := profile{expiry: expiry, insecure: c.InsecureUserValues}
 	var problems []error
 	add := func(path, format string, args ...any) {
 		problems = append(problems, problem.Errorf(path, format, args...))
 	}
 	if c.TokenExpiry != nil {
 		p.expiry = *c.TokenExpiry
-		if err := ValidateExpiry(p.expiry); err != nil {
+		if err := checkRange(p.expiry, minExpiry, maxExpiry); err != nil {
 			problems = append(problems, problem.At("tokenExpiry", err))
 		}
 	}
@@ -156,8 +147,8 @@ func (c RoleConfig) compile(defaults Config) (profile, error) {
 			add("claims", "%q is there twice", name)
 		}
 		p.claims = append(p.claims, found)
+		p.projects = p.projects || found.project != nil
 	}
-	p.projects = c.NeedsProjects()
 	return p, errors.Join(problems...)
 }
 
@@ -221,7 +212,7 @@ func (p profile) add(ctx context.Context, id attest.Identity, projects Projects,
 	var name, domainID string
 	if p.projects {
 		if projects == nil {
-			return errors.New("nobody tells what projects are called")
+			return errNoProjects
 		}
 		var err error
 		if name, domainID, err = projects.Project(ctx, id.Instance().ProjectID); err != nil {

@@ -38,12 +38,7 @@ func (n names) Project(context.Context, string) (name, domainID string, err erro
 // newIssuerOf is one whose role web is configured so.
 func newIssuerOf(t *testing.T, c token.RoleConfig, projects token.Projects) *token.Issuer {
 	t.Helper()
-	web, err := attest.ParseRoleName("web")
-	if err != nil {
-		t.Fatal(err)
-	}
-	i, err := token.NewIssuer(token.Config{TokenIssuer: issuerURL, TokenExpiry: 10 * time.Minute}, load(t, keyringtest.EC(t, elliptic.P256())),
-		map[attest.RoleName]token.RoleConfig{web: c}, projects)
+	i, err := token.NewIssuer(plan(t, issuerURL, map[string]token.RoleConfig{"web": c}), load(t, keyringtest.EC(t, elliptic.P256())), projects)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -173,11 +168,16 @@ func TestRoleConfigThatIsWrong(t *testing.T) {
 		`claims: "metadata_env" is none of`:               {Claims: []string{"metadata_env"}},
 		`claims: "created" is there twice`:                {Claims: []string{"created", "created"}},
 	} {
-		if err := c.Validate(); err == nil || !strings.HasPrefix(err.Error(), want) {
-			t.Errorf("Validate = %v, want %s", err, want)
+		p := plan(t, issuerURL, nil)
+		if err := p.Add(attesttest.Role(t, "db"), c); err == nil || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("Add = %v, want %s", err, want)
+		}
+		name, err := attest.ParseRoleName("db")
+		if err != nil || p.Policy().Has(name) {
+			t.Errorf("a role with %s was added, %v", want, err)
 		}
 	}
-	if err := (token.RoleConfig{Claims: allClaims, Subject: "${instance_id}"}).Validate(); err != nil {
+	if err := plan(t, issuerURL, nil).Add(attesttest.Role(t, "db"), token.RoleConfig{Claims: allClaims, Subject: "${instance_id}"}); err != nil {
 		t.Error(err)
 	}
 }
@@ -187,14 +187,9 @@ func TestNamesOfProjectsThatCannotBeRead(t *testing.T) {
 	if tok, err := i.Issue(t.Context(), attesttest.Identity(t, attesttest.Instance(t), "web")); err == nil || tok.Compact != "" {
 		t.Errorf("a token was signed without the name of its project: %v", err)
 	}
-	web, err := attest.ParseRoleName("web")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, err = token.NewIssuer(token.Config{TokenIssuer: issuerURL, TokenExpiry: 10 * time.Minute}, load(t, keyringtest.EC(t, elliptic.P256())),
-		map[attest.RoleName]token.RoleConfig{web: {Claims: []string{"project_domain_id"}}}, nil)
-	if err == nil {
-		t.Error("an issuer that nobody tells names was made")
+	p := plan(t, issuerURL, map[string]token.RoleConfig{"web": {Claims: []string{"project_domain_id"}}})
+	if _, err := token.NewIssuer(p, load(t, keyringtest.EC(t, elliptic.P256())), nil); err == nil {
+		t.Error("there is an issuer without a source for the names of projects")
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 
 	"github.com/coreos/go-oidc/v3/oidc"
 
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest/attesttest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/keyring"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/keyring/keyringtest"
@@ -37,9 +38,9 @@ func newSite(t *testing.T) *site {
 		i := s.issuer.Load()
 		var d token.Document
 		switch r.URL.Path {
-		case i.Path() + token.DiscoveryPath:
+		case i.URL().Path() + token.DiscoveryPath:
 			d = i.Discovery()
-		case i.Path() + token.JWKSPath:
+		case i.URL().Path() + token.JWKSPath:
 			s.fetches.Add(1)
 			d = i.JWKS()
 		default:
@@ -94,7 +95,7 @@ func TestTokensVerify(t *testing.T) {
 				s := newSite(t)
 				i := s.serve(t, p.path, load(t, k.key))
 				in := attesttest.Instance(t)
-				tok := issue(t, i, attesttest.Identity(t, in, "web"))
+				tok := issue(t, i, attesttest.IdentityFor(t, in, "web", attest.Grant{}, "", s.URL+p.path))
 				verified, err := s.verifier(t, s.URL+p.path, s.URL+p.audience, signedAt)(tok.Compact)
 				if err != nil {
 					t.Fatal(err)
@@ -135,7 +136,7 @@ func TestTokensThatDoNotVerify(t *testing.T) {
 			s := newSite(t)
 			keys := load(t, key)
 			i := s.serve(t, "", keys)
-			identity := attesttest.Identity(t, attesttest.Instance(t), "web")
+			identity := attesttest.IdentityFor(t, attesttest.Instance(t), "web", attest.Grant{}, "", s.URL)
 			tok := issue(t, i, identity)
 			audience := s.URL + "/roles/web"
 			kid := keyringtest.Thumbprint(t, key)
@@ -224,7 +225,7 @@ func TestKeysAreChangedWithoutAGap(t *testing.T) {
 	for name, k := range kinds {
 		t.Run(name, func(t *testing.T) {
 			s := newSite(t)
-			identity := attesttest.Identity(t, attesttest.Instance(t), "web")
+			identity := attesttest.IdentityFor(t, attesttest.Instance(t), "web", attest.Grant{}, "", s.URL)
 			steps := []struct {
 				name      string
 				keys      keyring.Keys
@@ -259,7 +260,7 @@ func TestKeysAreChangedWithoutAGap(t *testing.T) {
 func TestAVerifierThatFetchedBeforeTheChangeNeedsNoSecondFetch(t *testing.T) {
 	before, after := keyringtest.EC(t, elliptic.P256()), keyringtest.EC(t, elliptic.P256())
 	s := newSite(t)
-	identity := attesttest.Identity(t, attesttest.Instance(t), "web")
+	identity := attesttest.IdentityFor(t, attesttest.Instance(t), "web", attest.Grant{}, "", s.URL)
 	i := s.serve(t, "", load(t, before, after))
 	verify := s.verifier(t, s.URL, s.URL+"/roles/web", signedAt)
 	if _, err := verify(issue(t, i, identity).Compact); err != nil {

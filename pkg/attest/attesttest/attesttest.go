@@ -2,6 +2,7 @@
 package attesttest
 
 import (
+	"cmp"
 	"context"
 	"maps"
 	"net/netip"
@@ -33,7 +34,7 @@ func Instance(t *testing.T) attest.Instance {
 }
 
 // Role is a role that any instance may have, three times within five minutes.
-func Role(t *testing.T, name string) attest.Role {
+func Role(t testing.TB, name string) attest.Role {
 	t.Helper()
 	r, err := attest.NewRole(name, attest.Grant{}, attest.Window{Limit: 3, Period: 5 * time.Minute, Since: attest.SinceCreated}, attest.Rules{AllowAnyInstance: true})
 	if err != nil {
@@ -42,11 +43,21 @@ func Role(t *testing.T, name string) attest.Role {
 	return r
 }
 
+// Issuer is the issuer with a URL, https://id.example.com for "".
+func Issuer(t testing.TB, url string) attest.Issuer {
+	t.Helper()
+	i, err := attest.ParseIssuer(cmp.Or(url, "https://id.example.com"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return i
+}
+
 // Identity is what Attest makes of an instance in a role that asks from its
 // first address.
 func Identity(t *testing.T, in attest.Instance, role string) attest.Identity {
 	t.Helper()
-	return IdentityFor(t, in, role, attest.Grant{}, "", "https://id.example.com")
+	return IdentityFor(t, in, role, attest.Grant{}, "", "")
 }
 
 // IdentityFor is Identity for an audience, "" for none, that the role of that
@@ -57,10 +68,7 @@ func IdentityFor(t *testing.T, in attest.Instance, role string, grant attest.Gra
 	if err != nil {
 		t.Fatal(err)
 	}
-	policy, err := attest.NewPolicy(r).IssuedBy(issuer)
-	if err != nil {
-		t.Fatal(err)
-	}
+	policy := attest.NewPolicy(Issuer(t, issuer), r)
 	request := attest.Request{Instance: in.ID, Evidence: attest.FromAddress(in.Addresses[0].Addr)}
 	if request.Role, err = attest.ParseRoleName(role); err != nil {
 		t.Fatal(err)
@@ -71,11 +79,11 @@ func IdentityFor(t *testing.T, in attest.Instance, role string, grant attest.Gra
 		}
 	}
 	a := attest.Attestor{Policy: policy, Instances: Cloud{in.ID: in}, State: &State{}, Denials: &Denials{}}
-	id, _, err := a.Attest(t.Context(), request)
+	j, err := a.Attest(t.Context(), request)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return id
+	return j.Identity
 }
 
 // Vouched is an instance that Nova spoke for, in a cloud whose metadata agents are limited.
