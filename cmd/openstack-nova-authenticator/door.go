@@ -31,11 +31,8 @@ type door struct {
 // needs may be missing: as long as there is a Nova to pass on to, rest is tried
 // again.
 func serveDoor(stop context.Context, c *config.Config, log *slog.Logger, rest func(context.Context, *door) error) error {
-	agents, err := server.NewAgents(c.MetadataService, log)
-	if err != nil {
-		return fmt.Errorf("metadataService.%w", err)
-	}
-	l, err := agents.Listen()
+	agents := server.NewAgents(c.AgentsDoor, log)
+	endpoint, err := agents.Listen()
 	if err != nil {
 		return fmt.Errorf("metadataService.listen: %w", err)
 	}
@@ -48,7 +45,7 @@ func serveDoor(stop context.Context, c *config.Config, log *slog.Logger, rest fu
 	var failure error
 	go func() {
 		defer close(d.ended)
-		failure = listen.Serve(ctx, log, listen.Endpoint{Name: "metadata agents", Listener: l, Handler: agents, TooLong: server.TooLongForAgents})
+		failure = listen.Serve(ctx, log, endpoint)
 		give()
 	}()
 	for err = rest(stop, d); c.MetadataService.Nova != "" && errors.As(err, new(missing)); err = rest(stop, d) {

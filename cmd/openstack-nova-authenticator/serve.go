@@ -162,35 +162,29 @@ func newService(c *config.Config, out outputs) (_ *service, err error) {
 	s.public = server.New(server.Options{
 		Attestor:   &attest.Attestor{Policy: c.RoleSet, Instances: s.cloud, State: s.store, Denials: s.keys.Denials()},
 		Issuer:     issuer,
-		Proxy:      c.Proxy,
+		Proxy:      c.LoadBalancers,
 		Throttle:   c.Throttle,
 		Audit:      s.audit,
 		Metrics:    metrics,
 		Log:        s.log,
 		ConfigHash: c.Hash,
-		Nova:       c.Vendordata,
+		Vendordata: c.NovaDoor,
 		Callers:    s.cloud,
 	})
 
-	l, err := s.public.Listen(c.Listen, c.TLS)
-	if err != nil {
-		return nil, fmt.Errorf("listen: %w", err)
-	}
-	s.endpoints = append(s.endpoints, listen.Endpoint{Name: "instances", Listener: l, Handler: s.public, TooLong: server.TooLong})
-	if len(c.Vendordata.Users) > 0 && c.Vendordata.Listen != "" {
-		if l, err = s.public.ListenVendordata(c.TLS); err != nil {
-			return nil, fmt.Errorf("vendordata.listen: %w", err)
-		}
-		s.endpoints = append(s.endpoints, listen.Endpoint{Name: "nova", Listener: l, Handler: s.public.Vendordata(), TooLong: server.TooLong})
+	if s.endpoints, err = s.public.Listen(c.Listen, c.TLS); err != nil {
+		return nil, err
 	}
 	if c.Metrics.Listen != "" {
-		if l, err = metrics.ListenOperator(c.Metrics.Listen); err != nil {
+		e, err := server.ListenOperator(c.Metrics.Listen, metrics, s.health)
+		if err != nil {
 			return nil, fmt.Errorf("metrics.listen: %w", err)
 		}
-		s.endpoints = append(s.endpoints, listen.Endpoint{Name: "metrics", Listener: l, Handler: server.OperatorHandler(metrics, s.health)})
+		s.endpoints = append(s.endpoints, e)
 	}
 	if c.Admin.Socket != "" {
-		if l, err = listen.Socket(c.Admin.Socket); err != nil {
+		l, err := listen.Socket(c.Admin.Socket)
+		if err != nil {
 			return nil, fmt.Errorf("admin.socket: %w", err)
 		}
 		s.endpoints = append(s.endpoints, listen.Endpoint{Name: "admin", Listener: l, Handler: s.adminHandler(c)})

@@ -78,6 +78,11 @@ type Config struct {
 	Hash string `yaml:"-"`
 	// Cloud is OpenStack, checked.
 	Cloud openstack.Plan `yaml:"-"`
+	// LoadBalancers, NovaDoor and AgentsDoor are Proxy, Vendordata and MetadataService,
+	// parsed.
+	LoadBalancers server.Proxy           `yaml:"-"`
+	NovaDoor      server.Vendordata      `yaml:"-"`
+	AgentsDoor    server.MetadataService `yaml:"-"`
 	// Tokens are the issuer and Roles, compiled, and RoleSet the rules of these roles.
 	Tokens  *token.Plan   `yaml:"-"`
 	RoleSet attest.Policy `yaml:"-"`
@@ -331,10 +336,11 @@ func (c *Config) validate() error {
 		_, err := listen.LoadCertificate(c.TLS)
 		add("tls", err)
 	}
-	add("proxy", c.Proxy.Validate())
+	var err error
+	c.LoadBalancers, err = c.Proxy.Parse()
+	add("proxy", err)
 	add("auth", attest.ValidateProofs(c.Auth.Proof))
 	add("auth", c.Auth.Window.Validate(c.Auth.Proof))
-	var err error
 	c.Tokens, err = c.Auth.Config.Plan()
 	add("auth", err)
 	if slices.Contains(c.Auth.SigningKeyFile, "") {
@@ -352,17 +358,18 @@ func (c *Config) validate() error {
 	if c.State.Type == state.TypeRedis && len(c.Keys.EncryptionKeyFile) == 0 {
 		add("keys.encryptionKeyFile", errors.New("is required for state.type redis, with auth.signingKeyFile too: it seals the keys and the denied instances from those who can read or write Redis (make one with: openssl rand -base64 32)"))
 	}
-	cloud, err := c.OpenStack.Plan()
+	c.Cloud, err = c.OpenStack.Plan()
 	add("openstack", err)
-	c.Cloud = cloud
 	add("throttle.perAddress", c.Throttle.PerAddress.Validate())
 	add("throttle.perInstance", c.Throttle.PerInstance.Validate())
 	add("admin.socket", listen.ValidateSocket(c.Admin.Socket))
 	if c.Metrics.Listen != "" {
 		add("metrics.listen", listen.ValidateAddress(c.Metrics.Listen))
 	}
-	add("vendordata", c.Vendordata.Validate())
-	add("metadataService", c.MetadataService.Validate())
+	c.NovaDoor, err = c.Vendordata.Parse()
+	add("vendordata", err)
+	c.AgentsDoor, err = c.MetadataService.Parse()
+	add("metadataService", err)
 	if m := c.MetadataService; m.Listen != "" && m.TLS.CertFile != "" && m.TLS.KeyFile != "" {
 		_, err := listen.LoadCertificate(m.TLS.TLSConfig)
 		add("metadataService.tls", err)

@@ -29,9 +29,9 @@ func rawPath(r *http.Request) string {
 	return target
 }
 
-// leadsToUs reports whether a path is below /identity in the eyes of somebody who
-// unescapes, folds case, drops parameters or cleans it: what Nova then sees must
-// not be something that a proxy between us and the agent took for another path.
+// leadsToUs reports whether a path is below /identity for a program that unescapes it,
+// folds its case, drops parameters or cleans it. Nova must not get a path that a proxy
+// between the agent and us reads as one of ours.
 func leadsToUs(raw string) bool {
 	p := raw
 	for range 4 {

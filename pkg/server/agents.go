@@ -24,49 +24,39 @@ import (
 // maxTarget is how much of a URL some releases of the agent read at once.
 const maxTarget = 4 << 10
 
-// Agents serves Neutron's metadata agents, which speak for the instances behind
+// Agents serves Neutron's metadata agents, which send requests for the instances behind
 // them:
 //
 //	PUT /identity/token?role=ROLE[&audience=AUDIENCE][&format=token]
 //	GET /identity/roles    the roles that the instance could have here
 //
-// All else is Nova's, and goes there as it came; for that nothing of ours is
-// needed, neither cloud nor state nor keys. What net/http takes for no request,
-// such as one for /%zz, gets its 400, and so does a request target that is neither
-// a path nor *; an agent sends none such, as it writes the path anew. Of an answer
-// other than 200 no more than the status reaches the instance, and of those only
-// 200, 400, 403, 404, 409 and 500 in all releases of the agent.
+// All other requests go to Nova's metadata API unchanged; these need neither the cloud
+// nor the state nor keys. Requests that net/http refuses, such as one for /%zz, get its
+// 400, and so does a request target that is neither a path nor *; an agent sends no such
+// request, as it writes the path anew. Of an answer other than 200 only the status reaches
+// the instance, and in all releases of the agent only 200, 400, 403, 404, 409 and 500 do.
 type Agents struct {
-	config  MetadataServiceConfig
-	secrets [][]byte
-	nova    http.Handler // nil for none
-	log     *slog.Logger
-	server  atomic.Pointer[Server] // nil while nothing can be judged
+	config MetadataService
+	nova   http.Handler // nil for none
+	log    *slog.Logger
+	server atomic.Pointer[Server] // nil while no request can be judged
 }
 
-// NewAgents reads the secrets. There is no token before [Agents.Attach].
-func NewAgents(c MetadataServiceConfig, log *slog.Logger) (*Agents, error) {
-	a := &Agents{config: c, log: log}
-	var err error
-	if a.secrets, err = loadSecrets(c.SharedSecretFile); err != nil {
-		return nil, fmt.Errorf("sharedSecretFile: %w", err)
+// NewAgents makes the door. It issues no token before [Agents.Attach].
+func NewAgents(m MetadataService, log *slog.Logger) *Agents {
+	a := &Agents{config: m, log: log}
+	if m.nova != nil {
+		a.nova = newNovaProxy(m.nova, log, novaTransport())
 	}
-	nova, err := parseNova(c.Nova)
-	if err != nil {
-		return nil, fmt.Errorf("nova: %w", err)
-	}
-	if nova != nil {
-		a.nova = newNovaProxy(nova, log, novaTransport())
-	}
-	return a, nil
+	return a
 }
 
-// Attach has s judge from now on; nil for nobody.
+// Attach sets the server that judges requests; with nil they get 500.
 func (a *Agents) Attach(s *Server) { a.server.Store(s) }
 
 func (a *Agents) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if err := a.recognise(r); err != nil {
-		a.turnAway(r.RemoteAddr, err)
+	if err := a.authenticate(r); err != nil {
+		a.recordRefusal(r.RemoteAddr, err)
 		http.Error(w, "forbidden", http.StatusForbidden)
 		return
 	}
@@ -91,34 +81,36 @@ func (a *Agents) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-var errNotListed = errors.New("its address is none of metadataService.agents")
+var errNotListed = errors.New("its address is not in metadataService.agents")
 
-// recognise is nil for an agent: whoever is none must get nothing, as a signature
-// that was caught is good for ever.
-func (a *Agents) recognise(r *http.Request) error {
-	if a.config.TLS.ClientCAFile != "" && (r.TLS == nil || len(r.TLS.PeerCertificates) == 0) {
-		return listen.ErrNoCertificate // what it shows, and its name, the handshake verified
+// authenticate returns nil if the client is an agent. It refuses all other clients:
+// signatures never expire, so a captured one can be replayed.
+func (a *Agents) authenticate(r *http.Request) error {
+	c := a.config
+	if c.tls.ClientCAFile != "" && (r.TLS == nil || len(r.TLS.PeerCertificates) == 0) {
+		return listen.ErrNoCertificate // the handshake verified the certificate and its name
 	}
 	peer, err := parsePeer(r.RemoteAddr)
 	if err != nil {
 		return err
 	}
-	if len(a.config.Agents) > 0 && !within(a.config.Agents, peer) {
+	if len(c.agents) > 0 && !within(c.agents, peer) {
 		return errNotListed
 	}
-	if len(a.config.Agents) == 0 && (a.config.TLS.ClientCAFile == "" || len(a.config.TLS.ClientNames) == 0) {
-		return errors.New("nothing says who is an agent")
+	if len(c.agents) == 0 && (c.tls.ClientCAFile == "" || len(c.tls.ClientNames) == 0) {
+		return errors.New("no agent is configured")
 	}
 	return nil
 }
 
-// turnAway records who is no agent, in as many lines as its address may have.
-func (a *Agents) turnAway(peer string, why error) {
+// recordRefusal writes the audit line of a client that is not an agent, as far as the
+// limit of its address allows.
+func (a *Agents) recordRefusal(peer string, why error) {
 	s := a.server.Load()
 	if s == nil {
 		return
 	}
-	s.metrics.strangers.Inc()
+	s.metrics.unknown.Inc()
 	d := s.begin(doorMetadata, newRequestID(), peer)
 	if at, err := parsePeer(peer); err == nil {
 		d.evidence = attest.FromAddress(at)
@@ -176,7 +168,7 @@ func (a *Agents) parse(d *decision, r *http.Request, method string) (fields map[
 	return parseForm([]byte(r.URL.RawQuery))
 }
 
-// agentStatus is the one that reaches the instance in all releases of the agent.
+// agentStatus returns a status that reaches the instance in all releases of the agent.
 func agentStatus(status int) int {
 	switch status {
 	case http.StatusOK, http.StatusBadRequest, http.StatusForbidden, http.StatusNotFound:
@@ -189,8 +181,8 @@ func agentStatus(status int) int {
 	return http.StatusBadRequest
 }
 
-// claim reads what the agent says of the instance, which is so only if it is
-// said once and the signature is right: hex(HMAC-SHA256(secret, instance ID))
+// claim reads the agent's headers about the instance. Each must be there once, and the
+// signature must be valid: hex(HMAC-SHA256(secret, instance ID))
 // (neutron/common/utils.py, sign_instance_id).
 func (a *Agents) claim(r *http.Request) (attest.Evidence, attest.InstanceID, error) {
 	var none attest.Evidence
@@ -206,7 +198,7 @@ func (a *Agents) claim(r *http.Request) (attest.Evidence, attest.InstanceID, err
 		return invalid(text, quoteHops(lines))
 	}
 	if len(r.Header.Values("X-Metadata-Provider")) > 0 {
-		return none, noID, invalid("X-Metadata-Provider is for Nova alone")
+		return none, noID, invalid("X-Metadata-Provider is set, which only Nova accepts")
 	}
 	said := map[string]string{}
 	for _, name := range []string{"X-Instance-ID", "X-Tenant-ID", "X-Instance-ID-Signature", headerForwardedFor} {
@@ -222,7 +214,7 @@ func (a *Agents) claim(r *http.Request) (attest.Evidence, attest.InstanceID, err
 		said[name] = values[0]
 	}
 	signature, err := hex.DecodeString(said["X-Instance-ID-Signature"])
-	if err != nil || !slices.ContainsFunc(a.secrets, func(secret []byte) bool {
+	if err != nil || !slices.ContainsFunc(a.config.secrets, func(secret []byte) bool {
 		mac := hmac.New(sha256.New, secret)
 		mac.Write([]byte(said["X-Instance-ID"]))
 		return hmac.Equal(signature, mac.Sum(nil))

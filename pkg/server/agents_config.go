@@ -17,26 +17,26 @@ const maxSecret = 4 << 10
 
 // MetadataServiceConfig is the listener for Neutron's metadata agents.
 type MetadataServiceConfig struct {
-	// Listen is the address, on a network of the cloud's own, to which the agents'
+	// Listen is the address, on an internal network of the cloud, to which the agents'
 	// nova_metadata_host and nova_metadata_port lead. Optional: without it the door
 	// is closed.
 	Listen string `yaml:"listen"`
 	// TLS is the certificate, and the CA of the agents' (nova_metadata_protocol,
 	// nova_client_cert and nova_client_priv_key of metadata_agent.ini).
-	TLS MetadataTLSConfig `yaml:"tls"`
-	// Agents are the addresses of the agents, as CIDRs. A caller must be one of
-	// them. Without it a client certificate with one of tls.clientNames is what makes
-	// an agent; one of the two is required.
+	TLS agentsTLSConfig `yaml:"tls"`
+	// Agents are the addresses of the agents, as CIDRs. Requests from other addresses
+	// are refused. Without it an agent is identified by a client certificate with one of
+	// tls.clientNames; one of the two is required.
 	Agents []netip.Prefix `yaml:"agents"`
 	// Proxies are load balancers between the agents and this listener, as CIDRs.
-	// They, and nobody else, speak the PROXY protocol, version 2; the agent is who
-	// they name. Optional.
+	// They must speak the PROXY protocol, version 2, and name the agent; no other peer
+	// may. Optional.
 	Proxies []netip.Prefix `yaml:"proxies"`
 	// SharedSecretFile names files that hold Nova's metadata_proxy_shared_secret.
-	// A signature with any of them counts, so that it can be changed. Required.
+	// A signature with any of them is valid, so that the secret can be changed. Required.
 	SharedSecretFile []string `yaml:"sharedSecretFile"`
-	// Nova is the URL of Nova's metadata API, such as http://127.0.0.1:8775, to
-	// which all goes that is not below /identity/. Optional: without it that is 404.
+	// Nova is the URL of Nova's metadata API, such as http://127.0.0.1:8775, which
+	// gets all requests that are not below /identity/. Optional: without it they get 404.
 	Nova string `yaml:"nova"`
 	// AgentsLimitHeaders is the operator's statement that each metadata agent of the
 	// cloud is of Neutron 2024.2 or older, or has the limit of
@@ -44,15 +44,16 @@ type MetadataServiceConfig struct {
 	// vendordata identifies an instance. It counts for both, also without listen. If
 	// false, the proof metadataService, a document alone and tokens of
 	// vendordata.audience are denied (agents_unlimited); address and Nova's metadata are
-	// not concerned, and address+document rests on the address alone. Default: false.
+	// not affected, and address+document rests on the address alone. Default: false.
 	AgentsLimitHeaders bool `yaml:"agentsLimitHeaders"`
 }
 
-// MetadataTLSConfig names the certificates of the listener for agents.
-type MetadataTLSConfig struct {
+// agentsTLSConfig names the certificates of the listener for agents.
+type agentsTLSConfig struct {
 	listen.TLSConfig `yaml:",inline"`
-	// ClientCAFile has the certificates, in PEM, of those who sign agents'. If set,
-	// a caller must have one. It is read again when it changes. Optional.
+	// ClientCAFile has the certificates, in PEM, of the CAs that sign the agents'
+	// certificates. If set, a client must have one of these. The file is read again when
+	// it changes. Optional.
 	ClientCAFile string `yaml:"clientCAFile"`
 	// ClientNames are DNS names of which an agent's certificate must have one as a
 	// subjectAltName; its common name and wildcards do not count. A CA may have signed
@@ -61,59 +62,64 @@ type MetadataTLSConfig struct {
 	ClientNames []string `yaml:"clientNames"`
 }
 
-// Validate reports every problem, each beginning with its key. It reads the
-// files.
-func (c MetadataServiceConfig) Validate() error {
+// MetadataService is a parsed [MetadataServiceConfig], with the secrets that it names.
+// The zero value refuses all agents.
+type MetadataService struct {
+	listen          string
+	tls             agentsTLSConfig
+	agents, proxies []netip.Prefix
+	secrets         [][]byte
+	nova            *url.URL // nil for none
+}
+
+// Parse checks the configuration and reads the files. The error joins all problems
+// ([problem.List]). Without Listen it returns the zero value.
+func (c MetadataServiceConfig) Parse() (MetadataService, error) {
 	if c.Listen == "" {
-		return nil
+		return MetadataService{}, nil
 	}
-	var problems []error
-	add := func(path, format string, args ...any) {
-		problems = append(problems, problem.Errorf(path, format, args...))
+	m := MetadataService{listen: c.Listen, tls: c.TLS, agents: c.Agents, proxies: c.Proxies}
+	problems := append(checkPrefixes("agents", c.Agents, "any client would be an agent"), checkPrefixes("proxies", c.Proxies, "any client could name an agent")...)
+	add := func(path string, err error) { problems = append(problems, problem.At(path, err)) }
+	add("listen", listen.ValidateAddress(c.Listen))
+	add("tls", c.TLS.parse(len(c.Agents) > 0))
+	if len(c.Agents) == 0 && c.TLS.ClientCAFile == "" {
+		add("agents", errors.New("is empty, and so is tls.clientCAFile: nothing tells an agent from another client"))
 	}
-	if err := listen.ValidateAddress(c.Listen); err != nil {
-		problems = append(problems, problem.At("listen", err))
+	var err error
+	if m.secrets, err = readSecrets(c.SharedSecretFile); err != nil {
+		add("sharedSecretFile", err)
 	}
-	if err := c.TLS.Validate(); err != nil {
-		problems = append(problems, problem.At("tls", err))
+	if m.nova, err = parseNova(c.Nova); err != nil {
+		add("nova", err)
+	} else if m.nova != nil && m.nova.Host == c.Listen {
+		add("nova", fmt.Errorf("%q is this listener itself", c.Nova))
 	}
-	switch {
-	case c.TLS.ClientCAFile != "" && c.TLS.CertFile == "":
-		add("tls.clientCAFile", "needs certFile and keyFile: without TLS there are no client certificates")
-	case c.TLS.ClientCAFile != "":
-		if _, err := listen.LoadCA(c.TLS.ClientCAFile); err != nil {
-			problems = append(problems, problem.At("tls.clientCAFile", err))
+	if err := errors.Join(problems...); err != nil {
+		return MetadataService{}, err
+	}
+	return m, nil
+}
+
+func (c agentsTLSConfig) parse(hasAddresses bool) error {
+	problems := []error{c.TLSConfig.Validate()}
+	add := func(path string, err error) { problems = append(problems, problem.At(path, err)) }
+	if c.ClientCAFile != "" && c.CertFile == "" {
+		add("clientCAFile", errors.New("needs certFile and keyFile: without TLS there are no client certificates"))
+	} else if c.ClientCAFile != "" {
+		_, err := listen.LoadCA(c.ClientCAFile)
+		add("clientCAFile", err)
+		if !hasAddresses && len(c.ClientNames) == 0 {
+			add("clientNames", errors.New("is empty, and so is agents: each certificate that a CA of clientCAFile has signed, for whatever purpose, would identify an agent"))
 		}
-		if len(c.Agents) == 0 && len(c.TLS.ClientNames) == 0 {
-			add("tls.clientNames", "is empty, and so is agents: each certificate that a CA of clientCAFile has signed, for whatever purpose, would make an agent")
-		}
-	case len(c.Agents) == 0:
-		add("agents", "is empty, and so is tls.clientCAFile: nobody could be told from an agent")
 	}
-	if len(c.TLS.ClientNames) > 0 && c.TLS.ClientCAFile == "" {
-		add("tls.clientNames", "needs clientCAFile, which says whose certificates count")
+	if len(c.ClientNames) > 0 && c.ClientCAFile == "" {
+		add("clientNames", errors.New("needs clientCAFile, which has the CAs of the certificates"))
 	}
-	for i, name := range c.TLS.ClientNames {
+	for i, name := range c.ClientNames {
 		if !isHostName(name) {
-			add(fmt.Sprintf("tls.clientNames[%d]", i), "%q is not a DNS name such as agent.example.com; a wildcard is none", name)
+			add(fmt.Sprintf("clientNames[%d]", i), fmt.Errorf("%q is not a DNS name such as agent.example.com; wildcards are not allowed", name))
 		}
-	}
-	for key, list := range map[string][]netip.Prefix{"agents": c.Agents, "proxies": c.Proxies} {
-		for i, p := range list {
-			if p.Bits() == 0 {
-				add(fmt.Sprintf("%s[%d]", key, i), "%v is everyone", p)
-			}
-		}
-	}
-	if len(c.SharedSecretFile) == 0 {
-		add("sharedSecretFile", "is required: it holds Nova's metadata_proxy_shared_secret")
-	} else if _, err := loadSecrets(c.SharedSecretFile); err != nil {
-		problems = append(problems, problem.At("sharedSecretFile", err))
-	}
-	if nova, err := parseNova(c.Nova); err != nil {
-		problems = append(problems, problem.At("nova", err))
-	} else if nova != nil && nova.Host == c.Listen {
-		add("nova", "%q is this listener itself", c.Nova)
 	}
 	return errors.Join(problems...)
 }
@@ -135,7 +141,10 @@ func parseNova(s string) (*url.URL, error) {
 	return u, nil
 }
 
-func loadSecrets(files []string) ([][]byte, error) {
+func readSecrets(files []string) ([][]byte, error) {
+	if len(files) == 0 {
+		return nil, errors.New("is required: it holds Nova's metadata_proxy_shared_secret")
+	}
 	var secrets [][]byte
 	for _, file := range files {
 		data, err := secret.ReadFile(file, maxSecret)

@@ -103,14 +103,10 @@ func (s *Server) logUnsent(err error, requestID string) {
 // longHeaders is the description of the error if the headers are too long.
 var longHeaders = fmt.Sprintf("the headers are longer than %d bytes or have more than %d lines", maxHeaders, listen.MaxHeaderLines)
 
-// TooLong returns the answer to a request whose headers were not read to their end; see
-// [listen.Endpoint].
-func TooLong() []byte { return tooLongHeaders(http.StatusRequestHeaderFieldsTooLarge) }
+func tooLongForClients() []byte { return tooLongHeaders(http.StatusRequestHeaderFieldsTooLarge) }
 
-// TooLongForAgents is TooLong with a status that reaches the instance in all releases
-// of the metadata agent.
-func TooLongForAgents() []byte { return tooLongHeaders(http.StatusBadRequest) }
-
+// tooLongHeaders returns the answer to a request whose headers were not read to their
+// end; see [listen.Endpoint].
 func tooLongHeaders(status int) []byte {
 	id := newRequestID()
 	body, err := json.Marshal(refusal{Error: "invalid_request", Description: longHeaders, RequestID: id})

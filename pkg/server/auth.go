@@ -13,8 +13,8 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/token"
 )
 
-// auth is POST /auth, the address door.
-func (s *Server) auth(c echo.Context) error {
+// serveAuth is POST /auth, the address door.
+func (s *Server) serveAuth(c echo.Context) error {
 	return s.serve(c, door{name: doorAddress, judge: s.judgeAuth, render: s.renderToken})
 }
 

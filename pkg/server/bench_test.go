@@ -98,7 +98,7 @@ func benchServer(b testing.TB, remembered int) http.Handler {
 			Policy: attest.NewPolicy(attesttest.Issuer(b, s.issuer), role), Instances: attesttest.Cloud{s.instance.ID: s.instance}, State: store, Denials: ring.Denials(),
 		},
 		Issuer:   newIssuer(b, s.issuer),
-		Proxy:    noProxy,
+		Proxy:    parse(b, noProxy),
 		Throttle: server.ThrottleConfig{PerAddress: s.throttle},
 		Audit:    log,
 		Metrics:  server.NewMetrics("", "", func() int { return 0 }),

@@ -17,12 +17,12 @@ const (
 	// maxVendordata holds user data of 64 KiB, and metadata: 128 pairs of 255
 	// characters, of which JSON writes some with twelve bytes.
 	maxVendordata = 1 << 20
-	// LargeBodies is how many bytes those bodies take together that are longer than
+	// largeBodies is how many bytes those bodies take together that are longer than
 	// maxRequest.
-	LargeBodies = 32 << 20
+	largeBodies = 32 << 20
 	// BodyBudget is how many bytes all bodies take together. Every connection can
 	// have a short one, so that those who hold many back keep out nobody.
-	BodyBudget = (Connections+VendordataConnections)*maxRequest + LargeBodies
+	BodyBudget = (Connections+VendordataConnections)*maxRequest + largeBodies
 	// largeCopies: the values of a long body are copied when it is parsed, by
 	// encoding/json into slices that are up to twice as long.
 	largeCopies = 3
@@ -46,7 +46,7 @@ func (b *bodies) take(n int64) (give func(), ok bool) {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.all+n > BodyBudget || b.large+large > LargeBodies {
+	if b.all+n > BodyBudget || b.large+large > largeBodies {
 		return nil, false
 	}
 	b.all, b.large = b.all+n, b.large+large

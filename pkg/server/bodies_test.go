@@ -11,7 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/listen"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/listen/listentest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/server"
 )
@@ -119,12 +118,13 @@ func TestTrailersAreNotKept(t *testing.T) {
 		d.ServeHTTP(w, r)
 		kept <- r.Trailer
 	})
-	l, err := d.Server.Listen("127.0.0.1:0", s.tls)
+	all, err := d.Listen("127.0.0.1:0", s.tls)
 	if err != nil {
 		t.Fatal(err)
 	}
-	run(t, d.logger, listen.Endpoint{Name: "instances", Listener: l, Handler: h})
-	conn := listentest.DialFrom(t, home, l.Addr().String())
+	all[0].Handler = h
+	run(t, d.logger, all...)
+	conn := listentest.DialFrom(t, home, all[0].Listener.Addr().String())
 	listentest.Send(t, conn, fmt.Sprintf("POST /auth HTTP/1.1\r\nHost: x\r\nContent-Type: %s\r\nTransfer-Encoding: chunked\r\nTrailer: a\r\n\r\n%x\r\n%s\r\n0\r\na: b\r\n\r\n", formType, len(webForm), webForm))
 	if status := readStatus(t, conn); status != http.StatusOK {
 		t.Errorf("the answer is %d", status)

@@ -13,7 +13,7 @@ import (
 
 const headerForwardedFor = "X-Forwarded-For"
 
-func (c ProxyConfig) trusts(addr netip.Addr) bool { return within(c.Trusted, addr) }
+func (p Proxy) trusts(addr netip.Addr) bool { return within(p.trusted, addr) }
 
 func within(list []netip.Prefix, addr netip.Addr) bool {
 	return slices.ContainsFunc(list, func(p netip.Prefix) bool { return p.Contains(addr) })
@@ -28,23 +28,23 @@ func parsePeer(s string) (netip.Addr, error) {
 	return attest.Canonical(peer.Addr()), nil
 }
 
-// evidence is the address that the client was seen to speak from.
+// evidence returns the address that a request came from.
 //
 // It is the peer of the connection unless that is a trusted proxy. Then it is
 // the rightmost address of X-Forwarded-For that is not a trusted proxy itself:
-// each proxy adds its peer on the right, so that all further left may be
-// written by the client. Where nothing can be read, only the intermediary is
-// known, which proves nothing.
-func (c ProxyConfig) evidence(r *http.Request) attest.Evidence {
+// each proxy adds its peer on the right, so the client may have written all that is
+// further left. If there is no such address, only the proxy is known, which proves
+// nothing.
+func (p Proxy) evidence(r *http.Request) attest.Evidence {
 	at, err := parsePeer(r.RemoteAddr)
 	if err != nil {
 		return attest.Evidence{}
 	}
-	if !c.trusts(at) {
+	if !p.trusts(at) {
 		return attest.FromAddress(at)
 	}
-	if c.Via == ViaProtocol {
-		// The proxy speaks for itself (its health checks), or names one of us.
+	if p.protocol {
+		// The proxy sent the request itself (a health check), or named a trusted proxy.
 		return attest.FromIntermediary(at, "its PROXY header has none, or an address of proxy.trusted")
 	}
 	lines := r.Header.Values(headerForwardedFor)
@@ -57,18 +57,18 @@ func (c ProxyConfig) evidence(r *http.Request) attest.Evidence {
 			return attest.FromIntermediary(at, quoteHop(hop)+" in X-Forwarded-For is not an IP address: a proxy must write the address alone, without a port or brackets")
 		}
 		at = attest.Canonical(addr)
-		if !c.trusts(at) {
+		if !p.trusts(at) {
 			return attest.FromAddress(at)
 		}
 	}
 	return attest.FromIntermediary(at, proxiesAlone)
 }
 
-// proxiesAlone is why no client is known where each hop is a trusted proxy.
+// proxiesAlone says why no client is known if each hop is a trusted proxy.
 const proxiesAlone = "X-Forwarded-For has addresses of proxy.trusted alone"
 
-// quoteHop is a part of X-Forwarded-For for the operator, as it may be written by a
-// client and has any length.
+// quoteHop returns a part of X-Forwarded-For for the operator. A client may have written
+// it, at any length.
 func quoteHop(hop string) string {
 	const most = 64
 	if hop = strings.TrimSpace(hop); len(hop) > most {
@@ -77,7 +77,7 @@ func quoteHop(hop string) string {
 	return secret.Quote(hop)
 }
 
-// quoteHops is [quoteHop] for some of the parts in a header's lines.
+// quoteHops does the same for the first parts in a header's lines.
 func quoteHops(lines []string) string {
 	const most = 4
 	hops := strings.Split(strings.Join(lines, ","), ",")

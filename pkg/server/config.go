@@ -12,46 +12,60 @@ import (
 // The ways in which a load balancer names the client.
 const (
 	ViaHeader   = "header"
-	ViaProtocol = "protocol"
+	viaProtocol = "protocol"
 )
 
-// ProxyConfig says who may name the client in place of being it.
+// ProxyConfig names the load balancers that may name the client.
 type ProxyConfig struct {
 	// Trusted are the addresses of load balancers, as CIDRs. Optional: without
-	// it the peer of a connection is the client, and no header changes that.
+	// it the peer of a connection is the client, whatever a header says.
 	Trusted []netip.Prefix `yaml:"trusted"`
-	// Via is how they name it: header (X-Forwarded-For) or protocol (PROXY v1 or
-	// v2, required from them; the header is then ignored). Default: header.
+	// Via is how they name the client: header (X-Forwarded-For) or protocol (PROXY v1
+	// or v2, required from them; the header is then ignored). Default: header.
 	Via string `yaml:"via"`
 }
 
-// Validate reports every problem, each beginning with its key.
-func (c ProxyConfig) Validate() error {
-	var problems []error
-	for i, p := range c.Trusted {
-		if p.Bits() == 0 {
-			problems = append(problems, problem.Errorf(fmt.Sprintf("trusted[%d]", i), "%v trusts everyone to name an address, an instance's among them", p))
-		}
-	}
-	if c.Via != ViaHeader && c.Via != ViaProtocol {
-		problems = append(problems, problem.Errorf("via", "%q is neither header nor protocol", c.Via))
-	}
-	return errors.Join(problems...)
+// Proxy is a parsed [ProxyConfig]. The zero value trusts no load balancer.
+type Proxy struct {
+	trusted  []netip.Prefix
+	protocol bool
 }
 
-// ThrottleConfig bounds requests before anything is asked of the cloud.
+// Parse checks the configuration. The error joins all problems ([problem.List]).
+func (c ProxyConfig) Parse() (Proxy, error) {
+	problems := checkPrefixes("trusted", c.Trusted, "any client could name the address of an instance")
+	if c.Via != ViaHeader && c.Via != viaProtocol {
+		problems = append(problems, problem.Errorf("via", "%q is neither header nor protocol", c.Via))
+	}
+	if len(problems) > 0 {
+		return Proxy{}, errors.Join(problems...)
+	}
+	return Proxy{c.Trusted, c.Via == viaProtocol}, nil
+}
+
+// checkPrefixes reports the networks that contain every address, and what that means.
+func checkPrefixes(key string, list []netip.Prefix, meaning string) (problems []error) {
+	for i, p := range list {
+		if p.Bits() == 0 {
+			problems = append(problems, problem.Errorf(fmt.Sprintf("%s[%d]", key, i), "%v contains every address: %s", p, meaning))
+		}
+	}
+	return problems
+}
+
+// ThrottleConfig bounds requests before the cloud is asked.
 type ThrottleConfig struct {
 	// PerAddress bounds a client address; an IPv6 /64 may have 64 times that.
 	// Default: rate 5, burst 20.
 	PerAddress ratelimit.Rate `yaml:"perAddress"`
-	// PerInstance bounds an instance whose caller was recognised, by a document
-	// or by the metadata agent, in place of its address. Default: rate 1, burst 10.
-	// It shows no more than 64 documents at once, and again within
+	// PerInstance bounds an instance that a document or the metadata agent
+	// authenticates, in place of its address. Default: rate 1, burst 10.
+	// It may use no more than 64 documents at once, and again within
 	// vendordata.documentExpiry, as each is counted until it expires.
 	PerInstance ratelimit.Rate `yaml:"perInstance"`
 }
 
-// MetricsConfig says where the operator's read-only pages are.
+// MetricsConfig is the listener for monitoring.
 type MetricsConfig struct {
 	// Listen is the address of GET /metrics, /healthz and /readyz; "" for none.
 	// Default: 127.0.0.1:18776.

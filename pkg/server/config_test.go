@@ -11,6 +11,10 @@ import (
 
 func TestValidate(t *testing.T) {
 	long := "/" + strings.Repeat("a", 107)
+	check := func(c server.ProxyConfig) error {
+		_, err := c.Parse()
+		return err
+	}
 	for _, row := range []struct {
 		name string
 		err  error
@@ -38,13 +42,13 @@ func TestValidate(t *testing.T) {
 		{"a certificate without a key", listen.TLSConfig{CertFile: "a"}.Validate(), "certFile: goes with keyFile; one of them is missing"},
 		{"a key without a certificate", listen.TLSConfig{KeyFile: "b"}.Validate(), "certFile: goes with keyFile; one of them is missing"},
 
-		{"no proxy", noProxy.Validate(), ""},
-		{"proxies", byHeader.Validate(), ""},
-		{"the PROXY protocol", byProxy.Validate(), ""},
-		{"everyone is a proxy", server.ProxyConfig{Via: server.ViaHeader, Trusted: prefixes("10.0.0.0/8", "0.0.0.0/0")}.Validate(), "trusted[1]: 0.0.0.0/0 trusts everyone to name an address, an instance's among them"},
-		{"everyone with IPv6 is a proxy", server.ProxyConfig{Via: server.ViaHeader, Trusted: prefixes("::/0")}.Validate(), "trusted[0]: ::/0 trusts everyone to name an address, an instance's among them"},
-		{"another way", server.ProxyConfig{Via: "Forwarded"}.Validate(), `via: "Forwarded" is neither header nor protocol`},
-		{"no way", server.ProxyConfig{}.Validate(), `via: "" is neither header nor protocol`},
+		{"no proxy", check(noProxy), ""},
+		{"proxies", check(byHeader), ""},
+		{"the PROXY protocol", check(byProxy), ""},
+		{"everyone is a proxy", check(server.ProxyConfig{Via: server.ViaHeader, Trusted: prefixes("10.0.0.0/8", "0.0.0.0/0")}), "trusted[1]: 0.0.0.0/0 contains every address: any client could name the address of an instance"},
+		{"everyone with IPv6 is a proxy", check(server.ProxyConfig{Via: server.ViaHeader, Trusted: prefixes("::/0")}), "trusted[0]: ::/0 contains every address: any client could name the address of an instance"},
+		{"another way", check(server.ProxyConfig{Via: "Forwarded"}), `via: "Forwarded" is neither header nor protocol`},
+		{"no way", check(server.ProxyConfig{}), `via: "" is neither header nor protocol`},
 
 		{"audit to stdout", audit.Config{Output: "stdout"}.Validate(), ""},
 		{"audit to nowhere", audit.Config{}.Validate(), "output: is empty; stdout, stderr or the path of a file is wanted"},

@@ -9,7 +9,7 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
 )
 
-// What tests see beyond the front door.
+// The parsers, for the fuzz tests.
 var (
 	ParseForm    = parseForm
 	ParseJSON    = parseJSON
@@ -21,22 +21,26 @@ var (
 // BadRequest is the only error of the parsers.
 type BadRequest = badRequest
 
-// What is bounded, and why no client is known.
+// OperatorHandler is what [ListenOperator] serves.
+var OperatorHandler = operatorHandler
+
 const (
+	ViaProtocol   = viaProtocol
+	LargeBodies   = largeBodies
 	LargeCopies   = largeCopies
 	MaxVendordata = maxVendordata
 	CheckKept     = checkKept
 	NoClient      = proxiesAlone
 )
 
-// Evidence is what is known of who sent a request.
-func (c ProxyConfig) Evidence(r *http.Request) attest.Evidence { return c.evidence(r) }
+// Evidence returns the address that a request came from.
+func (p Proxy) Evidence(r *http.Request) attest.Evidence { return p.evidence(r) }
 
 type roundTripFunc func(*http.Request) (*http.Response, error)
 
 func (f roundTripFunc) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
-// NovaProxy is what stands before a Nova in one function.
+// NovaProxy is the way to a Nova that answer stands for.
 func NovaProxy(nova string, log *slog.Logger, answer func(*http.Request) (*http.Response, error)) http.Handler {
 	u, err := parseNova(nova)
 	if err != nil {
@@ -45,10 +49,10 @@ func NovaProxy(nova string, log *slog.Logger, answer func(*http.Request) (*http.
 	return newNovaProxy(u, log, roundTripFunc(answer))
 }
 
-// Echo is for routes of a test's own.
+// Echo is for routes that a test adds.
 func (s *Server) Echo() *echo.Echo { return s.echo }
 
-// Conclude gives what is made of an error: status, outcome and reason.
+// Conclude returns the status, the outcome and the reason of an error.
 func Conclude(err error) (status int, outcome string, reason attest.Reason) {
 	var d decision
 	d.conclude(err)

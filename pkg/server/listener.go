@@ -1,15 +1,17 @@
 package server
 
 import (
-	"net"
+	"errors"
+	"fmt"
+	"net/http"
 	"net/netip"
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/listen"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/ratelimit"
 )
 
-// How many connections the listeners have at most. Those of Nova and of its metadata
-// agents are for hosts of the cloud, which are fewer than instances.
+// The most connections that each listener has. The listeners of Nova and of its metadata
+// agents are for hosts of the cloud, of which there are fewer than instances.
 const (
 	Connections           = listen.MaxConnections // of instances and verifiers
 	VendordataConnections = 512
@@ -17,11 +19,11 @@ const (
 	OperatorConnections   = 64 // of the metrics' listener
 )
 
-// What a [Server] and its doors hold at most, in bytes.
+// The most bytes that a [Server] and its doors hold.
 const (
 	// ThrottleMemory is of the limiters: by address, by /64, and by instance.
 	ThrottleMemory = 3 * throttleSize * ratelimit.BucketMemory
-	// NovaMemory is what a request takes that is passed on to Nova's metadata API:
+	// NovaMemory is of a request that is passed on to Nova's metadata API:
 	// buffers for both bodies, the headers of both sides, a connection, its goroutines.
 	NovaMemory = 2*copyBuffer + maxHeaders + 2*novaHeaders + 8<<10 + 24<<10
 	// NovaKernelMemory is of the kernel, for the connection to Nova.
@@ -39,46 +41,51 @@ const (
 	listenerOperator   = "metrics"
 )
 
-// Listen opens the listener for instances and verifiers. Load balancers, and the
-// hosts of Nova if they come here, do not share their connections with others.
-func (s *Server) Listen(address string, t listen.TLSConfig) (net.Listener, error) {
+// Listen opens the listener for instances and verifiers and, if vendordata has its own
+// address, the listener for Nova. Load balancers, and the hosts of Nova if they use the
+// first listener, have connections that other clients cannot take.
+func (s *Server) Listen(address string, t listen.TLSConfig) ([]listen.Endpoint, error) {
 	o := listen.Options{
 		TLS: t, Connections: Connections, Trusted: s.proxy.trusts,
 		Closed: s.metrics.closed(listenerInstances), Log: s.log,
 	}
-	if s.proxy.Via == ViaProtocol && len(s.proxy.Trusted) > 0 {
+	if s.proxy.protocol && len(s.proxy.trusted) > 0 {
 		o.Proxies = s.proxy.trusts
 	}
-	if len(s.nova.Users) > 0 && s.nova.Listen == "" {
-		o.Preferred = s.fromNova
+	separate := s.vendordata.open() && s.vendordata.listen != ""
+	if s.vendordata.open() && !separate {
+		o.Preferred = s.vendordata.names
 	}
-	return listen.Open(address, o)
+	l, err := listen.Open(address, o)
+	if err != nil {
+		return nil, fmt.Errorf("listen: %w", err)
+	}
+	all := []listen.Endpoint{{Name: "instances", Listener: l, Handler: s, TooLong: tooLongForClients}}
+	if separate {
+		o := listen.Options{
+			TLS: t, Connections: VendordataConnections, Preferred: s.vendordata.names,
+			Closed: s.metrics.closed(listenerVendordata), Log: s.log,
+		}
+		nova, err := listen.Open(s.vendordata.listen, o)
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("vendordata.listen: %w", err), l.Close())
+		}
+		e := s.newEcho()
+		e.POST(vendordataPath, s.serveVendordata)
+		all = append(all, listen.Endpoint{Name: "nova", Listener: nova, Handler: e, TooLong: tooLongForClients})
+	}
+	return all, nil
 }
 
-// ListenVendordata opens the listener for Nova alone.
-func (s *Server) ListenVendordata(t listen.TLSConfig) (net.Listener, error) {
-	return listen.Open(s.nova.Listen, listen.Options{
-		TLS: t, Connections: VendordataConnections, Preferred: s.fromNova,
-		Closed: s.metrics.closed(listenerVendordata), Log: s.log,
-	})
-}
-
-func (s *Server) fromNova(addr netip.Addr) bool { return within(s.nova.From, addr) }
-
-// ListenOperator opens the listener for [OperatorHandler].
-func (m *Metrics) ListenOperator(address string) (net.Listener, error) {
-	return listen.Open(address, listen.Options{Connections: OperatorConnections, Closed: m.closed(listenerOperator)})
-}
-
-// Listen opens the listener for metadata agents. A peer that is known not to be an
-// agent is closed before a byte is read.
-func (a *Agents) Listen() (net.Listener, error) {
+// Listen opens the listener for metadata agents. It closes the connection of a peer that
+// cannot be an agent before it reads a byte.
+func (a *Agents) Listen() (listen.Endpoint, error) {
 	c := a.config
 	o := listen.Options{
-		TLS: c.TLS.TLSConfig, ClientCAFile: c.TLS.ClientCAFile, ClientNames: c.TLS.ClientNames,
-		Trusted:     func(addr netip.Addr) bool { return within(c.Agents, addr) || within(c.Proxies, addr) },
+		TLS: c.tls.TLSConfig, ClientCAFile: c.tls.ClientCAFile, ClientNames: c.tls.ClientNames,
+		Trusted:     func(addr netip.Addr) bool { return within(c.agents, addr) || within(c.proxies, addr) },
 		Connections: AgentConnections,
-		Refused:     a.turnAway,
+		Refused:     a.recordRefusal,
 		Closed: func(why string) {
 			if s := a.server.Load(); s != nil {
 				s.metrics.closed(listenerAgents)(why)
@@ -86,7 +93,7 @@ func (a *Agents) Listen() (net.Listener, error) {
 		},
 		Log: a.log,
 	}
-	if len(c.Agents) > 0 {
+	if len(c.agents) > 0 {
 		o.Admit = func(addr netip.Addr) error {
 			if o.Trusted(addr) {
 				return nil
@@ -94,8 +101,15 @@ func (a *Agents) Listen() (net.Listener, error) {
 			return errNotListed
 		}
 	}
-	if len(c.Proxies) > 0 {
-		o.Proxies, o.ProxyVersion2 = func(addr netip.Addr) bool { return within(c.Proxies, addr) }, true
+	if len(c.proxies) > 0 {
+		o.Proxies, o.ProxyVersion2 = func(addr netip.Addr) bool { return within(c.proxies, addr) }, true
 	}
-	return listen.Open(c.Listen, o)
+	l, err := listen.Open(c.listen, o)
+	return listen.Endpoint{Name: "metadata agents", Listener: l, Handler: a, TooLong: func() []byte { return tooLongHeaders(http.StatusBadRequest) }}, err
+}
+
+// ListenOperator opens the listener for monitoring and load balancers.
+func ListenOperator(address string, m *Metrics, h *Health) (listen.Endpoint, error) {
+	l, err := listen.Open(address, listen.Options{Connections: OperatorConnections, Closed: m.closed(listenerOperator)})
+	return listen.Endpoint{Name: "metrics", Listener: l, Handler: operatorHandler(m, h)}, err
 }

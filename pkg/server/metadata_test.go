@@ -30,7 +30,6 @@ import (
 	"github.com/pires/go-proxyproto"
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
-	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/listen"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/listen/listentest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/ratelimit"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/server"
@@ -74,13 +73,7 @@ func newHouse(t testing.TB, s *scene, edit func(*server.MetadataServiceConfig)) 
 	if edit != nil {
 		edit(&h.config)
 	}
-	if err := h.config.Validate(); err != nil {
-		t.Fatal(err)
-	}
-	var err error
-	if h.handler, err = server.NewAgents(h.config, h.logger); err != nil {
-		t.Fatal(err)
-	}
+	h.handler = server.NewAgents(parse(t, h.config), h.logger)
 	h.handler.Attach(h.Server)
 	return h
 }
@@ -435,12 +428,12 @@ func raw(t testing.TB, address, request string) string {
 // serveAgents serves the door at a port of the loopback, where agents are.
 func (h *house) serveAgents(t testing.TB) string {
 	t.Helper()
-	l, err := h.handler.Listen()
+	e, err := h.handler.Listen()
 	if err != nil {
 		t.Fatal(err)
 	}
-	run(t, h.logger, listen.Endpoint{Name: "agents", Listener: l, Handler: h.handler, TooLong: server.TooLongForAgents})
-	return l.Addr().String()
+	run(t, h.logger, e)
+	return e.Listener.Addr().String()
 }
 
 func loopbackAgents(nova string) func(*server.MetadataServiceConfig) {
@@ -751,19 +744,19 @@ func TestNamesOfAgents(t *testing.T) {
 			t.Errorf("%s: %d, want %d", tt.name, got, tt.want)
 		}
 	}
-	// Without names, and without Validate, which refuses that, there is no agent.
-	bare, err := server.NewAgents(server.MetadataServiceConfig{
-		TLS: server.MetadataTLSConfig{ClientCAFile: ours.File(t)}, SharedSecretFile: []string{secretFile(t, secret)}, Nova: n.URL,
-	}, slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
-	r := httptest.NewRequest(http.MethodGet, "/latest", http.NoBody)
-	r.TLS = &tls.ConnectionState{PeerCertificates: []*x509.Certificate{ours.Certificate}}
-	w := httptest.NewRecorder()
-	bare.ServeHTTP(w, r)
-	if w.Code != http.StatusForbidden {
-		t.Errorf("without names: %d", w.Code)
+}
+
+// The zero value of what Parse returns knows no agent, whatever its certificate.
+func TestTheZeroMetadataServiceRefusesAll(t *testing.T) {
+	zero := server.NewAgents(server.MetadataService{}, slog.New(slog.DiscardHandler))
+	for _, certificates := range [][]*x509.Certificate{nil, {listentest.NewCertificate(t, "CA").Certificate}} {
+		r := httptest.NewRequest(http.MethodGet, "/latest", http.NoBody)
+		r.TLS = &tls.ConnectionState{PeerCertificates: certificates}
+		w := httptest.NewRecorder()
+		zero.ServeHTTP(w, r)
+		if w.Code != http.StatusForbidden {
+			t.Errorf("with %d certificates: %d", len(certificates), w.Code)
+		}
 	}
 }
 
@@ -802,12 +795,8 @@ func TestMetadataServiceConfigThatIsWrong(t *testing.T) {
 			Listen: "127.0.0.1:8775", Agents: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}, SharedSecretFile: []string{secretFile(t, secret)}, Nova: "http://127.0.0.1:8774/",
 		}
 	}
-	if err := good().Validate(); err != nil {
-		t.Error(err)
-	}
-	if err := (server.MetadataServiceConfig{Nova: "nonsense"}).Validate(); err != nil {
-		t.Errorf("a closed door: %v", err)
-	}
+	parse(t, good())
+	parse(t, server.MetadataServiceConfig{Nova: "nonsense"}) // the door is closed
 	ca := listentest.NewCA(t)
 	names := func(name string) func(*server.MetadataServiceConfig) {
 		return func(c *server.MetadataServiceConfig) {
@@ -818,8 +807,8 @@ func TestMetadataServiceConfigThatIsWrong(t *testing.T) {
 	for want, edit := range map[string]func(*server.MetadataServiceConfig){
 		"listen: ":                               func(c *server.MetadataServiceConfig) { c.Listen = "8775" },
 		"agents: is empty":                       func(c *server.MetadataServiceConfig) { c.Agents = nil },
-		"agents[0]: 0.0.0.0/0 is everyone":       func(c *server.MetadataServiceConfig) { c.Agents[0] = netip.MustParsePrefix("0.0.0.0/0") },
-		"proxies[0]: ::/0 is everyone":           func(c *server.MetadataServiceConfig) { c.Proxies = []netip.Prefix{netip.MustParsePrefix("::/0")} },
+		"agents[0]: 0.0.0.0/0 contains every":    func(c *server.MetadataServiceConfig) { c.Agents[0] = netip.MustParsePrefix("0.0.0.0/0") },
+		"proxies[0]: ::/0 contains every":        func(c *server.MetadataServiceConfig) { c.Proxies = []netip.Prefix{netip.MustParsePrefix("::/0")} },
 		"sharedSecretFile: is required":          func(c *server.MetadataServiceConfig) { c.SharedSecretFile = nil },
 		"sharedSecretFile: none.secret: no such": func(c *server.MetadataServiceConfig) { c.SharedSecretFile = []string{"none.secret"} },
 		"tls.certFile: goes with keyFile":        func(c *server.MetadataServiceConfig) { c.TLS.CertFile = "cert.pem" },
@@ -841,8 +830,8 @@ func TestMetadataServiceConfigThatIsWrong(t *testing.T) {
 	} {
 		c := good()
 		edit(&c)
-		if err := c.Validate(); err == nil || !strings.HasPrefix(err.Error(), want) {
-			t.Errorf("Validate = %v, want %s", err, want)
+		if _, err := c.Parse(); err == nil || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("Parse: %v, want %s", err, want)
 		}
 	}
 }

@@ -11,7 +11,7 @@ import (
 
 const namespace = "nova_authenticator"
 
-// Metrics are the process's, in a registry of their own.
+// Metrics are the metrics of the process.
 type Metrics struct {
 	registry  *prometheus.Registry
 	decisions *prometheus.CounterVec
@@ -19,11 +19,11 @@ type Metrics struct {
 	upstream  *prometheus.HistogramVec
 	throttled *prometheus.CounterVec
 	auditLost prometheus.Counter
-	strangers prometheus.Counter
+	unknown   prometheus.Counter
 	cut       *prometheus.CounterVec
 }
 
-// NewMetrics makes the metrics. inFlight is how many lookups are under way.
+// NewMetrics makes the metrics. inFlight returns how many lookups are in flight.
 func NewMetrics(version, commit string, inFlight func() int) *Metrics {
 	m := &Metrics{
 		registry: prometheus.NewRegistry(),
@@ -43,29 +43,29 @@ func NewMetrics(version, commit string, inFlight func() int) *Metrics {
 		}, []string{"service", "outcome"}),
 		throttled: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Namespace: namespace, Name: "throttled_total",
-			Help: "Requests that were turned away for coming too often, by what limited them.",
+			Help: "Requests that were refused because there were too many, by limit.",
 		}, []string{"by"}),
 		auditLost: prometheus.NewCounter(prometheus.CounterOpts{
 			Namespace: namespace, Name: "audit_lost_total",
 			Help: "Audit lines that could not be written.",
 		}),
 	}
-	m.strangers = prometheus.NewCounter(prometheus.CounterOpts{
+	m.unknown = prometheus.NewCounter(prometheus.CounterOpts{
 		Namespace: namespace, Name: "unknown_agents_total",
-		Help: "Requests to the metadata service's listener from who is no metadata agent.",
+		Help: "Requests to the metadata service's listener from clients that are not a metadata agent.",
 	})
 	m.cut = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Namespace: namespace, Name: "connections_closed_total",
-		Help: "Connections that were closed before their end, by listener and why: address (its address has as many as it may), full (its network has the most), unknown (no such peer may connect), no_files (no file descriptor was left).",
+		Help: "Connections that were closed before their end, by listener and why: address (its address has the most that it may have), full (its network has more than all others), unknown (the peer may not connect), no_files (no file descriptor was left).",
 	}, []string{"listener", "why"})
 	build := prometheus.NewGauge(prometheus.GaugeOpts{
 		Namespace: namespace, Name: "build_info", Help: "1, with the version and commit as labels.",
 		ConstLabels: prometheus.Labels{"version": version, "commit": commit},
 	})
 	build.Set(1)
-	m.registry.MustRegister(m.decisions, m.seconds, m.upstream, m.throttled, m.auditLost, m.strangers, m.cut, build,
+	m.registry.MustRegister(m.decisions, m.seconds, m.upstream, m.throttled, m.auditLost, m.unknown, m.cut, build,
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Namespace: namespace, Name: "lookups_in_flight", Help: "Lookups that ask, or wait to ask, the cloud.",
+			Namespace: namespace, Name: "lookups_in_flight", Help: "Lookups that query the cloud or wait to do so.",
 		}, func() float64 { return float64(inFlight()) }),
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
@@ -78,7 +78,7 @@ func (m *Metrics) WatchLog(lost func() uint64) {
 	}, func() float64 { return float64(lost()) }))
 }
 
-// WatchRights tells how many rights the cloud refuses the account that the configuration needs.
+// WatchRights exports how many rights that the configuration needs the cloud refuses to the account.
 func (m *Metrics) WatchRights(refused func() int) {
 	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Namespace: namespace, Name: "cloud_rights_refused", Help: "Rights that lookups, roles or doors need and the cloud refused the account when it was last asked.",
@@ -95,8 +95,8 @@ func (m *Metrics) closed(listener string) func(why string) {
 	return func(why string) { m.cut.WithLabelValues(listener, why).Inc() }
 }
 
-// observe counts a decision. known tells whether its role is a configured one:
-// strangers must not be able to make labels.
+// observe counts a decision. known tells whether its role is configured: clients must
+// not be able to make labels.
 func (m *Metrics) observe(d *decision, known bool, took time.Duration) {
 	role := "unknown"
 	if known {

@@ -17,12 +17,12 @@ const (
 	checkKept = 2 * time.Second
 )
 
-// Health is what the operator's pages say of the process.
+// Health is the source of the pages about the health of the process.
 type Health struct {
-	// Published tells whether there is a key set to serve. Optional.
+	// Published reports whether there is a key set to serve. Optional.
 	Published func() bool
-	// Dependencies tell whether what a token needs beyond this process answers,
-	// by name. Their results are kept for two seconds.
+	// Dependencies check, by name, what a token needs beyond this process. Their
+	// results are cached for two seconds.
 	Dependencies map[string]func(context.Context) error
 
 	mu       sync.Mutex
@@ -33,7 +33,7 @@ type Health struct {
 	checking sync.Mutex
 }
 
-// Stop makes the process unready, for good.
+// Stop makes the process unready until it ends.
 func (h *Health) Stop() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -45,8 +45,8 @@ type readiness struct {
 	Checks map[string]string `json:"checks"`
 }
 
-// ready tells whether the process can serve its key set, and what is known of
-// its dependencies. With ask it asks them, and their answers count.
+// ready returns whether the process can serve its key set, and the last results of its
+// dependencies. With ask it checks them, and a failure makes the process unready.
 func (h *Health) ready(ctx context.Context, ask bool) readiness {
 	if ask {
 		h.check(ctx)
@@ -74,8 +74,8 @@ func (h *Health) ready(ctx context.Context, ask bool) readiness {
 	return r
 }
 
-// check asks the dependencies unless that was just done; whoever comes meanwhile
-// waits for the result.
+// check checks the dependencies unless the last results are fresh; concurrent calls wait
+// for one result.
 func (h *Health) check(ctx context.Context) {
 	h.checking.Lock()
 	defer h.checking.Unlock()
@@ -104,14 +104,14 @@ func (h *Health) check(ctx context.Context) {
 	h.results, h.at = results, time.Now()
 }
 
-// OperatorHandler serves monitoring and load balancers:
+// operatorHandler serves monitoring and load balancers:
 //
 //	GET /metrics       Prometheus
-//	GET /healthz       200 as long as the process answers
-//	GET /readyz        200 when it can serve; cloud, state and keys in the body
-//	                   alone, so that their outage takes no key set away
-//	GET /readyz/auth   200 when it could issue a token, too
-func OperatorHandler(m *Metrics, h *Health) http.Handler {
+//	GET /healthz       200 while the process answers
+//	GET /readyz        200 if it can serve its key set; cloud, state and keys are in
+//	                   the body only, so that their outage takes no key set away
+//	GET /readyz/auth   200 if it could also issue a token
+func operatorHandler(m *Metrics, h *Health) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{MaxRequestsInFlight: 4, Timeout: checkWait}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {

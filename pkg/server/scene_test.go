@@ -86,6 +86,8 @@ func newScene(t testing.TB) *scene {
 		window:   attest.Window{Limit: 3, Period: 5 * time.Minute, Since: attest.SinceCreated},
 		rules:    attest.Rules{ProjectID: []string{project}},
 		issuer:   "https://id.example.com",
+		proxy:    noProxy,
+		nova:     server.VendordataConfig{DocumentExpiry: 5 * time.Minute},
 		throttle: ratelimit.Rate{Rate: 1e6, Burst: 1 << 20}, instances: ratelimit.Rate{Rate: 1e6, Burst: 1 << 20},
 	}
 }
@@ -97,6 +99,16 @@ func instanceID(t testing.TB, s string) attest.InstanceID {
 		t.Fatal(err)
 	}
 	return id
+}
+
+// parse returns a configuration as the server takes it.
+func parse[P any](t testing.TB, c interface{ Parse() (P, error) }) P {
+	t.Helper()
+	parsed, err := c.Parse()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return parsed
 }
 
 func addresses(all ...string) []attest.Address {
@@ -173,13 +185,13 @@ func (s *scene) open(t testing.TB) *door {
 	d.Server = server.New(server.Options{
 		Attestor:   &attest.Attestor{Policy: policy, Instances: counted{cloud, d.asked}, State: attempts, Denials: noDenials{attempts}},
 		Issuer:     newIssuerWith(t, s.issuer, s.unusable),
-		Proxy:      s.proxy,
+		Proxy:      parse(t, s.proxy),
 		Throttle:   server.ThrottleConfig{PerAddress: s.throttle, PerInstance: s.instances},
 		Audit:      d.auditLog,
 		Metrics:    metrics,
 		Log:        d.logger,
 		ConfigHash: "c0ffee",
-		Nova:       s.nova,
+		Vendordata: parse(t, s.nova),
 		Callers:    s.callers,
 		Now:        s.now,
 	})
@@ -246,12 +258,12 @@ func newIssuerWith(t testing.TB, name string, unusable *atomic.Bool) *token.Issu
 // serve serves on a free port of the loopback until the test ends.
 func (d *door) serve(t testing.TB) (address string) {
 	t.Helper()
-	l, err := d.Server.Listen("127.0.0.1:0", d.scene.tls)
+	all, err := d.Listen("127.0.0.1:0", d.scene.tls)
 	if err != nil {
 		t.Fatal(err)
 	}
-	run(t, d.logger, listen.Endpoint{Name: "instances", Listener: l, Handler: d, TooLong: server.TooLong})
-	return l.Addr().String()
+	run(t, d.logger, all...)
+	return all[0].Listener.Addr().String()
 }
 
 func run(t testing.TB, log *slog.Logger, endpoints ...listen.Endpoint) {

@@ -23,16 +23,16 @@ import (
 type Options struct {
 	Attestor   *attest.Attestor
 	Issuer     *token.Issuer
-	Proxy      ProxyConfig
+	Proxy      Proxy
 	Throttle   ThrottleConfig
 	Audit      *audit.Log
 	Metrics    *Metrics
 	Log        *slog.Logger
 	ConfigHash string
-	// Nova is the door for vendordata, which is closed without users, and Callers
-	// identifies the callers there. Optional.
-	Nova    VendordataConfig
-	Callers Callers
+	// Vendordata is Nova's door, and Callers identifies the callers there. Optional:
+	// the zero value is a closed door.
+	Vendordata Vendordata
+	Callers    Callers
 	// Now is the clock. Optional, nil means time.Now.
 	Now func() time.Time
 }
@@ -41,7 +41,7 @@ type Options struct {
 type Server struct {
 	attestor   *attest.Attestor
 	issuer     *token.Issuer
-	proxy      ProxyConfig
+	proxy      Proxy
 	throttle   *ratelimit.Addresses
 	instances  *ratelimit.Limiter[attest.InstanceID]
 	documents  *ratelimit.Limiter[attest.InstanceID]
@@ -50,7 +50,7 @@ type Server struct {
 	metrics    *Metrics
 	log        *slog.Logger
 	configHash string
-	nova       VendordataConfig
+	vendordata Vendordata
 	callers    Callers
 	now        func() time.Time
 	echo       *echo.Echo
@@ -62,21 +62,21 @@ func New(o Options) *Server {
 		attestor: o.Attestor, issuer: o.Issuer, proxy: o.Proxy,
 		throttle:  ratelimit.NewAddresses(o.Throttle.PerAddress, throttleSize),
 		instances: ratelimit.New[attest.InstanceID](o.Throttle.PerInstance, throttleSize),
-		documents: ratelimit.New[attest.InstanceID](documentRate(o.Nova.DocumentExpiry), documentsSize),
-		audit:     o.Audit, metrics: o.Metrics, log: o.Log, configHash: o.ConfigHash, nova: o.Nova, callers: o.Callers, now: o.Now,
+		documents: ratelimit.New[attest.InstanceID](documentRate(o.Vendordata.expiry), documentsSize),
+		audit:     o.Audit, metrics: o.Metrics, log: o.Log, configHash: o.ConfigHash, vendordata: o.Vendordata, callers: o.Callers, now: o.Now,
 	}
 	if s.now == nil {
 		s.now = time.Now
 	}
 	e := s.newEcho()
 	s.echo = e
-	e.POST("/auth", s.auth)
+	e.POST("/auth", s.serveAuth)
 	path := s.issuer.URL().Path()
 	if path != "" {
-		e.POST(path+"/auth", s.auth)
+		e.POST(path+"/auth", s.serveAuth)
 	}
-	if len(s.nova.Users) > 0 && s.nova.Listen == "" {
-		e.POST(vendordataPath, s.vendordata)
+	if s.vendordata.open() && s.vendordata.listen == "" {
+		e.POST(vendordataPath, s.serveVendordata)
 	}
 	for at, document := range map[string]func() token.Document{
 		token.DiscoveryPath: s.issuer.Discovery,
@@ -91,7 +91,7 @@ func New(o Options) *Server {
 func (s *Server) newEcho() *echo.Echo {
 	e := echo.New()
 	// Without an extractor echo believes any X-Forwarded-For. Ours reads no header
-	// that the client can write; see ProxyConfig.evidence.
+	// that the client can write; see Proxy.evidence.
 	e.IPExtractor = func(r *http.Request) string { return s.proxy.evidence(r).Addr().String() }
 	e.HTTPErrorHandler = s.handleError
 	e.Use(s.identify, middleware.RecoverWithConfig(middleware.RecoverConfig{

@@ -85,6 +85,19 @@ func (d *door) papers(t testing.TB) string {
 	return body["document"]
 }
 
+// listenVendordata returns the handler of the listener for Nova alone.
+func (d *door) listenVendordata(t testing.TB) http.Handler {
+	t.Helper()
+	all, err := d.Listen("127.0.0.1:0", d.scene.tls)
+	if err != nil || len(all) != 2 {
+		t.Fatalf("%d listeners, %v", len(all), err)
+	}
+	for _, e := range all {
+		_ = e.Listener.Close()
+	}
+	return all[1].Handler
+}
+
 func TestVendordata(t *testing.T) {
 	s, _ := novaScene(t)
 	s.nova.Audience = []string{"https://keystone.example.com"}
@@ -236,7 +249,7 @@ func TestVendordataFailures(t *testing.T) {
 func TestVendordataListener(t *testing.T) {
 	s, _ := novaScene(t)
 	s.nova.Listen = "127.0.0.1:0"
-	h := s.open(t).Vendordata()
+	h := s.open(t).listenVendordata(t)
 	for _, tt := range []struct {
 		method, path string
 		status       int
@@ -387,22 +400,20 @@ func TestDocumentAndThrottle(t *testing.T) {
 
 func TestVendordataConfigThatIsWrong(t *testing.T) {
 	good := server.VendordataConfig{Users: []string{novaUser, novaUser + novaUser}, DocumentExpiry: time.Minute}
-	if err := good.Validate(); err != nil {
-		t.Error(err)
-	}
+	parse(t, good)
 	for want, edit := range map[string]func(*server.VendordataConfig){
-		"listen: ":                           func(c *server.VendordataConfig) { c.Listen = "x" },
-		`users[1]: "nova" is no ID`:          func(c *server.VendordataConfig) { c.Users = []string{novaUser, "nova"} },
-		"from[0]: 0.0.0.0/0 is everyone":     func(c *server.VendordataConfig) { c.From = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0")} },
-		"documentExpiry: 9s is not in":       func(c *server.VendordataConfig) { c.DocumentExpiry = 9 * time.Second },
-		"documentExpiry: 2h0m0s is not in":   func(c *server.VendordataConfig) { c.DocumentExpiry = 2 * time.Hour },
-		`audience[0]: "a b": an audience is`: func(c *server.VendordataConfig) { c.Audience = []string{"a b"} },
-		"static.token: is ours to say":       func(c *server.VendordataConfig) { c.Static = map[string]string{"token": "x"} },
+		"listen: ":                                  func(c *server.VendordataConfig) { c.Listen = "x" },
+		`users[1]: "nova" is not the ID`:            func(c *server.VendordataConfig) { c.Users = []string{novaUser, "nova"} },
+		"from[0]: 0.0.0.0/0 contains every address": func(c *server.VendordataConfig) { c.From = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0")} },
+		"documentExpiry: 9s is not in":              func(c *server.VendordataConfig) { c.DocumentExpiry = 9 * time.Second },
+		"documentExpiry: 2h0m0s is not in":          func(c *server.VendordataConfig) { c.DocumentExpiry = 2 * time.Hour },
+		`audience[0]: "a b": an audience is`:        func(c *server.VendordataConfig) { c.Audience = []string{"a b"} },
+		"static.token: is reserved":                 func(c *server.VendordataConfig) { c.Static = map[string]string{"token": "x"} },
 	} {
 		c := good
 		edit(&c)
-		if err := c.Validate(); err == nil || !strings.HasPrefix(err.Error(), want) {
-			t.Errorf("Validate = %v, want %s", err, want)
+		if _, err := c.Parse(); err == nil || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("Parse: %v, want %s", err, want)
 		}
 	}
 }
@@ -524,7 +535,9 @@ func (broken) Caller(context.Context, string, netip.Addr) (string, error) { pani
 func TestVendordataPanic(t *testing.T) {
 	s, _ := novaScene(t)
 	s.callers = broken{}
-	for name, h := range map[string]http.Handler{"of its own": s.open(t).Vendordata(), "of all": s.open(t)} {
+	together := s.open(t)
+	s.nova.Listen = "127.0.0.1:0"
+	for name, h := range map[string]http.Handler{"of its own": s.open(t).listenVendordata(t), "of all": together} {
 		w := httptest.NewRecorder()
 		h.ServeHTTP(w, novaRequest(novaBody))
 		if w.Code != http.StatusInternalServerError || !strings.Contains(w.Body.String(), "server_error") {
