@@ -2,35 +2,34 @@ package simulator
 
 import (
 	"bytes"
+	"cmp"
 	"net/http"
 	"strings"
 )
 
-// endlessCap is where an endless answer is cut after all, in bytes: a client without a bound shall fail its test and not
-// the machine.
+// endlessCap is the length at which an endless answer is cut: a client without a limit must fail only its test.
 const endlessCap = 64 << 20
 
-// Fault is a way in which a service misbehaves. Its zero value is none. Of several kinds in one fault, Delay comes first
-// and then the first of Drop, Hang, Endless, Unauthorized and the fixed answer.
+// Fault is a way in which a service fails. The zero value is no fault. If several fields are set, Delay comes first, and
+// then the first of Drop, Hang, Endless, Unauthorized and the fixed answer.
 type Fault struct {
-	// Status answers every request with this status, 200 to 599 (others count as 500), and Body. Without Body an answer
-	// of 400 and above has a JSON error object in it.
+	// Status is the status of every answer, 200 to 599 (others count as 500), with Body. Without Body an answer of 400 and
+	// above has a JSON error object.
 	Status int
-	// Body is answered instead of the real one, with Status, or with 200 when that is zero.
+	// Body is the body of every answer, with Status, or with 200 if Status is zero.
 	Body []byte
-	// ContentType of Body; empty means application/json.
+	// ContentType is that of Body. Empty means application/json.
 	ContentType string
-	// Hang holds every request back until its client goes, the cloud is closed, or the fault is replaced. In the last
-	// case the request is then answered normally.
+	// Hang delays every request until its client leaves, the cloud is closed, or the fault is replaced. In the last case
+	// the request is then answered normally.
 	Hang bool
 	// Drop closes the connection without an answer.
 	Drop bool
-	// Delay holds every request back until this channel is closed, and then answers it normally; it ends early as Hang
-	// does.
+	// Delay delays every request until this channel is closed, and then answers it normally. It ends early as Hang does.
 	Delay <-chan struct{}
-	// Endless answers 200 and JSON white space without end; after 64 MiB the connection is cut.
+	// Endless answers 200 and JSON white space without end. After 64 MiB the connection is cut.
 	Endless bool
-	// Unauthorized answers 401 wherever a token or a password is looked at, whatever it is worth.
+	// Unauthorized answers 401 to every request with a token or a password.
 	Unauthorized bool
 	// Only limits the fault to paths with this prefix, "/v3/..." or "/v2.1/..." as in [Cloud.Count]. Empty means all.
 	Only string
@@ -42,10 +41,10 @@ func (f Fault) none() bool {
 
 type activeFault struct {
 	Fault
-	replaced chan struct{} // closed when another fault, or none, takes its place
+	replaced chan struct{} // closed when Fail is called again
 }
 
-// Fail installs a fault for "keystone" or "nova". It takes the place of the one before; the zero Fault heals the service.
+// Fail sets the fault of "keystone" or "nova". It replaces the one before; the zero Fault ends it.
 func (c *Cloud) Fail(service string, f Fault) {
 	f.Body = bytes.Clone(f.Body)
 	c.mu.Lock()
@@ -59,7 +58,7 @@ func (c *Cloud) Fail(service string, f Fault) {
 	}
 }
 
-// fault is the one that a request meets, or nil.
+// fault returns the fault for a request, or nil.
 func (c *Cloud) fault(service, path string) *activeFault {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
@@ -69,8 +68,8 @@ func (c *Cloud) fault(service, path string) *activeFault {
 	return nil
 }
 
-// interfere does what the fault says. It reports whether the request is done with; a connection that is to be
-// cut it leaves by panicking with http.ErrAbortHandler, the way net/http provides for that.
+// interfere applies the fault, and reports whether the request was answered. It panics with http.ErrAbortHandler to cut
+// the connection, as net/http provides.
 func (c *Cloud) interfere(w http.ResponseWriter, r *http.Request, f *activeFault, service, path string) bool {
 	if f.Delay != nil && !c.hold(r, f, f.Delay) {
 		return false
@@ -97,8 +96,8 @@ func (c *Cloud) interfere(w http.ResponseWriter, r *http.Request, f *activeFault
 	return false
 }
 
-// hold waits for until to be closed, and reports false if the fault was replaced before. If nobody waits for the answer
-// any more it cuts the connection.
+// hold waits until the channel is closed, and reports false if the fault was replaced before. It cuts the connection if
+// the client left or the cloud closes.
 func (c *Cloud) hold(r *http.Request, f *activeFault, until <-chan struct{}) bool {
 	select {
 	case <-until:
@@ -127,7 +126,7 @@ func (c *Cloud) replyEndless(w http.ResponseWriter, r *http.Request, f *activeFa
 		}
 		break
 	}
-	// A proper end would make it a short and complete answer.
+	// After a proper end the client would accept the answer as complete.
 	panic(http.ErrAbortHandler)
 }
 
@@ -143,14 +142,10 @@ func (f *activeFault) replyFixed(w http.ResponseWriter) {
 		reply(w, status, errorObject(status, http.StatusText(status)))
 		return
 	}
-	contentType := f.ContentType
-	if contentType == "" {
-		contentType = "application/json"
-	}
-	replyBytes(w, status, contentType, f.Body)
+	replyBytes(w, status, cmp.Or(f.ContentType, "application/json"), f.Body)
 }
 
-// errorObject is the error of Keystone, and of its middleware in front of Nova.
+// errorObject is an error of Keystone, or of its middleware in front of Nova.
 func errorObject(status int, message string) object {
 	return object{"error": object{"code": status, "message": message, "title": http.StatusText(status)}}
 }

@@ -12,20 +12,20 @@ const (
 	longestAgent = 256    // bytes kept of a User-Agent or microversion
 )
 
-// Request is one request as it came in.
+// Request is one received request.
 type Request struct {
 	Service      string // "keystone" or "nova"
 	Method       string
-	URI          string // as sent, with the service's prefix on this listener ("/compute/v2.1/...") and the query; cut after 1 KiB
-	Status       int    // of the answer; 0 while there is none, or when the connection was cut instead
+	URI          string // as sent, with the prefix of the service on this listener ("/compute/v2.1/...") and the query; cut after 1 KiB
+	Status       int    // of the answer; 0 before it, and if the connection was cut instead
 	UserAgent    string
-	Microversion string // the compute version asked for, "" for none
+	Microversion string // the requested compute version, "" if there is none
 }
 
-// journal remembers the newest requests and counts them all.
+// journal keeps the newest requests and counts all.
 type journal struct {
 	mu     sync.Mutex
-	ring   []*Request // at most journalSize; once full, next is the oldest
+	ring   []*Request // at most journalSize; when it is full, next is the oldest
 	next   int
 	counts map[counter]int
 }
@@ -36,8 +36,7 @@ func newJournal() *journal {
 	return &journal{counts: make(map[counter]int)}
 }
 
-// Requests lists the newest 10,000 requests since Start, oldest first. A request is in the list from the moment it came
-// in, so one that is held back is there already.
+// Requests returns the newest 10,000 requests since Start, oldest first, including those without an answer.
 func (c *Cloud) Requests() []Request {
 	j := c.journal
 	j.mu.Lock()
@@ -49,12 +48,11 @@ func (c *Cloud) Requests() []Request {
 	return list
 }
 
-// Count tells how many requests the service got since Start with this method and a path that begins with pathPrefix,
-// held-back ones included. Paths are those of the service, without the prefix it has on this listener:
-// Count("keystone", "POST", "/v3/auth/tokens") are the logins, Count("nova", "GET", "/v2.1/servers/") the look-ups.
+// Count returns the number of requests to the service since Start with this method and a path that begins with
+// pathPrefix, including those without an answer. The path is without the prefix of the service on this listener:
+// Count("keystone", "POST", "/v3/auth/tokens") are the logins, Count("nova", "GET", "/v2.1/servers/") the lookups.
 //
-// Unlike [Cloud.Requests] it forgets nothing; only, after 10,000 distinct paths, new ones below /v2.1/servers/ are
-// counted as "/v2.1/servers/" and other new ones as "/".
+// After 10,000 distinct paths, new ones below /v2.1/servers/ are counted as "/v2.1/servers/" and others as "/".
 func (c *Cloud) Count(service, method, pathPrefix string) int {
 	j := c.journal
 	j.mu.Lock()
@@ -68,7 +66,7 @@ func (c *Cloud) Count(service, method, pathPrefix string) int {
 	return total
 }
 
-// begin notes that a request came in, and returns a writer that adds the status of its answer.
+// begin notes a request, and returns a writer that notes the status of its answer.
 func (j *journal) begin(w http.ResponseWriter, r *http.Request, service, path string) http.ResponseWriter {
 	entry := &Request{
 		Service:      service,
@@ -94,7 +92,7 @@ func (j *journal) begin(w http.ResponseWriter, r *http.Request, service, path st
 	return &statusWriter{ResponseWriter: w, journal: j, entry: entry}
 }
 
-// crowded is the counter for a path too many: one of few, so that no client can make the journal grow without end.
+// crowded returns the shared counter for a path beyond journalSize. It keeps the journal bounded.
 func crowded(key counter) counter {
 	if key.method != http.MethodGet && key.method != http.MethodPost && key.method != http.MethodHead {
 		key.method = ""
@@ -108,12 +106,12 @@ func crowded(key counter) counter {
 	return key
 }
 
-// cut copies, so that a short part does not keep a long request in memory.
+// cut copies the text, so that a short part does not keep a long request in memory.
 func cut(s string, length int) string {
 	return strings.Clone(s[:min(len(s), length)])
 }
 
-// statusWriter notes the status in the journal before the client can see the answer.
+// statusWriter notes the status before the client can see the answer.
 type statusWriter struct {
 	http.ResponseWriter
 	journal *journal
@@ -126,6 +124,3 @@ func (w *statusWriter) WriteHeader(status int) {
 	w.journal.mu.Unlock()
 	w.ResponseWriter.WriteHeader(status)
 }
-
-// Unwrap lets http.ResponseController reach the connection.
-func (w *statusWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }

@@ -19,21 +19,21 @@ import (
 // labSecret is the password of every account of example/lab.
 const labSecret = "lab-secret"
 
-// site is where a Keystone and a Nova answer, the simulated or the real one.
+// site is a Keystone and a Nova, simulated or real.
 type site struct {
 	identity, compute string
 	ids               map[string]string // of servers, by name
 	tokens            map[string]string // by account
 }
 
-var labProjects = map[string]string{ // of the accounts that are asked as
+var labProjects = map[string]string{ // by account
 	"admin": "admin", "demo": "workloads", "other": "other", "authenticator": "service", "authenticator-admin": "service", "nova-vendordata": "service", "no-rights": "service",
 }
 
 // signIn logs every account in.
 func (s *site) signIn(t *testing.T) {
 	t.Helper()
-	s.tokens = map[string]string{"nobody": "", "a forger": "junk"}
+	s.tokens = map[string]string{"no token": "", "an invalid token": "junk"}
 	for account, project := range labProjects {
 		scope := `,"scope":{"project":{"name":"` + project + `","domain":{"name":"Default"}}}`
 		a := ask(t, "POST", s.identity+"/v3/auth/tokens", passwordLogin(account, labSecret, scope))
@@ -69,7 +69,7 @@ func realSite(t *testing.T) *site {
 	return s
 }
 
-// simulatedSite has what the lab has, as far as answers depend on it.
+// simulatedSite has the accounts and servers of the lab on which the answers depend.
 func simulatedSite(t *testing.T) *site {
 	t.Helper()
 	c, err := simulator.Start()
@@ -101,8 +101,8 @@ func simulatedSite(t *testing.T) *site {
 	return s
 }
 
-// alike is what must be the same in both answers: the status, the headers that
-// a client goes by, and the shape of the body.
+// alike returns what must be the same in both answers: the status, the headers that clients use, and the shape of the
+// body.
 func alike(t *testing.T, a answer) map[string]any {
 	t.Helper()
 	got := map[string]any{"status": a.status}
@@ -118,7 +118,7 @@ func alike(t *testing.T, a answer) map[string]any {
 	return got
 }
 
-// The simulator is held to the truth: the same requests, the real services.
+// The simulator and the real services get the same requests.
 func TestTheSimulatorAnswersAsTheLab(t *testing.T) {
 	lab, simulated := realSite(t), simulatedSite(t)
 
@@ -173,7 +173,7 @@ func TestTheSimulatorAnswersAsTheLab(t *testing.T) {
 	} {
 		compare("a login with "+name, request{method: "POST", at: "identity", path: "/v3/auth/tokens", body: body, headers: []string{"Content-Type", "application/json"}})
 	}
-	for _, account := range []string{"nova-vendordata", "authenticator-admin", "demo", "other", "no-rights", "nobody", "a forger"} {
+	for _, account := range []string{"nova-vendordata", "authenticator-admin", "demo", "other", "no-rights", "no token", "an invalid token"} {
 		compare(account+" validates no token", request{method: "GET", at: "identity", path: "/v3/auth/tokens?nocatalog", account: account})
 		for name, subject := range map[string]string{"demo's token": "{demo's token}", "garbage": "junk"} {
 			compare(account+" validates "+name, request{
@@ -185,7 +185,7 @@ func TestTheSimulatorAnswersAsTheLab(t *testing.T) {
 	compare("nova /", request{method: "GET", at: "compute", path: "/"})
 	compare("nova /v2.1/", request{method: "GET", at: "compute", path: "/v2.1/"})
 	for _, version := range []string{"", "2.1", "2.93", "2.94", "latest", "abc"} {
-		for _, account := range []string{"demo", "authenticator-admin", "authenticator", "other", "nobody", "a forger"} {
+		for _, account := range []string{"demo", "authenticator-admin", "authenticator", "other", "no token", "an invalid token"} {
 			for _, path := range []string{
 				"/v2.1/servers/{web-1}", "/v2.1/servers/{WEB-1}", "/v2.1/servers/{other-1}", "/v2.1/servers/{unknown}", "/v2.1/servers/not-a-uuid",
 				"/v2.1/servers/detail?all_tenants=1&limit=2&uuid={web-1}",

@@ -18,28 +18,28 @@ const (
 	serverError  = "Unexpected API Error. Please report this at http://bugs.launchpad.net/nova/ and attach the Nova API log if possible.\n<class 'nova.exception.NovaException'>"
 )
 
-// Policy is what the role instance_reader may do besides reading its own project, of which a new cloud allows both, and
-// what Nova's policy withholds from the others.
+// Policy is what the role instance_reader may do besides reading its own project, and what Nova's policy refuses the
+// others. A new cloud has both rights and no refusal.
 type Policy struct {
-	// GetAllTenants allows all_tenants=1 (os_compute_api:servers:detail:get_all_tenants); without it that is 403.
+	// GetAllTenants allows all_tenants=1 (os_compute_api:servers:detail:get_all_tenants). Without it the answer is 403.
 	GetAllTenants bool
-	// AllowAllFilters allows the uuid filter (os_compute_api:servers:allow_all_filters). Without it the filter is
-	// silently ignored and all servers come: Nova's trap, which a client must notice by comparing the ID.
+	// AllowAllFilters allows the uuid filter (os_compute_api:servers:allow_all_filters). Without it Nova silently ignores
+	// the filter and returns all servers, so that a client must compare the ID.
 	AllowAllFilters bool
-	// AdminIsNoAdmin has the role admin be as good as member: context_is_admin wants more than the name of the role.
+	// AdminIsNoAdmin gives the role admin the rights of member: context_is_admin requires more than the name of the role.
 	AdminIsNoAdmin bool
 	// RefuseShow refuses to show a server (os_compute_api:servers:show). Nova looks for the server first.
 	RefuseShow bool
-	// RefuseDetail refuses every list (os_compute_api:servers:detail), as one of the account's own project.
+	// RefuseDetail refuses every list (os_compute_api:servers:detail), also of the account's own project.
 	RefuseDetail bool
 }
 
-// forbidden is what Nova says of a policy.
+// forbidden answers that a policy refuses the request.
 func forbidden(w http.ResponseWriter, policy string) {
 	novaError(w, http.StatusForbidden, "forbidden", "Policy doesn't allow "+policy+" to be performed.")
 }
 
-// isAdmin reports whether Nova takes the caller for an administrator (its rule context_is_admin).
+// isAdmin reports whether the caller is an admin for Nova (its rule context_is_admin).
 func (p Policy) isAdmin(caller Account) bool { return caller.has("admin") && !p.AdminIsNoAdmin }
 
 // SetPolicy replaces the policy.
@@ -49,18 +49,18 @@ func (c *Cloud) SetPolicy(p Policy) {
 	c.policy = p
 }
 
-// microversion is the y of compute API version x.y, with the x.
+// microversion is a version of the compute API.
 type microversion struct{ major, minor int }
 
 func newestMicroversion() microversion { return microversion{2, 93} }
 
-func (v microversion) String() string { return fmt.Sprintf("%d.%d", v.major, v.minor) }
+func (v microversion) text() string { return fmt.Sprintf("%d.%d", v.major, v.minor) }
 
 func (v microversion) less(other microversion) bool {
 	return v.major < other.major || v.major == other.major && v.minor < other.minor
 }
 
-// since tells whether the version has what came with 2.minor.
+// since reports whether the version is 2.minor or later.
 func (v microversion) since(minor int) bool { return !v.less(microversion{2, minor}) }
 
 func parseMicroversion(s string) (v microversion, ok bool) {
@@ -68,16 +68,16 @@ func parseMicroversion(s string) (v microversion, ok bool) {
 	x, errMajor := strconv.Atoi(major)
 	y, errMinor := strconv.Atoi(minor)
 	v = microversion{x, y}
-	// Writing it again refuses signs and leading zeros, as Nova does.
-	return v, errMajor == nil && errMinor == nil && x > 0 && y >= 0 && v.String() == s
+	// The comparison refuses signs and leading zeros, as Nova does.
+	return v, errMajor == nil && errMinor == nil && x > 0 && y >= 0 && v.text() == s
 }
 
-// SetMaxMicroversion makes an older cloud: versions above this are answered with 406. It must lie between "2.1" and
-// "2.93", the default, because fields of later versions are not known here.
+// SetMaxMicroversion makes an older cloud, which answers later versions with 406. The version must be between "2.1" and
+// "2.93", the default: fields of later versions are unknown here.
 func (c *Cloud) SetMaxMicroversion(version string) error {
 	v, ok := parseMicroversion(version)
 	if !ok || !v.since(1) || newestMicroversion().less(v) {
-		return fmt.Errorf("highest microversion %q is not one of 2.1 to %s", version, newestMicroversion())
+		return fmt.Errorf("highest microversion %q is not one of 2.1 to %s", version, newestMicroversion().text())
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -91,7 +91,8 @@ func (c *Cloud) maxMicroversion() microversion {
 	return c.max
 }
 
-// requestedMicroversion is what the client asks Nova for, "" for nothing. The newer header wins over the older one.
+// requestedMicroversion returns the version that the client requests from Nova, "" if there is none. The newer header
+// wins over the older one.
 func requestedMicroversion(h http.Header) string {
 	for _, line := range h.Values("OpenStack-API-Version") {
 		for part := range strings.SplitSeq(line, ",") {
@@ -103,7 +104,7 @@ func requestedMicroversion(h http.Header) string {
 	return strings.TrimSpace(h.Get("X-OpenStack-Nova-API-Version"))
 }
 
-// negotiate finds the version to answer in and says it in the headers, or answers 400 or 406 and reports false.
+// negotiate returns the version of the answer and sets its headers, or answers 400 or 406 and reports false.
 func (c *Cloud) negotiate(w http.ResponseWriter, r *http.Request) (microversion, bool) {
 	highest := c.maxMicroversion()
 	version := microversion{2, 1}
@@ -120,19 +121,19 @@ func (c *Cloud) negotiate(w http.ResponseWriter, r *http.Request) (microversion,
 		}
 	}
 	header := w.Header()
-	header.Set("Openstack-Api-Version", "compute "+version.String())
-	header.Set("X-Openstack-Nova-Api-Version", version.String())
+	header.Set("Openstack-Api-Version", "compute "+version.text())
+	header.Set("X-Openstack-Nova-Api-Version", version.text())
 	header.Add("Vary", "OpenStack-API-Version")
 	header.Add("Vary", "X-OpenStack-Nova-API-Version")
 	if !version.since(1) || highest.less(version) {
 		novaError(w, http.StatusNotAcceptable, "computeFault",
-			fmt.Sprintf("Version %s is not supported by the API. Minimum is 2.1 and maximum is %s.", version, highest))
+			fmt.Sprintf("Version %s is not supported by the API. Minimum is 2.1 and maximum is %s.", version.text(), highest.text()))
 		return version, false
 	}
 	return version, true
 }
 
-// needsToken is true for all of Nova but the documents of its versions.
+// needsToken reports whether the path is not a version document.
 func needsToken(path string) bool {
 	return strings.HasPrefix(path, novaRoot+"/") && path != novaRoot+"/"
 }
@@ -175,7 +176,7 @@ func setNovaRequestID(w http.ResponseWriter) {
 	w.Header().Set("X-Compute-Request-Id", id)
 }
 
-// novaError answers with one of Nova's own faults.
+// novaError answers with a fault in Nova's own form.
 func novaError(w http.ResponseWriter, status int, name, message string) {
 	w.Header().Set("Content-Type", "application/json; charset=UTF-8")
 	reply(w, status, object{name: object{"code": status, "message": message}})
@@ -188,7 +189,7 @@ func novaUnauthorized(w http.ResponseWriter, r *http.Request) {
 	reply(w, http.StatusUnauthorized, errorObject(http.StatusUnauthorized, "The request you have made requires authentication."))
 }
 
-// novaNotFound is the answer to a path without meaning, in the third shape of errors that Nova has.
+// novaNotFound is the answer to an unknown path, in the third form of Nova's errors.
 func novaNotFound(w http.ResponseWriter, r *http.Request) {
 	if strings.Contains(r.Header.Get("Accept"), "json") {
 		reply(w, http.StatusNotFound, object{"message": textNotFound, "code": "404 Not Found", "title": "Not Found"})
@@ -207,13 +208,13 @@ func (c *Cloud) novaVersions(r *http.Request) object {
 	}
 	return object{"versions": []any{
 		version("v2.0", "SUPPORTED", "", "", "2011-01-21T11:33:21Z"),
-		version("v2.1", "CURRENT", c.maxMicroversion().String(), "2.1", "2013-07-23T11:33:21Z"),
+		version("v2.1", "CURRENT", c.maxMicroversion().text(), "2.1", "2013-07-23T11:33:21Z"),
 	}}
 }
 
 func (c *Cloud) novaVersion(r *http.Request) object {
 	return object{"version": object{
-		"id": "v2.1", "status": "CURRENT", "version": c.maxMicroversion().String(), "min_version": "2.1",
+		"id": "v2.1", "status": "CURRENT", "version": c.maxMicroversion().text(), "min_version": "2.1",
 		"updated": "2013-07-23T11:33:21Z",
 		"links": []any{
 			object{"rel": "self", "href": rootURL(r) + computePrefix + novaRoot + "/"},
@@ -223,8 +224,8 @@ func (c *Cloud) novaVersion(r *http.Request) object {
 	}}
 }
 
-// showServer answers GET servers/{id}. Servers of other projects do not exist for anyone but an admin: Nova's database
-// layer adds the project to the query, whatever the policy says.
+// showServer answers GET servers/{id}. Only an admin finds servers of other projects: Nova's database layer adds the
+// project to the query, regardless of the policy.
 func (c *Cloud) showServer(w http.ResponseWriter, r *http.Request, caller Account, version microversion, id string) {
 	c.mu.RLock()
 	s, ok := c.servers[strings.ToLower(id)]
@@ -252,12 +253,12 @@ type listing struct {
 	uuid       string
 	limit      int
 	marker     string
-	partial    bool // whether servers in cells that are down are in it
-	deleted    bool // the deleted servers alone, of which there is none here
+	partial    bool // with the servers in cells that are down
+	deleted    bool // only deleted servers; there are none here
 }
 
-// parseListing reads the query; a parameter given twice counts with its last value. What is wrong with it is said in
-// Nova's words, "" for nothing.
+// parseListing parses the query. Of a repeated parameter the last value counts. wrong is Nova's message, "" if the query
+// is valid.
 func parseListing(query url.Values, version microversion) (l listing, wrong string) {
 	l.limit = pageLimit
 	for _, name := range slices.Sorted(maps.Keys(query)) {
@@ -285,14 +286,14 @@ func parseListing(query url.Values, version microversion) (l listing, wrong stri
 			l.marker = strings.ToLower(value)
 		case "status":
 			if !strings.EqualFold(value, "deleted") {
-				return l, "The simulator knows status=deleted alone."
+				return l, "The simulator knows only status=deleted."
 			}
 			l.deleted = true
 		default:
 			return l, fmt.Sprintf("'%s' does not match any of the regexes: '^_'", name)
 		}
 	}
-	// Nova knows too little of a server in a cell that is down to filter or to page, and then leaves it out.
+	// Nova cannot filter or page servers in a cell that is down, and then leaves them out.
 	l.partial = version.since(69) && !query.Has("uuid") && !query.Has("limit") && !query.Has("marker")
 	return l, ""
 }

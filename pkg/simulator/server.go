@@ -11,17 +11,17 @@ import (
 	"time"
 )
 
-// computeHost is the one machine on which all servers run.
+// computeHost is the host of all servers.
 const computeHost = "compute-1"
 
-// Server is an instance. What a real server has and this has not is answered as for a new one: no volumes, no
-// description, no server groups, no user data.
+// Server is an instance. Fields that it does not have are answered as for a new server: no volumes, no description, no
+// server groups, no user data.
 type Server struct {
 	ID        string // a UUID; kept in lower case
 	Name      string
 	Status    string // "ACTIVE", "BUILD", "SHUTOFF" ...; empty: "ACTIVE"
-	TaskState string // empty: null, nothing is under way
-	VMState   string // "active", "building", "stopped" ...; empty: the one that goes with Status
+	TaskState string // empty: null, no task
+	VMState   string // "active", "building", "stopped" ...; empty: that of Status
 	ProjectID string
 	UserID    string
 	ImageID   string // empty: booted from a volume, the image is ""
@@ -31,16 +31,16 @@ type Server struct {
 
 	AvailabilityZone string
 	Metadata         map[string]string
-	Tags             []string  // answered in order
-	SecurityGroups   []string  // names; none: the field is missing, as before the server has ports
+	Tags             []string  // the answer has them sorted
+	SecurityGroups   []string  // names; empty: the field is missing, as before the server has ports
 	Created          time.Time // to the second; zero: null
-	Launched         time.Time // zero: null, not running yet and so without a host
+	Launched         time.Time // zero: null, the server has not run yet and has no host
 	Addresses        []Address
 	AccessIPv4       string
 	AccessIPv6       string
 	Locked           bool
-	// Partial is a server in a cell that does not answer: status UNKNOWN and few fields from microversion 2.69 on, 500
-	// below. A list with a filter or a limit, or below 2.69, leaves it out without a word.
+	// Partial is a server in a cell that is down: status UNKNOWN and few fields from microversion 2.69 on, 500 below. A
+	// list with a filter or a limit, or below 2.69, leaves it out.
 	Partial bool
 }
 
@@ -62,7 +62,7 @@ func (s Server) clone() Server {
 
 // SetServer adds a server, or replaces the one with the same ID.
 func (c *Cloud) SetServer(s Server) {
-	// Stored servers are never changed, so readers share them without copies.
+	// Stored servers never change, so that readers share them.
 	s = s.clone()
 	s.ID = strings.ToLower(s.ID)
 	s.Status = cmp.Or(s.Status, "ACTIVE")
@@ -74,7 +74,7 @@ func (c *Cloud) SetServer(s Server) {
 	c.servers[s.ID] = s
 }
 
-// DeleteServer removes a server; it is 404 from then on.
+// DeleteServer removes a server.
 func (c *Cloud) DeleteServer(id string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -93,7 +93,7 @@ func vmState(status string) string {
 	return strings.ToLower(status)
 }
 
-// powerState is Nova's number for what the hypervisor says.
+// powerState returns Nova's number for the state of the VM.
 func (s Server) powerState() int {
 	switch s.VMState {
 	case "active":
@@ -116,10 +116,10 @@ type view struct {
 	version microversion
 	caller  Account
 	admin   bool // for Nova
-	single  bool // one server, not a list: some fields are there only then
+	single  bool // one server, not a list; some fields are only in the former
 }
 
-// record is the JSON object of a server, with the fields that the caller's rights and the microversion have.
+// record returns the JSON object of a server, with the fields of the caller's rights and of the microversion.
 func (v view) record(s Server) object {
 	if s.Partial {
 		return v.partialRecord(s)
@@ -135,7 +135,7 @@ func (v view) record(s Server) object {
 		"image":        v.image(s),
 		"flavor":       v.flavor(s),
 		"created":      timestamp(s.Created),
-		"updated":      timestamp(later(s.Created, s.Launched)),
+		"updated":      timestamp(slices.MaxFunc([]time.Time{s.Created, s.Launched}, time.Time.Compare)),
 		"addresses":    addresses(s),
 		"accessIPv4":   s.AccessIPv4,
 		"accessIPv6":   s.AccessIPv6,
@@ -155,14 +155,14 @@ func (v view) record(s Server) object {
 	if !s.Launched.IsZero() {
 		sum := sha256.Sum224([]byte(s.ProjectID + computeHost))
 		record["hostId"] = hex.EncodeToString(sum[:])
-		// Without a zone, unlike the other times: Nova's oldest slip, which clients must know.
+		// Unlike the other times, this one has no zone in Nova's answers.
 		record["OS-SRV-USG:launched_at"] = s.Launched.UTC().Format("2006-01-02T15:04:05.000000")
 	}
 	switch s.Status {
 	case "ACTIVE", "BUILD", "REBUILD", "RESIZE", "VERIFY_RESIZE", "MIGRATING":
 		record["progress"] = 0
 	}
-	// Nova asks Neutron for the groups as the caller, who gets none of other projects.
+	// Nova asks Neutron for the groups with the caller's rights, and gets none of other projects.
 	if len(s.SecurityGroups) > 0 && (v.admin || s.ProjectID == v.caller.ProjectID) {
 		groups := make([]any, 0, len(s.SecurityGroups))
 		for _, name := range s.SecurityGroups {
@@ -204,7 +204,7 @@ func (v view) addVersioned(record object, s Server) {
 // addAdmin adds what only an admin sees.
 func (v view) addAdmin(record object, s Server) {
 	launched := !s.Launched.IsZero()
-	// present gives the value that a server has once it has a host.
+	// present returns the value that a server has when it has a host.
 	present := func(value, before any) any {
 		if launched {
 			return value
@@ -228,7 +228,7 @@ func (v view) addAdmin(record object, s Server) {
 	}
 }
 
-// partialRecord is what Nova's API database knows of a server when the database of its cell is not reached.
+// partialRecord returns what Nova's API database knows about a server when the database of its cell is unreachable.
 func (v view) partialRecord(s Server) object {
 	record := object{
 		"id":        s.ID,
@@ -269,7 +269,7 @@ func (v view) image(s Server) any {
 	return object{"id": s.ImageID, "links": v.bookmark("images", s.ImageID)}
 }
 
-// flavor is a reference below 2.47, and from there on a copy without the ID.
+// flavor returns a reference below 2.47, and from then on a copy without the ID.
 func (v view) flavor(s Server) object {
 	if v.version.since(47) {
 		return object{
@@ -284,7 +284,7 @@ func (v view) flavor(s Server) object {
 func addresses(s Server) map[string][]object {
 	networks := make(map[string][]object)
 	if s.VMState == "building" {
-		return networks // Nova hides them, also when it knows them
+		return networks // Nova does not show them, even if it knows them
 	}
 	for _, a := range s.Addresses {
 		version := 4
@@ -305,13 +305,6 @@ func timestamp(t time.Time) any {
 		return nil
 	}
 	return t.UTC().Format("2006-01-02T15:04:05Z")
-}
-
-func later(a, b time.Time) time.Time {
-	if b.After(a) {
-		return b
-	}
-	return a
 }
 
 func orNull(s string) any {

@@ -1,14 +1,14 @@
 // Package simulator is a small Keystone and Nova that speak HTTP on one loopback listener: enough of an OpenStack cloud
-// to sign in, to validate tokens and to read servers. It is for demonstrations and for tests of a client, and it can be
-// told to misbehave ([Cloud.Fail]).
+// to log in, to validate tokens and to read servers. It is for the demo and for tests of a client, and can be told to
+// fail ([Cloud.Fail]).
 //
-// What it promises: for the requests it knows, the statuses, headers and JSON shapes are those recorded from OpenStack
-// Zed (Keystone 22, Nova 26, microversions 2.1 to 2.93) with the default policy, together with the policy of a
-// least-rights account: a role instance_reader that may list the servers of all projects (see [Policy]).
+// It promises, for the requests it knows, the statuses, headers and JSON shapes recorded from OpenStack Zed (Keystone 22,
+// Nova 26, microversions 2.1 to 2.93) with the default policy and that of a least-rights account: a role instance_reader
+// that may list the servers of all projects (see [Policy]).
 //
-// What it does not: it keeps no secret safe, stores nothing, gives every user one scope, and shows no server in the
-// process of deletion. Real Nova caches validated tokens for minutes; this one forgets a revoked token at once.
-// A query parameter that it does not implement is refused, so that no test believes in a filter that filters nothing.
+// It does not protect secrets, stores nothing, gives every user one scope, and shows no server that is being deleted.
+// Real Nova caches validated tokens for minutes; this one forgets a revoked token at once. An unknown query parameter is
+// refused, so that no test relies on a filter that does nothing.
 package simulator
 
 import (
@@ -29,7 +29,7 @@ import (
 	"time"
 )
 
-// The names of the two services, as [Cloud.Fail], [Cloud.Count] and [Request] spell them.
+// The names of the services in [Cloud.Fail], [Cloud.Count] and [Request].
 const (
 	keystone = "keystone"
 	nova     = "nova"
@@ -42,7 +42,7 @@ const (
 	longestRequest = 5 * time.Minute
 )
 
-// Cloud is a running cloud. All methods may be called at any time by any goroutine.
+// Cloud is a running cloud. Its methods are safe for concurrent use.
 type Cloud struct {
 	server   *http.Server
 	address  string // host:port of the listener
@@ -88,19 +88,19 @@ func Start() (*Cloud, error) {
 	c.server = &http.Server{
 		Handler:           c.Handler(),
 		ReadHeaderTimeout: 10 * time.Second,
-		// The read timeout runs on while the handler works, and cancels the request's context when it ends: a fault
-		// that holds a request back needs a long one.
+		// The read timeout continues while the handler works, and cancels the request's context at its end. A fault that
+		// delays a request needs a long one.
 		ReadTimeout:    longestRequest,
 		WriteTimeout:   longestRequest,
 		IdleTimeout:    2 * time.Minute,
 		MaxHeaderBytes: 32 << 10,
-		// A client that leaves in the middle is a purpose of this package, not news.
+		// Tests make clients leave early; that is no error.
 		ErrorLog:  slog.NewLogLogger(slog.DiscardHandler, slog.LevelError),
 		ConnState: c.countConnection,
 	}
 	go func() {
 		defer close(c.served)
-		// Serve reports only that it was closed, or a broken listener, which every client sees for itself.
+		// The error is that of Close, or of a broken listener, which every client notices.
 		_ = c.server.Serve(listener)
 	}()
 	return c, nil
@@ -115,8 +115,8 @@ func (c *Cloud) countConnection(_ net.Conn, state http.ConnState) {
 	}
 }
 
-// Close stops the server, cuts every connection, held-back requests included, and waits for all goroutines. Later calls
-// return what the first did.
+// Close stops the server, cuts every connection, also of delayed requests, and waits for all goroutines. Later calls
+// return the error of the first.
 func (c *Cloud) Close() error {
 	c.closed.Do(func() {
 		close(c.closing)
@@ -129,14 +129,14 @@ func (c *Cloud) Close() error {
 	return c.closeErr
 }
 
-// AuthURL is what a client is configured with, "http://127.0.0.1:PORT/identity/v3". The same without "/v3" is answered
-// with the list of versions.
+// AuthURL is the auth_url for a client, "http://127.0.0.1:PORT/identity/v3". Without "/v3" the answer is the list of
+// versions.
 func (c *Cloud) AuthURL() string {
 	return "http://" + c.address + identityPrefix + "/v3"
 }
 
-// Handler is what Start serves, for a test that wants to serve it by itself, say with TLS: all URLs in the answers are
-// made from the scheme and host of the request. [Cloud.Close] ends requests held back by a [Fault] there too.
+// Handler returns what Start serves, for a test with a server of its own, such as one with TLS. All URLs in the answers
+// have the scheme and host of the request. [Cloud.Close] ends requests that a [Fault] delays there, too.
 func (c *Cloud) Handler() http.Handler {
 	return http.HandlerFunc(c.serve)
 }
@@ -147,10 +147,10 @@ func (c *Cloud) serve(w http.ResponseWriter, r *http.Request) {
 		http.NotFound(w, r)
 		return
 	}
-	// The fault is chosen before the request is counted: a test that has seen the count knows what the request meets.
+	// The fault is chosen before the request is counted: a test that has seen the count may replace the fault.
 	fault := c.fault(service, path)
 	w = c.journal.begin(w, r, service, path)
-	// The body is read before anything is held back: net/http notices that a client has gone only once it was.
+	// The body is read before a delay: only then net/http notices that a client has left.
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 	if err != nil {
 		http.Error(w, "request body cannot be read", http.StatusBadRequest)
@@ -167,7 +167,7 @@ func (c *Cloud) serve(w http.ResponseWriter, r *http.Request) {
 	c.serveNova(w, r, path)
 }
 
-// route tells the service of a path on the listener, and the path as that service sees it.
+// route returns the service of a path on the listener, and the path as that service sees it.
 func route(path string) (service, rest string) {
 	service = keystone
 	rest, ok := strings.CutPrefix(path, identityPrefix)
@@ -181,7 +181,7 @@ func route(path string) (service, rest string) {
 	return service, rest
 }
 
-// SetNow gives the clock that decides when tokens are issued and expire; nil means [time.Now].
+// SetNow sets the clock for the issue and expiry of tokens. Nil means time.Now.
 func (c *Cloud) SetNow(now func() time.Time) {
 	if now == nil {
 		now = time.Now
@@ -191,7 +191,7 @@ func (c *Cloud) SetNow(now func() time.Time) {
 	c.now = now
 }
 
-// time reads the clock outside the lock, because the clock is the caller's code.
+// time calls the clock without the lock, because the clock is the caller's code.
 func (c *Cloud) time() time.Time {
 	c.mu.RLock()
 	now := c.now
@@ -199,7 +199,7 @@ func (c *Cloud) time() time.Time {
 	return now()
 }
 
-// rootURL is the scheme and host under which the client sees this listener, as in "http://127.0.0.1:8000".
+// rootURL returns the scheme and host of the request, such as "http://127.0.0.1:8000".
 func rootURL(r *http.Request) string {
 	if r.TLS != nil {
 		return "https://" + r.Host
@@ -210,7 +210,7 @@ func rootURL(r *http.Request) string {
 // object is a JSON object of an answer.
 type object = map[string]any
 
-// reply answers with JSON. Headers other than the length are the caller's; a content type already set stays.
+// reply answers with JSON. It does not change a content type that is set.
 func reply(w http.ResponseWriter, status int, body any) {
 	data, err := json.Marshal(body)
 	if err != nil {
@@ -229,24 +229,24 @@ func replyBytes(w http.ResponseWriter, status int, contentType string, data []by
 		header.Set("Content-Length", strconv.Itoa(len(data)))
 	}
 	w.WriteHeader(status)
-	// The client may be gone, or the status may have no body; neither leaves anything to do.
+	// The client may have left, or the status may have no body.
 	_, _ = w.Write(data)
 }
 
-// randomHex gives an ID as Keystone makes them: 32 hexadecimal digits.
+// randomHex returns an ID as Keystone makes them: 32 hexadecimal digits.
 func randomHex() string {
 	var b [16]byte
 	rand.Read(b[:]) // never fails, see crypto/rand
 	return hex.EncodeToString(b[:])
 }
 
-// derivedHex gives an ID of the same form that is always the same for the same words.
+// derivedHex returns such an ID, always the same for the same words.
 func derivedHex(words ...string) string {
 	sum := sha256.Sum256([]byte(strings.Join(words, "\x00")))
 	return hex.EncodeToString(sum[:16])
 }
 
-// dashed writes 32 hexadecimal digits as a UUID.
+// dashed returns 32 hexadecimal digits as a UUID.
 func dashed(id string) string {
 	return id[:8] + "-" + id[8:12] + "-" + id[12:16] + "-" + id[16:20] + "-" + id[20:]
 }

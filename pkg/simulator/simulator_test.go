@@ -9,7 +9,6 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -17,6 +16,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/awaittest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/simulator"
 )
 
@@ -27,8 +27,8 @@ const (
 	unknown = "11111111-2222-3333-4444-555555555555"
 )
 
-// start gives a cloud with an admin, a member of project workloads, a token validator, a least-rights reader and a user
-// with an application credential; and with three servers, one of them in another project.
+// start returns a cloud with an admin, a member of project workloads, a token validator, a least-rights reader and a user
+// with an application credential, and with three servers, one of them in another project.
 func start(t *testing.T) *simulator.Cloud {
 	t.Helper()
 	c, err := simulator.Start()
@@ -103,7 +103,7 @@ func (a answer) json(t *testing.T) map[string]any {
 	return v
 }
 
-// ask makes a request; headers come as name, value, name, value.
+// ask makes a request. The headers are name, value, name, value.
 func ask(t *testing.T, method, url, body string, headers ...string) answer {
 	t.Helper()
 	r, err := http.NewRequestWithContext(t.Context(), method, url, strings.NewReader(body))
@@ -113,7 +113,7 @@ func ask(t *testing.T, method, url, body string, headers ...string) answer {
 	for i := 0; i < len(headers); i += 2 {
 		r.Header.Set(headers[i], headers[i+1])
 	}
-	// Redirects and 300 are answers like others here.
+	// The tests want redirects and 300 as they are.
 	client := &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	response, err := client.Do(r)
 	if err != nil {
@@ -143,7 +143,7 @@ func microversion(v string) []string {
 	return []string{"OpenStack-API-Version", "compute " + v}
 }
 
-// getNova asks below /v2.1 of Nova.
+// getNova makes a request below /v2.1 of Nova.
 func getNova(t *testing.T, c *simulator.Cloud, path, token, version string) answer {
 	t.Helper()
 	return ask(t, "GET", compute(c)+"/v2.1"+path, "", append([]string{"X-Auth-Token", token}, microversion(version)...)...)
@@ -204,7 +204,7 @@ func TestAnswersHaveTheRecordedShape(t *testing.T) {
 		recorded string
 		ask      func(t *testing.T) answer
 		exact    bool     // the body is the same, not only its shape
-		differs  []string // keys of the server that hold another type for reasons of the recorded one
+		differs  []string // keys whose recorded value has another type because of that server
 	}{
 		{"keystone-versions-300", func(t *testing.T) answer { return ask(t, "GET", identity(c), "") }, shapes, nil},
 		{"keystone-auth-201", func(t *testing.T) answer {
@@ -283,7 +283,7 @@ func TestLogin(t *testing.T) {
 		"password, project of other domain":  {passwordLogin("demo", "secret", project(`{"name":"workloads","domain":{"id":"x"}}`)), 401},
 		"password, the system":               {passwordLogin("demo", "secret", `,"scope":{"system":{"all":true}}`), 401},
 		"empty password":                     {passwordLogin("demo", "", ""), 401},
-		"unknown user":                       {passwordLogin("nobody", "secret", ""), 401},
+		"unknown user":                       {passwordLogin("unknown", "secret", ""), 401},
 		"user by id":                         {`{"auth":{"identity":{"methods":["password"],"password":{"user":{"id":"robot-id","password":"secret"}}}}}`, 201},
 		"user of another domain":             {`{"auth":{"identity":{"methods":["password"],"password":{"user":{"name":"demo","domain":{"id":"x"},"password":"secret"}}}}}`, 401},
 		"unknown method":                     {`{"auth":{"identity":{"methods":["totp"]}}}`, 401},
@@ -293,7 +293,7 @@ func TestLogin(t *testing.T) {
 		"credential by name of another user": {credentialLogin(`{"name":"key","secret":"s3cret","user":{"name":"demo","domain":{"id":"default"}}}`), 401},
 		"credential, wrong secret":           {credentialLogin(`{"id":"credential-id","secret":"x"}`), 401},
 		"credential unknown":                 {credentialLogin(`{"id":"none","secret":"s3cret"}`), 404},
-		"no JSON":                            {`{`, 400},
+		"not JSON":                           {`{`, 400},
 		"no auth":                            {`{}`, 400},
 		"no identity":                        {`{"auth":{}}`, 400},
 	}
@@ -319,7 +319,7 @@ func TestValidateToken(t *testing.T) {
 	}{
 		"admin validates any":           {"GET", boss, demo, 200},
 		"role service validates any":    {"HEAD", validator, demo, 200},
-		"anyone validates itself":       {"GET", demo, demo, 200},
+		"anyone validates their own":    {"GET", demo, demo, 200},
 		"reader validates another":      {"GET", finder, demo, 403},
 		"reader validates an unknown":   {"GET", finder, demo[:182] + "!", 404},
 		"no subject":                    {"GET", validator, "", 404},
@@ -339,7 +339,7 @@ func TestValidateToken(t *testing.T) {
 	}
 }
 
-func TestRevokedAndExpiredTokensAreWorthless(t *testing.T) {
+func TestRevokedAndExpiredTokensAreInvalid(t *testing.T) {
 	var now struct {
 		sync.Mutex
 		time.Time
@@ -347,7 +347,7 @@ func TestRevokedAndExpiredTokensAreWorthless(t *testing.T) {
 	now.Time = time.Date(2026, 11, 22, 7, 0, 0, 0, time.UTC)
 	tests := map[string]struct {
 		end   func(t *testing.T, c *simulator.Cloud, token string)
-		worth bool
+		valid bool
 	}{
 		"nothing happened": {func(*testing.T, *simulator.Cloud, string) {}, true},
 		"all revoked":      {func(_ *testing.T, c *simulator.Cloud, _ string) { c.RevokeTokens() }, false},
@@ -372,7 +372,7 @@ func TestRevokedAndExpiredTokensAreWorthless(t *testing.T) {
 			demo := login(t, c, "demo")
 			test.end(t, c, demo)
 			wantNova, wantKeystone := 200, 200
-			if !test.worth {
+			if !test.valid {
 				wantNova, wantKeystone = 401, 404
 			}
 			if a := getNova(t, c, "/servers/"+web, demo, ""); a.status != wantNova {
@@ -489,7 +489,7 @@ func TestOlderCloud(t *testing.T) {
 	}
 }
 
-// names lists the servers of a list in its order.
+// names returns the names of the servers of a list, in its order.
 func names(t *testing.T, a answer) []string {
 	t.Helper()
 	var list struct {
@@ -527,12 +527,12 @@ func TestListServers(t *testing.T) {
 		"least rights, unknown":                         {both, "finder", "all_tenants=1&uuid=" + unknown, 200, []string{}},
 		"least rights, the last uuid counts":            {both, "finder", "all_tenants=1&uuid=" + web + "&uuid=" + foreign, 200, []string{"other-1"}},
 		"least rights without all_tenants":              {both, "finder", "uuid=" + web, 200, []string{}},
-		"trap: filter not allowed, all servers come":    {simulator.Policy{GetAllTenants: true}, "finder", "all_tenants=1&uuid=" + web, 200, all},
+		"the filter is not allowed and ignored":         {simulator.Policy{GetAllTenants: true}, "finder", "all_tenants=1&uuid=" + web, 200, all},
 		"list of all projects not allowed":              {simulator.Policy{AllowAllFilters: true}, "finder", "all_tenants=1&uuid=" + web, 403, nil},
 		"admin, deleted":                                {both, "boss", "status=deleted&uuid=" + unknown, 200, []string{}},
 		"least rights, deleted":                         {both, "finder", "all_tenants=1&status=deleted", 403, nil},
-		"admin by name, deleted":                        {simulator.Policy{AdminIsNoAdmin: true}, "boss", "status=deleted", 403, nil},
-		"admin by name, all projects":                   {simulator.Policy{AdminIsNoAdmin: true}, "boss", "all_tenants=1", 403, nil},
+		"admin only by name, deleted":                   {simulator.Policy{AdminIsNoAdmin: true}, "boss", "status=deleted", 403, nil},
+		"admin only by name, all projects":              {simulator.Policy{AdminIsNoAdmin: true}, "boss", "all_tenants=1", 403, nil},
 		"another status":                                {both, "boss", "status=active", 400, nil},
 		"no list at all":                                {simulator.Policy{RefuseDetail: true}, "boss", "", 403, nil},
 		"limit":                                         {both, "boss", "all_tenants=1&limit=2", 200, all[:2]},
@@ -561,8 +561,9 @@ func TestListServers(t *testing.T) {
 	}
 }
 
-// Roles on the system or in a domain read no server, and whether there is one is known to them: Nova looks first.
-func TestScopesThatAreNoProject(t *testing.T) {
+// An account with roles on the system or in a domain may read no server, and learns whether a server exists, because Nova
+// looks for it first.
+func TestScopesOtherThanAProjectReadNoServer(t *testing.T) {
 	c := start(t)
 	for _, test := range []struct{ scope, asked, key string }{
 		{simulator.ScopeSystem, `{"system":{"all":true}}`, "system"},
@@ -590,7 +591,7 @@ func TestScopesThatAreNoProject(t *testing.T) {
 	}
 }
 
-func TestShowThatIsRefused(t *testing.T) {
+func TestRefuseShow(t *testing.T) {
 	c := start(t)
 	c.SetPolicy(simulator.Policy{RefuseShow: true})
 	boss := login(t, c, "boss")
@@ -601,7 +602,7 @@ func TestShowThatIsRefused(t *testing.T) {
 	}
 	c.SetPolicy(simulator.Policy{AdminIsNoAdmin: true})
 	if a := getNova(t, c, "/servers/"+web, boss, "2.93"); a.status != 404 {
-		t.Errorf("an admin by name alone is shown the server of another project: %d", a.status)
+		t.Errorf("an admin only by name: a server of another project has status %d", a.status)
 	}
 }
 
@@ -642,7 +643,7 @@ func TestListPages(t *testing.T) {
 	}
 }
 
-func TestServerInCellThatIsDown(t *testing.T) {
+func TestServerInACellThatIsDown(t *testing.T) {
 	c := start(t)
 	c.SetServer(simulator.Server{ID: foreign, Name: "other-1", ProjectID: "other-id", UserID: "u", Partial: true, Created: time.Unix(1, 0)})
 	boss := login(t, c, "boss")
@@ -744,7 +745,7 @@ func TestRequestsAreCounted(t *testing.T) {
 	}
 }
 
-func TestJournalIsBoundedAndCountsOn(t *testing.T) {
+func TestFullJournalStillCounts(t *testing.T) {
 	const requests = 10_500
 	c := start(t)
 	handler := c.Handler()
@@ -787,18 +788,7 @@ func TestConcurrentUse(t *testing.T) {
 	}
 }
 
-// await waits until the cloud got n requests for servers.
-func await(t *testing.T, c *simulator.Cloud, n int) {
-	t.Helper()
-	for c.Count("nova", "GET", "/v2.1/servers") < n {
-		if t.Context().Err() != nil {
-			t.Fatal("the requests never came")
-		}
-		runtime.Gosched()
-	}
-}
-
-// result is how a request in the background ended.
+// result is the end of a request in the background.
 type result struct {
 	status int
 	err    error
@@ -823,16 +813,16 @@ func askLater(ctx context.Context, c *simulator.Cloud, token string) <-chan resu
 	return done
 }
 
-func TestHeldBackRequests(t *testing.T) {
+func TestDelayedRequests(t *testing.T) {
 	never := make(chan struct{})
 	for name, fault := range map[string]simulator.Fault{"hang": {Hang: true}, "delay": {Delay: never}} {
 		ends := map[string]struct {
 			end  func(c *simulator.Cloud, leave func())
 			want int // 0: the connection ends without an answer
 		}{
-			"the client goes":       {func(_ *simulator.Cloud, leave func()) { leave() }, 0},
+			"the client leaves":     {func(_ *simulator.Cloud, leave func()) { leave() }, 0},
 			"the cloud closes":      {func(c *simulator.Cloud, _ func()) { _ = c.Close() }, 0},
-			"the fault is healed":   {func(c *simulator.Cloud, _ func()) { c.Fail("nova", simulator.Fault{}) }, 200},
+			"the fault is removed":  {func(c *simulator.Cloud, _ func()) { c.Fail("nova", simulator.Fault{}) }, 200},
 			"the fault is replaced": {func(c *simulator.Cloud, _ func()) { c.Fail("nova", simulator.Fault{Status: 503}) }, 200},
 		}
 		for how, test := range ends {
@@ -843,7 +833,7 @@ func TestHeldBackRequests(t *testing.T) {
 				ctx, leave := context.WithCancel(t.Context())
 				defer leave()
 				done := askLater(ctx, c, demo)
-				await(t, c, 1)
+				awaittest.True(t, "the request", func() bool { return c.Count("nova", "GET", "/v2.1/servers") == 1 })
 				test.end(c, leave)
 				if got := <-done; got.status != test.want || (got.err == nil) != (test.want != 0) {
 					t.Errorf("got %+v, want status %d", got, test.want)
@@ -851,22 +841,22 @@ func TestHeldBackRequests(t *testing.T) {
 			})
 		}
 	}
-	t.Run("delay until the time has come", func(t *testing.T) {
+	t.Run("delay until its channel closes", func(t *testing.T) {
 		c := start(t)
 		demo := login(t, c, "demo")
-		come := make(chan struct{})
-		c.Fail("nova", simulator.Fault{Delay: come})
+		delay := make(chan struct{})
+		c.Fail("nova", simulator.Fault{Delay: delay})
 		done := askLater(t.Context(), c, demo)
-		await(t, c, 1)
+		awaittest.True(t, "the request", func() bool { return c.Count("nova", "GET", "/v2.1/servers") == 1 })
 		if list := c.Requests(); list[len(list)-1].Status != 0 {
 			t.Errorf("answered: %+v", list)
 		}
-		close(come)
+		close(delay)
 		if got := <-done; got.status != 200 {
 			t.Errorf("got %+v", got)
 		}
 	})
-	t.Run("a login with a body, until its client goes", func(t *testing.T) {
+	t.Run("a login with a body, until its client leaves", func(t *testing.T) {
 		c := start(t)
 		c.Fail("keystone", simulator.Fault{Hang: true})
 		server := httptest.NewServer(c.Handler())
@@ -879,9 +869,7 @@ func TestHeldBackRequests(t *testing.T) {
 			}
 			done <- err
 		}()
-		for c.Count("keystone", "POST", "/") == 0 {
-			runtime.Gosched()
-		}
+		awaittest.True(t, "the login", func() bool { return c.Count("keystone", "POST", "/") == 1 })
 		leave()
 		if err := <-done; err == nil {
 			t.Error("an answer")
@@ -947,7 +935,7 @@ func TestDrop(t *testing.T) {
 }
 
 func TestEndless(t *testing.T) {
-	for name, bound := range map[string]int64{"client with a bound": 1 << 20, "client without": 1 << 40} {
+	for name, bound := range map[string]int64{"client with a bound": 1 << 20, "client without a bound": 1 << 40} {
 		t.Run(name, func(t *testing.T) {
 			c := start(t)
 			c.Fail("nova", simulator.Fault{Endless: true})
@@ -980,13 +968,12 @@ func TestCloseTwice(t *testing.T) {
 		}
 	}
 	if got := <-askLater(t.Context(), c, ""); got.err == nil {
-		t.Error("still served")
+		t.Error("a request after Close was answered")
 	}
 }
 
-// Nova knows the addresses of a server that is being built, and shows none
-// (nova/api/openstack/compute/views/servers.py, _get_addresses).
-func TestAddressesOfAServerThatIsBeingBuilt(t *testing.T) {
+// Nova does not show the addresses of a server in BUILD (nova/api/openstack/compute/views/servers.py, _get_addresses).
+func TestServerInBuildShowsNoAddresses(t *testing.T) {
 	c := start(t)
 	demo := login(t, c, "demo")
 	s := simulator.Server{
@@ -998,7 +985,7 @@ func TestAddressesOfAServerThatIsBeingBuilt(t *testing.T) {
 		return getNova(t, c, "/servers/"+unknown, demo, "2.93").json(t)["server"].(map[string]any)["addresses"]
 	}
 	if got := shown(); len(got.(map[string]any)) != 0 {
-		t.Errorf("while it is being built the addresses are %v", got)
+		t.Errorf("in BUILD the addresses are %v", got)
 	}
 	for _, status := range []string{"REBUILD", "ACTIVE"} {
 		s.Status, s.VMState = status, "active"
