@@ -7,7 +7,7 @@ import (
 )
 
 // phase translates Nova's status and task (nova/api/openstack/common.py,
-// nova/compute/task_states.py). Words that are not listed are inactive.
+// nova/compute/task_states.py). Unknown words are inactive.
 func phase(status, task string) attest.Phase {
 	switch status {
 	case "ERROR", "DELETED", "SOFT_DELETED": // never runs again, whatever task is left in the record
@@ -35,9 +35,8 @@ func phase(status, task string) attest.Phase {
 	return attest.PhaseInactive
 }
 
-// launching reports whether a task begins when nothing of the instance runs any more,
-// and ends with another launched_at (nova/compute/manager.py). The task before
-// rebuild_spawning, rebuilding, begins while the old system runs.
+// launching reports whether a task starts when the old system no longer runs, and ends with another launched_at
+// (nova/compute/manager.py). The task before rebuild_spawning, rebuilding, starts while the old system runs.
 func launching(task string) bool {
 	return task == "spawning" || task == "rebuild_spawning" || task == "resize_finish"
 }

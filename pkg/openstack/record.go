@@ -13,12 +13,10 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/secret"
 )
 
-// record is a server in Nova's answer (api-ref/source/servers.inc). Pointers
-// and raw values tell what is absent from what is empty: when a cell is down
-// Nova answers 200 with a record that lacks most keys
-// (api-guide/source/down_cells.rst), and a rule must not hold for lack of a
-// value. A null is as good as absent, except where Nova's documentation says
-// what it means: no task, no launch, no zone yet.
+// record is a server in Nova's answer (api-ref/source/servers.inc). Pointers and raw values distinguish an absent value
+// from an empty one: when a cell is down, Nova answers 200 with a record that lacks most keys
+// (api-guide/source/down_cells.rst), and a missing value must not satisfy a rule. Null counts as absent, except where
+// Nova's documentation gives it a meaning: no task, no launch, no zone yet.
 type record struct {
 	ID        *string                     `json:"id"`
 	Name      *string                     `json:"name"`
@@ -44,11 +42,10 @@ type recordAddress struct {
 	MAC  string  `json:"OS-EXT-IPS-MAC:mac_addr"`
 }
 
-// launchedLayout is how Nova writes launched_at: UTC, without saying so.
+// launchedLayout is the form of launched_at in Nova's answers: UTC, without a zone.
 const launchedLayout = "2006-01-02T15:04:05.999999"
 
-// instance turns a record into what can be judged. Every error means that the
-// answer cannot be used.
+// instance returns the instance of a record, or an error if the record cannot be used.
 func (r record) instance() (attest.Instance, error) {
 	var none attest.Instance
 	if r.ID == nil {
@@ -120,19 +117,19 @@ func (a recordAddress) parse(network string) (attest.Address, error) {
 	}
 	what := fmt.Sprintf("address %s of network %s", secret.Quote(*a.Addr), secret.Quote(network))
 	if a.Type == nil {
-		return none, fmt.Errorf("%s has no OS-EXT-IPS:type: every Nova with API 2.1 writes it; see that the catalog's compute endpoint is Nova's own, and that no proxy on the way changes its answers", what)
+		return none, fmt.Errorf("%s has no OS-EXT-IPS:type: every Nova with API 2.1 writes it; check that the catalog's compute endpoint is Nova's own, and that no proxy changes its answers", what)
 	}
 	if *a.Type != "fixed" && *a.Type != "floating" {
 		return none, fmt.Errorf("%s is of type %s, neither fixed nor floating", what, secret.Quote(*a.Type))
 	}
 	addr, err := netip.ParseAddr(*a.Addr)
 	if err != nil {
-		return none, fmt.Errorf("%s is no IP address", what)
+		return none, fmt.Errorf("%s is not an IP address", what)
 	}
 	return attest.Address{Network: network, Addr: attest.Canonical(addr), MAC: parseMAC(a.MAC)}, nil
 }
 
-// present leaves out the keys whose value is null: they are absent.
+// present omits the keys whose value is null.
 func present(metadata map[string]*string) map[string]string {
 	all := make(map[string]string, len(metadata))
 	for key, value := range metadata {
@@ -143,7 +140,7 @@ func present(metadata map[string]*string) map[string]string {
 	return all
 }
 
-// launchedAt is the zero time for null: the server was never launched.
+// launchedAt returns the zero time for null: the server was never launched.
 func launchedAt(raw json.RawMessage) (time.Time, error) {
 	var launched *string
 	if err := json.Unmarshal(raw, &launched); err != nil || launched == nil {
@@ -151,12 +148,12 @@ func launchedAt(raw json.RawMessage) (time.Time, error) {
 	}
 	at, err := time.Parse(launchedLayout, *launched)
 	if err != nil {
-		return time.Time{}, fmt.Errorf("%s is no time such as %s", secret.Quote(*launched), launchedLayout)
+		return time.Time{}, fmt.Errorf("%s is not a time such as %s", secret.Quote(*launched), launchedLayout)
 	}
 	return at, nil
 }
 
-// imageID is "" for a server that was booted from a volume, whose image is "".
+// imageID returns "" for a server that was booted from a volume. Nova writes its image as "".
 func imageID(raw json.RawMessage) (string, error) {
 	if bytes.Equal(raw, []byte(`""`)) {
 		return "", nil
@@ -173,8 +170,7 @@ func imageID(raw json.RawMessage) (string, error) {
 	return image.ID, nil
 }
 
-// parseMAC gives the zero value for what is no Ethernet address: it then equals
-// no caller's.
+// parseMAC returns the zero value if s is not an Ethernet address. It equals no address of a port.
 func parseMAC(s string) (m attest.MAC) {
 	if parsed, err := net.ParseMAC(s); err == nil && len(parsed) == len(m) {
 		copy(m[:], parsed)
@@ -188,7 +184,7 @@ func partial(key string) error {
 
 func empty(s *string) bool { return s == nil || *s == "" }
 
-// nullable decodes a string, leaving it empty for null.
+// nullable decodes a string. Null leaves it empty.
 func nullable(raw json.RawMessage, into *string) error {
 	if bytes.Equal(raw, []byte("null")) {
 		return nil
