@@ -55,7 +55,7 @@ func TestConfigurationOfTheReadme(t *testing.T) {
 // The table of failures uses the words of the audit log.
 func TestReasonsOfTheReadme(t *testing.T) {
 	known := []attest.Reason{
-		attest.CallerUnknown, attest.CallerDenied, attest.AgentsUnlimited, attest.ProjectMismatch, attest.InstanceUnknown, attest.CloudUnavailable,
+		attest.CallerUnknown, "caller_denied", attest.AgentsUnlimited, attest.ProjectMismatch, attest.InstanceUnknown, attest.CloudUnavailable,
 		attest.InstanceDenied, attest.StatusDenied, attest.StateUnavailable,
 	}
 	_, table, _ := strings.Cut(readme(t), "## How each failure shows")

@@ -17,13 +17,6 @@ import (
 // ErrNoInstance is the cloud's definite word that there is no such instance.
 var ErrNoInstance = errors.New("the cloud knows no such instance")
 
-// ErrUnknownCaller is Keystone's definite word that a token is none that is good.
-var ErrUnknownCaller = errors.New("keystone knows no such token")
-
-// ErrTooManyCallers says that a token was not asked about, since too many were
-// lately that turned out to be nobody's.
-var ErrTooManyCallers = errors.New("too many tokens were asked about lately that are nobody's")
-
 // ErrTooManyLookups says that the caller's address has as many lookups in
 // flight as one address may have. Nothing was asked of the cloud.
 var ErrTooManyLookups = errors.New("one address has too many lookups in flight")

@@ -84,11 +84,22 @@ func FromMetadataAgent(id InstanceID, project string, forwarded netip.Addr) Evid
 	return Evidence{addr: Canonical(forwarded), agent: agentClaim{id, project}}
 }
 
-// WithDocument is the evidence with a document, whose signature must have been
-// verified.
-func (e Evidence) WithDocument(d Document) Evidence {
+// Verifier verifies documents; token.Issuer is one.
+type Verifier interface {
+	// VerifyDocument returns what a document says. The error is a [*Denied] if it is not
+	// valid, and anything else if it cannot be verified now.
+	VerifyDocument(compact string) (Document, error)
+}
+
+// WithDocument returns the evidence with a document, and what the document says. The
+// errors are those of v. There is no other way to evidence with a document.
+func (e Evidence) WithDocument(v Verifier, compact string) (Evidence, Document, error) {
+	d, err := v.VerifyDocument(compact)
+	if err != nil {
+		return e, Document{}, err
+	}
 	e.document = d
-	return e
+	return e, d, nil
 }
 
 // Addr is the address that the caller was seen to speak from, by us or by the

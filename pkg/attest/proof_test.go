@@ -34,7 +34,7 @@ func TestProofs(t *testing.T) {
 	address := func(*scene) attest.Evidence { return attest.FromAddress(attesttest.Addr) }
 	stranger := func(*scene) attest.Evidence { return attest.FromAddress(neighbour) }
 	with := func(from func(*scene) attest.Evidence) func(*scene) attest.Evidence {
-		return func(s *scene) attest.Evidence { return from(s).WithDocument(papers(s)) }
+		return func(s *scene) attest.Evidence { return attesttest.WithDocument(from(s), papers(s)) }
 	}
 	tests := []struct {
 		name     string
@@ -144,7 +144,7 @@ func TestDocument(t *testing.T) {
 			s.grant.Proof = []attest.Proof{attest.ProofDocument}
 			d := papers(s)
 			tt.edit(s, &d)
-			s.evidence = attest.FromAddress(neighbour).WithDocument(d)
+			s.evidence = attesttest.WithDocument(attest.FromAddress(neighbour), d)
 			if got := s.ask(t); got != tt.want {
 				t.Errorf("%s, want %s", got, tt.want)
 			}
@@ -159,7 +159,7 @@ func TestDocumentsAreCountedEachForItself(t *testing.T) {
 	ask := func(id string) string {
 		d := papers(s)
 		d.ID = id
-		s.evidence = attest.FromAddress(neighbour).WithDocument(d)
+		s.evidence = attesttest.WithDocument(attest.FromAddress(neighbour), d)
 		return s.ask(t)
 	}
 	for _, want := range []string{granted, granted, no(attest.AttemptsExhausted)} {
@@ -179,7 +179,7 @@ func TestBothProofsAreCountedByBoth(t *testing.T) {
 	for i, want := range []string{granted, granted, no(attest.AttemptsExhausted)} {
 		d := papers(s)
 		d.ID = strings.Repeat("x", i+1)
-		s.evidence = attest.FromAddress(attesttest.Addr).WithDocument(d)
+		s.evidence = attesttest.WithDocument(attest.FromAddress(attesttest.Addr), d)
 		if got := s.ask(t); got != want {
 			t.Errorf("%s, want %s", got, want)
 		}
@@ -191,7 +191,7 @@ func TestBothProofsAreCountedByBoth(t *testing.T) {
 func TestAnAttemptOfOneProofAloneIsGivenBack(t *testing.T) {
 	s, state := newScene(t), &stubbornState{State: &attesttest.State{}}
 	s.grant.Proof, s.window.Limit, s.attempts = []attest.Proof{attest.ProofAddressAndDocument}, 2, state
-	s.evidence = s.evidence.WithDocument(papers(s))
+	s.evidence = attesttest.WithDocument(s.evidence, papers(s))
 	state.refuse = "documents/"
 	for range 5 {
 		if got := s.ask(t); got != broken(attest.StateUnavailable) {
@@ -207,7 +207,7 @@ func TestAnAttemptOfOneProofAloneIsGivenBack(t *testing.T) {
 	// The document is used up with all of its attempts, which does not cost the window.
 	other := newScene(t)
 	other.grant.Proof, other.window.Limit, other.attempts = []attest.Proof{attest.ProofDocument}, 1, &attesttest.State{}
-	other.evidence = attest.FromAddress(attesttest.Addr).WithDocument(papers(other))
+	other.evidence = attesttest.WithDocument(attest.FromAddress(attesttest.Addr), papers(other))
 	if got := other.ask(t); got != granted {
 		t.Fatal(got)
 	}
@@ -219,7 +219,7 @@ func TestAnAttemptOfOneProofAloneIsGivenBack(t *testing.T) {
 	}
 	d := papers(other)
 	d.ID = "another"
-	other.evidence = attest.FromAddress(attesttest.Addr).WithDocument(d)
+	other.evidence = attesttest.WithDocument(attest.FromAddress(attesttest.Addr), d)
 	if got := other.ask(t); got != granted {
 		t.Errorf("with a fresh document: %s", got)
 	}
@@ -339,7 +339,7 @@ func TestCallerOfTheCloud(t *testing.T) {
 		want     netip.Addr
 	}{
 		"a stranger":       {attest.FromAddress(neighbour), neighbour},
-		"with a document":  {attest.FromAddress(neighbour).WithDocument(papers(s)), netip.Addr{}},
+		"with a document":  {attesttest.WithDocument(attest.FromAddress(neighbour), papers(s)), netip.Addr{}},
 		"a metadata agent": {attest.FromMetadataAgent(s.instance.ID, "p", neighbour), netip.Addr{}},
 	} {
 		s.grant.Proof, s.evidence = []attest.Proof{"address", "document", "metadataService"}, tt.evidence
@@ -358,7 +358,7 @@ func TestIdentityAddress(t *testing.T) {
 	s := newScene(t)
 	s.grant.Proof = []attest.Proof{attest.ProofDocument}
 	for from, want := range map[netip.Addr]netip.Addr{attesttest.Addr: attesttest.Addr, neighbour: {}} {
-		s.evidence = attest.FromAddress(from).WithDocument(papers(s))
+		s.evidence = attesttest.WithDocument(attest.FromAddress(from), papers(s))
 		j, err := s.attestor(t).Attest(t.Context(), s.request(t))
 		id := j.Identity
 		if err != nil || id.Address() != want {

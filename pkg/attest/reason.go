@@ -12,16 +12,11 @@ type Reason string
 // All reasons. Those of a verdict are what [Denied] and [NotYet] carry; the
 // others name what came before the decision or kept it from being made.
 const (
-	Granted Reason = "granted"
-
 	RoleUnknown       Reason = "role_unknown"
 	ProofNotAccepted  Reason = "proof_not_accepted"
 	AudienceDenied    Reason = "audience_denied"
-	AgentUnknown      Reason = "agent_unknown"
-	AgentClaimInvalid Reason = "agent_claim_invalid"
 	AgentsUnlimited   Reason = "agents_unlimited"
 	CallerUnknown     Reason = "caller_unknown"
-	CallerDenied      Reason = "caller_denied"
 	DocumentInvalid   Reason = "document_invalid"
 	DocumentVoid      Reason = "document_void"
 	InstanceUnknown   Reason = "instance_unknown"
@@ -37,17 +32,10 @@ const (
 
 	InstanceChanging Reason = "instance_changing"
 
-	RequestInvalid     Reason = "request_invalid"
-	ThrottledAddress   Reason = "throttled_address"
-	ThrottledInstance  Reason = "throttled_instance"
-	ThrottledLookups   Reason = "throttled_lookups"
-	ThrottledCallers   Reason = "throttled_callers"
-	ThrottledBodies    Reason = "throttled_bodies"
-	CloudUnavailable   Reason = "cloud_unavailable"
-	StateUnavailable   Reason = "state_unavailable"
-	SigningUnavailable Reason = "signing_unavailable"
-	AuditUnavailable   Reason = "audit_unavailable"
-	ClientGone         Reason = "client_gone"
+	ThrottledLookups Reason = "throttled_lookups"
+	ThrottledCallers Reason = "throttled_callers"
+	CloudUnavailable Reason = "cloud_unavailable"
+	StateUnavailable Reason = "state_unavailable"
 )
 
 // Denied is a verdict: the caller has not shown that it may have what it asked

@@ -73,9 +73,14 @@ func newCallers(c *Client, users []string) *callers {
 	}
 }
 
+var (
+	errRejected error = &attest.Denied{Reason: attest.CallerUnknown, Detail: "keystone rejected the token"}
+	errTooMany  error = &attest.Failure{Reason: attest.ThrottledCallers, Err: errors.New("too many invalid tokens recently, or too many checks waiting")}
+)
+
 // Caller returns the ID of the user to whom a Keystone token belongs, which a client at the address from has sent
-// (api-ref/source/v3/authenticate-v3.inc, "Validate and show information for token"). The error is
-// [attest.ErrUnknownCaller] if Keystone rejected the token, [attest.ErrTooManyCallers] if this client sent too many
+// (api-ref/source/v3/authenticate-v3.inc, "Validate and show information for token"). The error is an [*attest.Denied]
+// if Keystone rejected the token, an [*attest.Failure] with [attest.ThrottledCallers] if this client sent too many
 // invalid tokens recently or has too many checks waiting, and any other error if Keystone could not be asked.
 func (c *Client) Caller(ctx context.Context, token string, from netip.Addr) (userID string, err error) {
 	hash := sha256.Sum256([]byte(token))
@@ -94,7 +99,7 @@ func (c *Client) Caller(ctx context.Context, token string, from netip.Addr) (use
 // known returns the user ID, and an error if it is that of an invalid token.
 func known(userID string) (string, error) {
 	if userID == "" {
-		return "", attest.ErrUnknownCaller
+		return "", errRejected
 	}
 	return userID, nil
 }
@@ -114,12 +119,12 @@ func (c *callers) check(ctx context.Context, hash tokenHash, token string, from 
 	}
 	limits, client := c.limits(hash, from)
 	if !c.spend(limits, 0) { // refuse before the wait
-		return "", attest.ErrTooManyCallers
+		return "", errTooMany
 	}
 	ticket, err := c.gate.Enter(client)
 	switch {
 	case errors.Is(err, ratelimit.ErrCrowded):
-		return "", attest.ErrTooManyCallers
+		return "", errTooMany
 	case err != nil:
 		return "", fmt.Errorf("checks of tokens: %w", err)
 	}
@@ -127,13 +132,13 @@ func (c *callers) check(ctx context.Context, hash tokenHash, token string, from 
 	select {
 	case <-ticket.Admitted():
 	case <-ticket.Displaced():
-		return "", attest.ErrTooManyCallers
+		return "", errTooMany
 	case <-ctx.Done():
 		return "", fmt.Errorf("the limit of %d checks of tokens in flight was reached", callerChecks)
 	}
 	// Until its result is known, a check counts as failed.
 	if !c.spend(limits, 1) {
-		return "", attest.ErrTooManyCallers
+		return "", errTooMany
 	}
 	began := c.client.now()
 	s, err := c.client.connect(ctx)
@@ -142,7 +147,7 @@ func (c *callers) check(ctx context.Context, hash tokenHash, token string, from 
 	}
 	found, err := s.caller(ctx, token)
 	switch {
-	case errors.Is(err, attest.ErrUnknownCaller):
+	case errors.Is(err, errRejected):
 	case hasStatus(err, http.StatusForbidden):
 		err := s.refusedTokens()
 		c.client.lacks(rightTokens, err)
@@ -240,7 +245,7 @@ func (s *session) caller(ctx context.Context, token string) (tokenOwner, error) 
 	})
 	switch {
 	case keystoneNotFound(err):
-		return tokenOwner{}, attest.ErrUnknownCaller
+		return tokenOwner{}, errRejected
 	case err != nil:
 		return tokenOwner{}, err
 	case answer.Token == nil || answer.Token.User.ID == "" || answer.Token.Expires.IsZero():

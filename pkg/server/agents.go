@@ -115,7 +115,7 @@ func (a *Agents) recordRefusal(peer string, why error) {
 	if at, err := parsePeer(peer); err == nil {
 		d.evidence = attest.FromAddress(at)
 	}
-	s.settle(context.Background(), d, &attest.Denied{Reason: attest.AgentUnknown, Detail: why.Error()})
+	s.settle(context.Background(), d, &attest.Denied{Reason: agentUnknown, Detail: why.Error()})
 	s.record(context.Background(), d)
 }
 
@@ -188,7 +188,7 @@ func (a *Agents) claim(r *http.Request) (attest.Evidence, attest.InstanceID, err
 	var none attest.Evidence
 	var noID attest.InstanceID
 	invalid := func(format string, args ...any) error {
-		return &attest.Denied{Reason: attest.AgentClaimInvalid, Detail: fmt.Sprintf(format, args...)}
+		return &attest.Denied{Reason: agentClaimInvalid, Detail: fmt.Sprintf(format, args...)}
 	}
 	notOneAddress := func(lines []string) error {
 		text := "X-Forwarded-For is %s, not one IP address"

@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/audit"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/token"
 )
@@ -31,7 +30,7 @@ func (s *Server) record(ctx context.Context, d *decision) {
 	} else if err := s.writeLine(d, now, lost); err != nil {
 		lost(err)
 		if s.audit.Required() && d.outcome == outcomeGranted {
-			d.set(outcomeFailed, attest.AuditUnavailable, http.StatusServiceUnavailable, time.Second)
+			d.set(outcomeFailed, auditUnavailable, http.StatusServiceUnavailable, time.Second)
 			d.token = token.Token{}
 			s.giveBack(ctx, d)
 		}
@@ -46,7 +45,7 @@ func (s *Server) writeLine(d *decision, now time.Time, lost func(error)) error {
 		return s.audit.Record(line, lost)
 	}
 	return s.audit.RecordAndWait(line, audit.Event{Time: now, Name: eventWithdrawn, Proven: true, Attrs: []slog.Attr{
-		slog.String("request_id", d.requestID), slog.String("reason", string(attest.AuditUnavailable)),
+		slog.String("request_id", d.requestID), slog.String("reason", string(auditUnavailable)),
 		slog.String("detail", "the line before was not written in time, so the client got no token"),
 	}})
 }

@@ -10,7 +10,6 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
-	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/token"
 )
 
 // serveAuth is POST /auth, the address door.
@@ -35,12 +34,12 @@ func (s *Server) readDocument(d *decision) error {
 	if d.request.document == "" {
 		return nil
 	}
-	document, err := s.issuer.VerifyDocument(d.request.document)
-	if errors.Is(err, token.ErrInvalidDocument) {
-		return &attest.Denied{Reason: attest.DocumentInvalid, Detail: err.Error()}
+	evidence, document, err := d.evidence.WithDocument(s.issuer, d.request.document)
+	if errors.As(err, new(*attest.Denied)) {
+		return err
 	}
 	if err != nil {
-		return &attest.Failure{Reason: attest.SigningUnavailable, Err: err}
+		return &attest.Failure{Reason: signingUnavailable, Err: err}
 	}
 	d.document = document.ID
 	if d.request.instance.IsZero() {
@@ -49,7 +48,7 @@ func (s *Server) readDocument(d *decision) error {
 	if d.request.instance != document.Instance {
 		return &attest.Denied{Reason: attest.DocumentVoid, Detail: fmt.Sprintf("the document is of instance %s", document.Instance)}
 	}
-	d.evidence = d.evidence.WithDocument(document)
+	d.evidence = evidence
 	return nil
 }
 
@@ -67,7 +66,7 @@ func (s *Server) grant(ctx context.Context, d *decision) error {
 	}
 	if d.token, err = s.issuer.Issue(ctx, d.identity); err != nil {
 		s.giveBack(ctx, d)
-		return &attest.Failure{Reason: attest.SigningUnavailable, Err: err}
+		return &attest.Failure{Reason: signingUnavailable, Err: err}
 	}
 	return nil
 }

@@ -6,8 +6,6 @@ import (
 	"net/http"
 	"sync"
 	"time"
-
-	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
 )
 
 // The bodies of requests in memory.
@@ -35,7 +33,7 @@ type bodies struct {
 }
 
 // errNoMemory asks the client to come again when others are done.
-var errNoMemory = &throttled{attest.ThrottledBodies, time.Second}
+var errNoMemory = &throttled{throttledBodies, time.Second}
 
 // take reserves memory for a body of n bytes, which give must give back.
 func (b *bodies) take(n int64) (give func(), ok bool) {

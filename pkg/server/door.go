@@ -85,6 +85,6 @@ func (s *Server) settle(ctx context.Context, d *decision, err error) {
 	}
 	d.conclude(err)
 	if ctx.Err() != nil && d.outcome == outcomeFailed {
-		d.reason, d.detail = attest.ClientGone, "the client hung up"
+		d.reason, d.detail = clientGone, "the client hung up"
 	}
 }

@@ -53,7 +53,7 @@ func (s *Server) limit(d *decision) error {
 		client, _ = parsePeer(d.peer)
 	}
 	if wait, ok := s.throttle.Allow(client, s.now()); !ok {
-		return &throttled{attest.ThrottledAddress, wait}
+		return &throttled{throttledAddress, wait}
 	}
 	return nil
 }
@@ -66,7 +66,7 @@ func (s *Server) limitInstance(d *decision) error {
 		wait, ok = s.documents.Allow(d.request.instance, s.now())
 	}
 	if !ok {
-		return &throttled{attest.ThrottledInstance, wait}
+		return &throttled{throttledInstance, wait}
 	}
 	return nil
 }

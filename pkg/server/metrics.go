@@ -105,15 +105,15 @@ func (m *Metrics) observe(d *decision, known bool, took time.Duration) {
 	m.decisions.WithLabelValues(d.door, role, d.outcome, string(d.reason)).Inc()
 	m.seconds.WithLabelValues(d.door, d.outcome).Observe(took.Seconds())
 	switch d.reason {
-	case attest.ThrottledAddress:
+	case throttledAddress:
 		m.throttled.WithLabelValues("address").Inc()
-	case attest.ThrottledInstance:
+	case throttledInstance:
 		m.throttled.WithLabelValues("instance").Inc()
 	case attest.ThrottledLookups:
 		m.throttled.WithLabelValues("lookups").Inc()
 	case attest.ThrottledCallers:
 		m.throttled.WithLabelValues("callers").Inc()
-	case attest.ThrottledBodies:
+	case throttledBodies:
 		m.throttled.WithLabelValues("bodies").Inc()
 	}
 }

@@ -16,7 +16,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 
-	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/server"
 )
 
@@ -184,7 +183,7 @@ func TestRolesOfMalformedRequests(t *testing.T) {
 	d.ask(t, home, "role=web")
 	d.ask(t, home, "role=stranger")
 	d.ask(t, home, "role=web%0A")
-	if web, unknown := d.decisions(t, "web", "invalid", attest.RequestInvalid), d.decisions(t, "unknown", "invalid", attest.RequestInvalid); web != "1" || unknown != "2" {
+	if web, unknown := d.decisions(t, "web", "invalid", "request_invalid"), d.decisions(t, "unknown", "invalid", "request_invalid"); web != "1" || unknown != "2" {
 		t.Errorf("%s malformed requests are counted for web, %s for unknown", web, unknown)
 	}
 }

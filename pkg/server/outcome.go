@@ -22,7 +22,7 @@ const (
 // status; nil means granted.
 func (d *decision) conclude(err error) {
 	if err == nil {
-		d.set(outcomeGranted, attest.Granted, http.StatusOK, 0)
+		d.set(outcomeGranted, reasonGranted, http.StatusOK, 0)
 		return
 	}
 	var denied *attest.Denied
@@ -41,7 +41,7 @@ func (d *decision) conclude(err error) {
 		d.set(outcomeNotYet, notYet.Reason, http.StatusServiceUnavailable, notYet.After)
 		d.detail = notYet.Detail
 	case errors.As(err, &bad):
-		d.set(outcomeInvalid, attest.RequestInvalid, bad.status, 0)
+		d.set(outcomeInvalid, requestInvalid, bad.status, 0)
 	case errors.As(err, &often):
 		d.set(outcomeThrottled, often.reason, http.StatusTooManyRequests, often.wait)
 	case errors.As(err, &failure) && failure.Reason == attest.ThrottledLookups:
@@ -50,7 +50,7 @@ func (d *decision) conclude(err error) {
 		d.set(outcomeFailed, failure.Reason, http.StatusServiceUnavailable, time.Second)
 		d.detail = failure.Err.Error()
 	default:
-		d.set(outcomeFailed, attest.SigningUnavailable, http.StatusServiceUnavailable, time.Second)
+		d.set(outcomeFailed, signingUnavailable, http.StatusServiceUnavailable, time.Second)
 	}
 }
 

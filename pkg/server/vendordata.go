@@ -32,8 +32,9 @@ const (
 // Callers identifies callers by their Keystone tokens.
 type Callers interface {
 	// Caller returns the ID of the user whose token it is; from is the caller's address.
-	// The error is attest.ErrUnknownCaller for a definite no, attest.ErrTooManyCallers
-	// if there were many lately, and anything else if that cannot be told now.
+	// The error is an *attest.Denied if the token was rejected, an *attest.Failure with
+	// attest.ThrottledCallers if there were many invalid tokens recently, and any other
+	// error if the token could not be checked.
 	Caller(ctx context.Context, token string, from netip.Addr) (userID string, err error)
 }
 
@@ -78,7 +79,7 @@ func (s *Server) judgeVendordata(d *decision, w http.ResponseWriter, r *http.Req
 		d.token, err = s.issuer.IssueVouched(vouched, s.vendordata.audience)
 	}
 	if err != nil && !errors.As(err, new(*attest.Denied)) {
-		return &attest.Failure{Reason: attest.SigningUnavailable, Err: err}
+		return &attest.Failure{Reason: signingUnavailable, Err: err}
 	}
 	if err == nil {
 		d.paper, d.document = document, document.ID
@@ -104,22 +105,24 @@ func (s *Server) renderVendordata(c echo.Context, d *decision) error {
 // enough.
 func (s *Server) authenticateCaller(ctx context.Context, from netip.Addr, r *http.Request) error {
 	if len(s.vendordata.from) > 0 && !s.vendordata.names(from) {
-		return &attest.Denied{Reason: attest.CallerDenied, Detail: "its address is not in vendordata.from"}
+		return &attest.Denied{Reason: callerDenied, Detail: "its address is not in vendordata.from"}
 	}
 	shown := r.Header.Values("X-Auth-Token")
 	if len(shown) != 1 || shown[0] == "" || len(shown[0]) > maxCallerToken || strings.ContainsFunc(shown[0], func(r rune) bool { return r <= ' ' || r > '~' }) {
 		return errUnauthorized{errors.New("the request needs exactly one X-Auth-Token: does nova.conf have [vendordata_dynamic_auth]?")}
 	}
 	userID, err := s.callers.Caller(ctx, shown[0], from)
+	var rejected *attest.Denied
+	var failure *attest.Failure
 	switch {
-	case errors.Is(err, attest.ErrUnknownCaller):
-		return errUnauthorized{err}
-	case errors.Is(err, attest.ErrTooManyCallers):
-		return &throttled{attest.ThrottledCallers, callersWait}
+	case errors.As(err, &rejected):
+		return errUnauthorized{errors.New(rejected.Detail)}
+	case errors.As(err, &failure) && failure.Reason == attest.ThrottledCallers:
+		return &throttled{failure.Reason, callersWait}
 	case err != nil:
 		return &attest.Failure{Reason: attest.CloudUnavailable, Err: err}
 	case !slices.Contains(s.vendordata.users, userID):
-		return &attest.Denied{Reason: attest.CallerDenied, Detail: fmt.Sprintf("user %q is not in vendordata.users", secret.Printable(userID))}
+		return &attest.Denied{Reason: callerDenied, Detail: fmt.Sprintf("user %q is not in vendordata.users", secret.Printable(userID))}
 	}
 	return nil
 }

@@ -49,7 +49,7 @@ func (k *keystone) Caller(ctx context.Context, token string, from netip.Addr) (s
 	}
 	id, ok := map[string]string{novaToken: novaUser, "gAAAAA-member": "0123456789abcdef0123456789abcdef"}[token]
 	if !ok {
-		return "", attest.ErrUnknownCaller
+		return "", &attest.Denied{Reason: attest.CallerUnknown, Detail: "keystone rejected the token"}
 	}
 	return id, nil
 }
@@ -486,7 +486,7 @@ func TestStrangersAtVendordata(t *testing.T) {
 
 func TestTooManyTokensAtVendordata(t *testing.T) {
 	s, k := novaScene(t)
-	k.err = attest.ErrTooManyCallers
+	k.err = &attest.Failure{Reason: attest.ThrottledCallers, Err: errors.New("too many")}
 	d := s.open(t)
 	d.do(t, novaRequest(novaBody)).wants(t, http.StatusTooManyRequests, "slow_down", "")
 	if text := d.audit.String(); text != "" {

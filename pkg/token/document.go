@@ -21,10 +21,6 @@ const (
 	maxDocument = 4 << 10
 )
 
-// ErrInvalidDocument says that a text is no document of this issuer, or one that
-// has expired.
-var ErrInvalidDocument = errors.New("no instance document of this issuer that is still good")
-
 // CheckDocumentExpiry returns an error unless d is a life that a document may have.
 func CheckDocumentExpiry(d time.Duration) error { return checkRange(d, minExpiry, time.Hour) }
 
@@ -68,15 +64,14 @@ func (i *Issuer) IssueDocument(v attest.Vouched, life time.Duration) (Token, err
 	return t, nil
 }
 
-// VerifyDocument reads a document. It asks nobody; whether the document still is
-// about the instance as Nova has it, attest decides. The error is
-// [ErrInvalidDocument], or that nothing can be verified now.
+// VerifyDocument implements [attest.Verifier]. Whether the document is still about the
+// instance, as Nova knows it now, attest decides.
 func (i *Issuer) VerifyDocument(compact string) (attest.Document, error) {
 	if err := i.keys.Usable(); err != nil {
 		return attest.Document{}, err
 	}
 	invalid := func(err error) (attest.Document, error) {
-		return attest.Document{}, fmt.Errorf("%w: %w", ErrInvalidDocument, err)
+		return attest.Document{}, &attest.Denied{Reason: attest.DocumentInvalid, Detail: "the document is not valid: " + err.Error()}
 	}
 	if len(compact) > maxDocument {
 		return invalid(fmt.Errorf("it is longer than %d bytes", maxDocument))

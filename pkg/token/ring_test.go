@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest/attesttest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/keyring"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/keyring/keyringtest"
@@ -106,7 +107,7 @@ func TestAnIssuerFollowsItsKeySet(t *testing.T) {
 		if after := i.JWKS(); strings.Contains(string(after.Body), revoked) || after.ETag == before.ETag {
 			t.Errorf("after the revocation: %s", after.Body)
 		}
-		if _, err := i.VerifyDocument(doc.Compact); !errors.Is(err, token.ErrInvalidDocument) {
+		if _, err := i.VerifyDocument(doc.Compact); !errors.As(err, new(*attest.Denied)) {
 			t.Errorf("a document of the revoked key: %v", err)
 		}
 		store.away.Store(true)
