@@ -22,64 +22,64 @@ const (
 
 // Config says where attempts are counted.
 type Config struct {
-	// Type is memory (a restart gives the attempts of open windows back), file
-	// (they survive it) or redis (several servers count together). Default: file.
+	// Type is memory (after a restart, instances can make the attempts of open windows
+	// again), file (counts survive a restart) or redis (several servers share the
+	// counts). Default: file.
 	Type string `yaml:"type"`
-	// File is the file, for type file.
+	// File is for type file.
 	File FileConfig `yaml:"file"`
-	// Redis is the Redis, for type redis.
+	// Redis is for type redis.
 	Redis RedisConfig `yaml:"redis"`
 }
 
 // FileConfig is the part of type file.
 type FileConfig struct {
-	// Path is the file's, made with mode 0600 if there is none; one process uses
-	// it at a time. A file that other users can read is refused: it has signing
-	// keys in it. A relative path is one in $STATE_DIRECTORY (systemd), else
-	// beside the configuration. Default: state.db.
+	// Path is the path of the file, which is created with mode 0600 if there is none. One
+	// process uses it at a time. A file that other users can read is refused, because
+	// it contains signing keys. A relative path is relative to $STATE_DIRECTORY
+	// (systemd), else to the folder of the configuration. Default: state.db.
 	Path string `yaml:"path"`
 	// Now is the clock. Optional, nil means time.Now.
 	Now func() time.Time `yaml:"-" json:"-"`
 }
 
-// RedisConfig is the part of type redis: a Redis (6.0 or later) or Valkey, alone
-// or watched by Sentinels; not a Redis Cluster. `openstack-nova-authenticator
-// keys init` accepts it once. Its maxmemory-policy must be noeviction, unless it
-// has no maxmemory. A user with no more than the rights it needs:
+// RedisConfig is the part of type redis: a Redis (6.0 or later) or Valkey, alone or
+// with Sentinels; not a Redis Cluster. An operator accepts it once, with
+// `openstack-nova-authenticator keys init`. Its maxmemory-policy must be noeviction,
+// unless it has no maxmemory. A user with the rights that are needed:
 //
 //	ACL SETUSER ona on >PASSWORD resetkeys ~ona:* resetchannels -@all +evalsha +eval +get +set +del +scan +info +wait
 //
 // with +select if db is not 0.
 type RedisConfig struct {
-	// Addresses is the host:port of the one primary, or those of the Sentinels.
-	// Default: 127.0.0.1:6379.
+	// Addresses are the host:port of the primary, or those of the Sentinels. Default:
+	// 127.0.0.1:6379.
 	Addresses []string `yaml:"addresses"`
-	// Sentinel is the name that the Sentinels have for the primary. Optional; if
+	// Sentinel is the name of the primary in the Sentinels' configuration. Optional; if
 	// empty, there are no Sentinels and only one address.
 	Sentinel string `yaml:"sentinel"`
 	// DB is the number of the database. Default: 0.
 	DB int `yaml:"db"`
-	// Username is the ACL user, which needs passwordFile. Optional; if empty, the
+	// Username is the ACL user; it requires passwordFile. Optional; if empty, the
 	// password is that of the default user (requirepass).
 	Username string `yaml:"username"`
-	// PasswordFile holds the password, without which there is no login. It is read
-	// for each new connection: a password is changed without a restart by setting
-	// the new one beside the old (ACL SETUSER ona >NEW), writing the file, and
-	// taking the old one away (ACL SETUSER ona <OLD). A Sentinel that asks for a
-	// login gets the same user and password; no other Sentinel is told them.
+	// PasswordFile contains the password. Optional; if empty, there is no login. It is
+	// read for each new connection, so the password can be changed without a restart:
+	// add the new one (ACL SETUSER ona >NEW), write the file, and remove the old one
+	// (ACL SETUSER ona <OLD). A Sentinel that requires a login gets the same user and
+	// password; other Sentinels do not get them.
 	PasswordFile string `yaml:"passwordFile"`
-	// CAFile holds the certificates (PEM) of those who sign Redis's, and the
-	// Sentinels'. If set, all connections are TLS, 1.2 or later; if not, none is.
-	// Optional.
+	// CAFile contains the certificates (PEM) of the authorities that sign the
+	// certificates of Redis and of the Sentinels. If set, all connections use TLS, 1.2 or
+	// later; if not, none does. Optional.
 	CAFile string `yaml:"caFile"`
-	// Prefix begins the names of all our keys in Redis, of which no other program
-	// may have any. Default: ona:
+	// Prefix is the beginning of all our keys in Redis. No other program may have keys
+	// that begin with it. Default: ona:
 	Prefix string `yaml:"prefix"`
-	// WaitReplicas is how many replicas must have a write before it is answered,
-	// within a second; with fewer there are no tokens. 0 trusts the primary alone:
-	// the writes that its replicas do not have yet are lost when it fails, and the
-	// attempts they counted are given back. Of one primary and one replica, 1 asks
-	// for both to be there. Default: 0.
+	// WaitReplicas is how many replicas must have a write, within a second, before it is
+	// answered; with fewer replicas there are no tokens. With 0, a failure of the primary
+	// loses the writes that its replicas do not have, and instances can make those
+	// attempts again. With one primary and one replica, 1 requires both. Default: 0.
 	WaitReplicas int `yaml:"waitReplicas"`
 	// Now is the clock. Optional, nil means time.Now.
 	Now func() time.Time `yaml:"-" json:"-"`
@@ -92,16 +92,16 @@ func (c Config) Validate() error {
 		return nil
 	case TypeFile:
 		if c.File.Path == "" {
-			return problem.Errorf("file.path", "is empty; the path of a file is wanted")
+			return problem.Errorf("file.path", "is empty; set it to the path of a file")
 		}
 		return nil
 	case TypeRedis:
 		return c.Redis.validate()
 	}
-	return problem.Errorf("type", "%q is none of memory, file and redis", c.Type)
+	return problem.Errorf("type", "%q is not memory, file or redis", c.Type)
 }
 
-// hostName is a name or an IP address.
+// hostName matches a host name or an IP address.
 var hostName = regexp.MustCompile(`\A[A-Za-z0-9._:%-]+\z`)
 
 func (c RedisConfig) validate() error {
@@ -111,9 +111,9 @@ func (c RedisConfig) validate() error {
 	}
 	switch {
 	case len(c.Addresses) == 0:
-		add("addresses", "is empty; host:port is wanted")
+		add("addresses", "is empty; set it to host:port")
 	case len(c.Addresses) > 1 && c.Sentinel == "":
-		add("addresses", "are %d, which only Sentinels can be; redis.sentinel is the name that they have for the primary", len(c.Addresses))
+		add("addresses", "has %d entries, which only Sentinels may have; set redis.sentinel to their name for the primary", len(c.Addresses))
 	}
 	for i, a := range c.Addresses {
 		host, port, err := net.SplitHostPort(a)
@@ -124,7 +124,7 @@ func (c RedisConfig) validate() error {
 		}
 	}
 	if strings.ContainsFunc(c.Sentinel, func(r rune) bool { return r <= ' ' }) {
-		add("sentinel", "%q contains a space, which a Sentinel's name for a primary cannot", c.Sentinel)
+		add("sentinel", "%q contains a space, which the name of a primary cannot have", c.Sentinel)
 	}
 	if c.DB < 0 {
 		add("db", "%d is negative", c.DB)

@@ -6,12 +6,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"io"
 	"os"
 	"path/filepath"
-	"runtime/debug"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -20,51 +17,51 @@ import (
 	"time"
 
 	bolt "go.etcd.io/bbolt"
-	bolterrors "go.etcd.io/bbolt/errors"
 )
 
 const (
-	// fileVersion is what this binary writes. It reads 1, too, whose entries have
-	// no checksums and whose counts no numbers that were given back. A newer one is
-	// refused: what it means is unknown.
+	// fileVersion is the version that this binary writes. It also reads version 1, which
+	// has no checksums of entries and no numbers that were given back. It refuses a
+	// newer version.
 	fileVersion = 2
-	// fileSize is how many counts a file holds; some 600 bytes each.
+	// fileSize is the maximum number of counts in a file; a count has some 600 bytes.
 	fileSize = 1 << 20
 
-	fileLockWait  = time.Second     // for another process to let go of the file
+	fileLockWait  = time.Second     // for another process to release the file
 	fileWait      = 2 * time.Second // for the disk, unless the caller has less time
-	fileReads     = 64              // that may wait for the disk, each with a thread of its own
-	filePending   = 256             // writes that may wait for the disk, which one thread writes to
-	fileCloseWait = 5 * time.Second // for what is being written, and read
+	fileReads     = 64              // reads that may wait for the disk, each in a thread
+	filePending   = 256             // writes that may wait for the disk; one thread writes
+	fileCloseWait = 5 * time.Second // for writes and reads in progress
 	fileBatch     = 200 * time.Microsecond
 )
 
-// The buckets of a file. A count is its number, its expiry, the numbers that were
-// given back, and a checksum; a value its expiry, 0 for none, a checksum, and its
-// bytes. expiry has an entry for all that expires, made of its time, the first
-// letter of its bucket, and its key, so that the first to expire comes first. The
-// sequences of counts and values are how many there are.
+// The buckets of a file. The entry of a count is its highest number, its expiry, the
+// numbers that were given back, and a checksum; the entry of a value is its expiry (0
+// for none), a checksum, and its bytes. The bucket expiry is an index: for each entry
+// that expires it has a key made of the time, the first letter of the bucket, and the
+// key, so the entry that expires first comes first. The sequence numbers of the buckets
+// counts and values are how many entries they have.
 var (
 	bucketMeta   = []byte("meta")
 	bucketCounts = []byte("counts")
 	bucketExpiry = []byte("expiry")
 	bucketValues = []byte("values")
 	keyVersion   = []byte("version")
+	keyEpoch     = []byte("epoch")
 )
 
 var (
 	errDiskSlow = errors.New("the state file's disk does not answer")
 	errForeign  = errors.New("is another program's database; if it was a state file then it is damaged: restore a copy (state save)")
-	errNothing  = errors.New("nothing is to be written")
+	errNothing  = errors.New("nothing to write")
 )
 
-// File is a Store in one file, of one process at a time. What a call answered
-// is on the disk: neither a crash of the process nor of the machine takes it
-// back. A file that turns out to be damaged is not used any more, whatever is
-// asked for.
+// File is a Store in one file, which one process uses at a time. When a call returns
+// without an error, its change is on the disk and survives a crash of the process and
+// of the machine. After a page was found damaged, every call fails.
 type File struct {
 	db   *bolt.DB
-	file *os.File // that of db
+	file *os.File // the file of db
 	path string
 	now  func() time.Time
 	size uint64
@@ -75,39 +72,17 @@ type File struct {
 
 	closing chan struct{}
 	close   sync.Once
-	ended   chan struct{} // after closing: nothing is open any more
-	closed  error         // then
+	ended   chan struct{} // closed when the file is closed
+	closed  error         // the result of Close, once ended is closed
 
-	pages *snapshot // what all snapshots have in common
+	pages *snapshot // the fields that all snapshots share
 	txid  atomic.Uint64
-	meta  meta // as of txid; the writer's
+	meta  meta // of transaction txid; only the writer uses it
 }
 
-// fileWrite is a change that waits for its turn.
-type fileWrite struct {
-	ctx context.Context
-	// change may be called more than once. It has changed nothing if its error is
-	// a [*refusal].
-	change func(*fileTx) error
-	done   chan error
-	err    error
-}
-
-// refusal is an error that says no.
-type refusal struct{ error }
-
-func (r *refusal) Unwrap() error { return r.error }
-
-func refused(err error) error {
-	if err == nil {
-		return nil
-	}
-	return &refusal{err}
-}
-
-// OpenFile opens the file at path, making it with mode 0600 if there is none. It
-// never writes to a file that is damaged, not one of its own, newer than it knows,
-// or open to other users.
+// OpenFile opens a state file and creates it with mode 0600 if there is none. It
+// returns an error, and does not write to the file, if the file is damaged, belongs to
+// another program, has a newer version, or is accessible to other users.
 func OpenFile(c FileConfig) (*File, error) {
 	f := &File{
 		path: c.Path, now: orTimeNow(c.Now), size: fileSize,
@@ -136,8 +111,8 @@ func (f *File) open() (err error) {
 	if !info.Mode().IsRegular() {
 		return errors.New("is not a file")
 	}
-	// bbolt's lock is this one, and it is had already: what is verified is not
-	// written to.
+	// bbolt takes the same lock. It is taken before the verification, so no other
+	// process writes to the file after it.
 	for deadline := time.Now().Add(fileLockWait); ; <-time.After(20 * time.Millisecond) {
 		err := syscall.Flock(int(f.file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
 		if err == nil {
@@ -155,7 +130,7 @@ func (f *File) open() (err error) {
 	}
 	made := info.Size() == 0
 	if made {
-		if err := f.file.Chmod(0o600); err != nil { // it may have been made empty by another program
+		if err := f.file.Chmod(0o600); err != nil { // another program may have created an empty file
 			return err
 		}
 	}
@@ -202,38 +177,58 @@ func (f *File) open() (err error) {
 	return prepare.err
 }
 
-// notOurs says so of a file that does not even begin as one of bbolt's.
-func notOurs(file io.ReaderAt, err error) error {
-	if !IsFile(file) && errors.As(err, new(*damage)) {
-		return fmt.Errorf("is not a state file, or %w", err)
+// lockHolder names the process that has a file open, "" if /proc (proc(5)) does not
+// show it to this user.
+func lockHolder(path string) string {
+	file, err := os.Stat(path)
+	if err != nil {
+		return ""
 	}
-	return err
+	open, _ := filepath.Glob("/proc/[0-9]*/fd/*") // the pattern is valid
+	for _, link := range open {
+		pid := strings.Split(link, "/")[2]
+		if info, err := os.Stat(link); err == nil && os.SameFile(info, file) && pid != strconv.Itoa(os.Getpid()) {
+			return ": pid " + pid
+		}
+	}
+	return ""
 }
 
-// IsFile reports whether a file begins as a state file does, damaged or not.
-func IsFile(file io.ReaderAt) bool {
-	var page [2 * minPageSize]byte
-	_, err := file.ReadAt(page[:], 0)
-	_, ok := parseMeta(page[:])
-	return err == nil && ok
+// shut closes the file. After damage it does not call bbolt, which may be unable to
+// close the database.
+func (f *File) shut() error {
+	if f.broken.Load() == nil {
+		return f.note(guard(f.db.Close))
+	}
+	return f.release()
 }
 
-// privateMode fails for a file that has keys in it and that other users can read,
-// or its group write.
+// release closes the file without bbolt. It unlocks the file first, because the lock
+// otherwise lasts until its memory is unmapped.
+func (f *File) release() error {
+	if f.file == nil {
+		return nil
+	}
+	_ = syscall.Flock(int(f.file.Fd()), syscall.LOCK_UN)
+	return f.file.Close()
+}
+
+// privateMode fails if other users can read the file, which contains signing keys, or
+// if its group can write to it.
 func privateMode(mode os.FileMode) error {
 	if mode.Perm()&0o027 == 0 {
 		return nil
 	}
-	return fmt.Errorf("has mode %#o, and has signing keys in it that other users could read or replace: chmod 0600 it; if another user may have read it, then revoke the keys (keys list, keys revoke)", mode.Perm())
+	return fmt.Errorf("has mode %#o, so other users could read or replace the signing keys in it: chmod 0600 it; if another user may have read it, revoke the keys (keys list, keys revoke)", mode.Perm())
 }
 
-// CheckFile fails if the state file at path may not be used as it is: if other
-// users can read it, or its group write to it. It is no error if there is none. It
-// does not open the file, which the server that runs has.
+// CheckFile fails if other users can read the state file at path, or if its group can
+// write to it. A missing file is not an error. It does not open the file, because a
+// running server holds it.
 func CheckFile(path string) error {
 	info, err := os.Stat(path)
 	if errors.Is(err, os.ErrNotExist) || (err == nil && info.Size() == 0) {
-		return nil // it is made, or closed, when it is opened
+		return nil // OpenFile creates it, or sets its mode
 	}
 	if err == nil {
 		err = privateMode(info.Mode())
@@ -247,562 +242,34 @@ func CheckFile(path string) error {
 	return nil
 }
 
-// VerifyFile fails if a copy of a state file is not one, or is damaged in any page.
-func VerifyFile(copied *os.File) error {
-	info, err := copied.Stat()
-	if err == nil {
-		_, _, err = verify(copied, info.Size())
-	}
-	if err != nil {
-		return fmt.Errorf("state file %s: %w", copied.Name(), notOurs(copied, err))
-	}
-	return nil
-}
-
-// lockHolder names the process that has a file open, as far as /proc (proc(5))
-// shows it to this user; "" if it does not.
-func lockHolder(path string) string {
-	file, err := os.Stat(path)
-	if err != nil {
-		return ""
-	}
-	open, _ := filepath.Glob("/proc/[0-9]*/fd/*") // the pattern is good
-	for _, link := range open {
-		pid := strings.Split(link, "/")[2]
-		if info, err := os.Stat(link); err == nil && os.SameFile(info, file) && pid != strconv.Itoa(os.Getpid()) {
-			return ": pid " + pid
-		}
-	}
-	return ""
-}
-
-// guard gives what goes wrong in bbolt as an error: its panics, and the faults of
-// the memory that the file is mapped to (a bad sector, a file that was cut off).
-func guard(f func() error) (err error) {
-	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	defer func() {
-		if r := recover(); r != nil {
-			err = damaged("%v", r)
-		}
-	}()
-	return f()
-}
-
-// note keeps what shows that the file cannot be used any more.
-func (f *File) note(err error) error {
-	if errors.Is(err, bolterrors.ErrDatabaseNotOpen) || errors.Is(err, os.ErrClosed) {
-		return errClosed
-	}
-	switch {
-	case errors.As(err, new(*damage)):
-	case errors.Is(err, bolterrors.ErrInvalidMapping), errors.Is(err, bolterrors.ErrInvalid),
-		errors.Is(err, bolterrors.ErrChecksum), errors.Is(err, bolterrors.ErrVersionMismatch):
-		err = damaged("%v", err)
-	default:
-		return err
-	}
-	err = fmt.Errorf("state file %s: %w", f.path, err)
-	f.broken.CompareAndSwap(nil, &err)
-	return *f.broken.Load()
-}
-
-// usable fails if the file is closed or was seen to be damaged.
-func (f *File) usable() error {
-	if err := f.broken.Load(); err != nil {
-		return *err
-	}
-	select {
-	case <-f.closing:
-		return errClosed
-	default:
-		return nil
-	}
-}
-
-// look fails if the file on the disk is not the one that the last transaction left:
-// bbolt would go back to the one before it, or fault.
-func (f *File) look() error {
-	info, err := f.file.Stat()
-	if err != nil {
-		return err
-	}
-	if pages := uint64(info.Size()) / uint64(f.meta.pageSize); pages < f.meta.pages { //nolint:gosec // neither is negative
-		return damaged("it is cut off at %d of its %d pages", pages, f.meta.pages)
-	}
-	m, err := readMeta(f.pages.file)
-	if err == nil && m != f.meta {
-		err = damaged("it was changed by another program")
-	}
-	return err
-}
-
-// write makes the changes that wait, one transaction after the other, each with
-// all that came during the one before it. It is the only writer.
-func (f *File) write() {
-	defer close(f.ended)
-	for last := 0; ; {
-		var batch []*fileWrite
-		select {
-		case w := <-f.writes:
-			batch = append(batch, w)
-		case <-f.closing:
-			f.closed = f.shut()
-			return
-		}
-		for more := true; more; {
-			select {
-			case w := <-f.writes:
-				batch = append(batch, w)
-			default:
-				more = false
-			}
-		}
-		// Those that were answered just now come again at once: with one of them alone
-		// there would be twice as many transactions.
-		if len(batch) < last {
-			late := time.NewTimer(fileBatch)
-			for more := true; more && len(batch) < last; {
-				select {
-				case w := <-f.writes:
-					batch = append(batch, w)
-				case <-late.C:
-					more = false
-				}
-			}
-			late.Stop()
-		}
-		last = len(batch)
-		// Who waits no longer has been told that nothing is known.
-		batch = slices.DeleteFunc(batch, func(w *fileWrite) bool { return w.ctx.Err() != nil })
-		f.commit(batch)
-		for _, w := range batch {
-			w.done <- w.err
-		}
-	}
-}
-
-// shut closes everything. bbolt may not be able to close what it panicked in.
-func (f *File) shut() error {
-	if f.broken.Load() == nil {
-		return f.note(guard(f.db.Close))
-	}
-	return f.release()
-}
-
-// release closes the file under bbolt, and gives its lock up first, which would
-// last for as long as memory is mapped to the file.
-func (f *File) release() error {
-	if f.file == nil {
-		return nil
-	}
-	_ = syscall.Flock(int(f.file.Fd()), syscall.LOCK_UN)
-	return f.file.Close()
-}
-
-// commit makes changes in one transaction, and leaves in each its error.
-func (f *File) commit(batch []*fileWrite) {
-	for len(batch) > 0 {
-		err := f.usable()
-		if err == nil || errors.Is(err, errClosed) { // what came before the end is still written
-			err = f.note(guard(func() error { return f.update(batch) }))
-		}
-		failed := slices.IndexFunc(batch, func(w *fileWrite) bool { return w.err != nil && !errors.As(w.err, new(*refusal)) })
-		if failed < 0 {
-			for _, w := range batch {
-				if r := new(refusal); errors.As(w.err, &r) {
-					w.err = r.error
-				} else {
-					w.err = err
-				}
-			}
-			return
-		}
-		// One that failed halfway: the others are made without it.
-		if f.broken.Load() == nil {
-			batch = slices.Delete(slices.Clone(batch), failed, failed+1)
-			continue
-		}
-		for _, w := range batch {
-			w.err = err
-		}
-		return
-	}
-}
-
-// update makes changes, all or, with an error, none of them; or it is not known,
-// if the disk failed at the end.
-func (f *File) update(batch []*fileWrite) error {
-	if err := f.look(); err != nil {
-		return err
-	}
-	old := f.snapshot(f.meta.root, f.meta.pages)
-	defer old.release()
-	if _, _, err := old.raw(f.meta.freelist); err != nil {
-		return err
-	}
-	err := f.db.Update(func(tx *bolt.Tx) error {
-		if uint64(tx.ID()) != f.meta.txid+1 { //nolint:gosec // as bbolt has it
-			return damaged("its last transaction is gone")
-		}
-		t, changed := &fileTx{f: f, tx: tx, old: old}, false
-		for _, w := range batch {
-			w.err = w.change(t)
-			if w.err == nil {
-				changed = true
-			} else if !errors.As(w.err, new(*refusal)) {
-				w.err = f.note(w.err)
-				return w.err
-			}
-		}
-		if !changed {
-			return errNothing
-		}
-		return nil
-	})
-	if errors.Is(err, errNothing) {
-		return nil
-	}
-	// A transaction whose last fsync failed may be there all the same.
-	m, learnErr := readMeta(f.pages.file)
-	switch {
-	case learnErr != nil:
-		return learnErr
-	case m == f.meta:
-		if err == nil {
-			err = damaged("what was written to it is not there")
-		}
-		return err
-	case m.txid != f.meta.txid+1:
-		return damaged("it was changed by another program")
-	}
-	s := f.snapshot(m.root, m.pages)
-	defer s.release()
-	if learnErr := s.learnFrom(old, m.freelist); learnErr != nil {
-		return learnErr
-	}
-	f.meta = m
-	f.txid.Store(m.txid)
-	return err
-}
-
-func (f *File) snapshot(root, pages uint64) *snapshot {
-	s := *f.pages
-	s.root, s.pages = root, pages
-	return &s
-}
-
-// fileTx is a transaction that writes. It has the pages looked at before bbolt uses
-// them.
-type fileTx struct {
-	f   *File
-	tx  *bolt.Tx
-	old *snapshot // before it
-
-	counted []byte // the last key of a count that was looked at
-}
-
-// prepare writes what each file has.
-func (t *fileTx) prepare() error {
-	if _, _, err := t.old.find(bucketMeta); err != nil { // loads the page
-		return err
-	}
-	for _, name := range [][]byte{bucketMeta, bucketCounts, bucketExpiry, bucketValues} {
-		if _, err := t.tx.CreateBucketIfNotExists(name); err != nil {
-			return err
-		}
-	}
-	return t.put(bucketMeta, keyVersion, binary.BigEndian.AppendUint64(nil, fileVersion))
-}
-
-// look loads the pages that bbolt uses for a key, and if that may be deleted those
-// beside them.
-func (t *fileTx) look(bucket, key []byte, deletes bool) (*bolt.Bucket, error) {
-	count := bucket[0] == bucketCounts[0]
-	if again := count && !deletes && key != nil && bytes.Equal(t.counted, key); !again {
-		tree, ok, err := t.old.find(bucket)
-		if err == nil && ok {
-			_, err = t.old.descend(tree, key, deletes)
-		}
-		if err != nil {
-			return nil, err
-		}
-	}
-	if count {
-		t.counted = key
-	}
-	if b := t.tx.Bucket(bucket); b != nil {
-		return b, nil
-	}
-	return nil, damaged("it has no bucket %s", bucket)
-}
-
-func (t *fileTx) get(bucket, key []byte) ([]byte, error) {
-	b, err := t.look(bucket, key, false)
-	if err != nil {
-		return nil, err
-	}
-	return b.Get(key), nil
-}
-
-func (t *fileTx) put(bucket, key, value []byte) error {
-	b, err := t.look(bucket, key, false)
-	if err != nil {
-		return err
-	}
-	return b.Put(key, value)
-}
-
-func (t *fileTx) delete(bucket, key []byte) error {
-	b, err := t.look(bucket, key, true)
-	if err != nil {
-		return err
-	}
-	return b.Delete(key)
-}
-
-// first is the first key of a bucket, nil if there is none.
-func (t *fileTx) first(bucket []byte) ([]byte, error) {
-	b, err := t.look(bucket, nil, false)
-	if err != nil {
-		return nil, err
-	}
-	key, _ := b.Cursor().First()
-	return key, nil
-}
-
-// entries is how many there are; it adds to them.
-func (t *fileTx) entries(bucket []byte, add int) (uint64, error) {
-	tree, ok, err := t.old.find(bucket)
-	if err == nil && ok && tree.root != 0 {
-		_, err = t.old.load(tree.root)
-	}
-	if err != nil {
-		return 0, err
-	}
-	b := t.tx.Bucket(bucket)
-	if b == nil {
-		return 0, damaged("it has no bucket %s", bucket)
-	}
-	if add == 0 {
-		return b.Sequence(), nil
-	}
-	n := int64(b.Sequence()) + int64(add) //nolint:gosec // far from its bounds
-	if n < 0 {
-		return 0, damaged("it has more %s than it should", bucket)
-	}
-	return uint64(n), b.SetSequence(uint64(n))
-}
-
-// wait waits for an operation no longer than the caller has time.
-func (f *File) wait(ctx context.Context, begin func(context.Context) (<-chan error, error)) error {
-	if err := f.usable(); err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, fileWait)
-	defer cancel()
-	done, err := begin(ctx)
-	if err != nil {
-		return err
-	}
-	select {
-	case err := <-done:
-		return err
-	case <-f.ended:
-	case <-ctx.Done():
-	}
-	select {
-	case err := <-done: // it was the last
-		return err
-	case <-ctx.Done():
-		return errDiskSlow
-	default:
-		return errClosed
-	}
-}
-
-// change has a change made, with others in one transaction.
-func (f *File) change(ctx context.Context, change func(*fileTx) error) error {
-	return f.wait(ctx, func(ctx context.Context) (<-chan error, error) {
-		w := &fileWrite{ctx: ctx, change: change, done: make(chan error, 1)}
-		select {
-		case f.writes <- w:
-			return w.done, nil
-		case <-ctx.Done():
-			return nil, errDiskSlow
-		}
-	})
-}
-
-// read returns the result of a function that reads. While the disk blocks it, it keeps
-// its slot, so that the number of blocked readers is bounded.
-func read[T any](ctx context.Context, f *File, from func(*snapshot) (T, error)) (result T, err error) {
-	results := make(chan T, 1)
-	err = f.wait(ctx, func(ctx context.Context) (<-chan error, error) {
-		select {
-		case f.reads <- struct{}{}:
-		case <-ctx.Done():
-			return nil, errDiskSlow
-		}
-		done := make(chan error, 1)
-		go func() {
-			defer func() { <-f.reads }()
-			done <- f.view(func(s *snapshot) error {
-				found, err := from(s)
-				results <- found
-				return err
-			})
-		}()
-		return done, nil
-	})
-	if err == nil {
-		result = <-results
-	}
-	return result, err
-}
-
-// view reads the state after one transaction, of which bbolt overwrites no page
-// meanwhile.
-func (f *File) view(read func(*snapshot) error) error {
+// Save writes a copy of the file, as it is when the call begins. Other calls work
+// meanwhile. It does not verify pages: call [VerifyFile] on the copy.
+func (f *File) Save(w io.Writer) error {
 	if err := f.usable(); err != nil {
 		return err
 	}
 	return f.note(guard(func() error {
-		last := f.txid.Load()
 		return f.db.View(func(tx *bolt.Tx) error {
-			id := uint64(tx.ID()) //nolint:gosec // as bbolt has it
-			if id < last {
-				return damaged("its last transaction is gone")
+			_, err := tx.WriteTo(w)
+			if errors.Is(err, io.EOF) {
+				return damaged("it is cut off")
 			}
-			s := f.snapshot(uint64(tx.Cursor().Bucket().Root()), uint64(tx.Size())/uint64(f.pages.size)) //nolint:gosec // a count of pages
-			defer s.release()
-			// One that is being finished has pages whose sums are not taken yet.
-			s.trust = id <= f.txid.Load()
-			return read(s)
+			return err
 		})
 	}))
 }
 
-// entry is the value of a key in a bucket.
-func (s *snapshot) entry(bucket, key []byte) ([]byte, error) {
-	t, err := s.bucket(bucket)
-	if err != nil {
-		return nil, err
+// Close implements [Store]. It waits up to five seconds for writes in progress.
+func (f *File) Close() error {
+	f.close.Do(func() { close(f.closing) })
+	late := time.NewTimer(fileCloseWait)
+	defer late.Stop()
+	select {
+	case <-f.ended:
+		return f.closed
+	case <-late.C:
+		return errDiskSlow
 	}
-	return s.get(t, key)
-}
-
-type fileCount struct {
-	count
-
-	expires time.Time
-}
-
-func (c fileCount) encode(key []byte) []byte {
-	b := binary.BigEndian.AppendUint64(nil, uint64(c.n))        //nolint:gosec // read back as it was written
-	b = binary.BigEndian.AppendUint64(b, encodeTime(c.expires)) // the same form as in expiry
-	for _, n := range c.back {
-		b = binary.BigEndian.AppendUint64(b, uint64(n)) //nolint:gosec // as above
-	}
-	return binary.BigEndian.AppendUint32(b, entrySum(key, b))
-}
-
-// decodeCount reads a count, and one of version 1, which has no checksum. The zero
-// value is what nil gives.
-func decodeCount(key, b []byte) (c fileCount, err error) {
-	if b == nil {
-		return c, nil
-	}
-	at := len(b)
-	switch {
-	case at == 16:
-	case at >= 20 && at%8 == 4 && binary.BigEndian.Uint32(b[at-4:]) == entrySum(key, b[:at-4]):
-		at -= 4
-	default:
-		return c, damaged("the count of %.100q cannot be read", key)
-	}
-	c.n, c.expires = int64(binary.BigEndian.Uint64(b)), decodeTime(b[8:]) //nolint:gosec // as it was written
-	for i := 16; i < at; i += 8 {
-		c.back = append(c.back, int64(binary.BigEndian.Uint64(b[i:]))) //nolint:gosec // as it was written
-	}
-	if c.n < 1 {
-		return c, damaged("the count of %.100q is %d", key, c.n)
-	}
-	return c, nil
-}
-
-// entrySum is the checksum of an entry and its key.
-func entrySum(key, entry []byte) uint32 {
-	return crc32.Update(crc32.Checksum(key, castagnoli), castagnoli, entry)
-}
-
-func encodeTime(t time.Time) uint64 { return uint64(t.UnixNano()) }
-
-func decodeTime(b []byte) time.Time {
-	return time.Unix(0, int64(binary.BigEndian.Uint64(b))) //nolint:gosec // as it was written
-}
-
-func expiryKey(expires time.Time, bucket, key []byte) []byte {
-	b := append(binary.BigEndian.AppendUint64(nil, encodeTime(expires)), bucket[0])
-	return append(b, key...)
-}
-
-type fileValue struct {
-	data    []byte    // nil for none
-	expires time.Time // zero for never
-}
-
-// valueHasSum is set in the expiry of a value with a checksum; version 1 had none.
-const valueHasSum = 1 << 63
-
-func (v fileValue) encode(key []byte) []byte {
-	var expires uint64
-	if !v.expires.IsZero() {
-		expires = encodeTime(v.expires)
-	}
-	b := binary.BigEndian.AppendUint64(nil, expires|valueHasSum)
-	sum := crc32.Update(entrySum(key, b), castagnoli, v.data)
-	return append(binary.BigEndian.AppendUint32(b, sum), v.data...)
-}
-
-// decodeValue reads a value, with bytes of its own. The zero value is what nil
-// gives.
-func decodeValue(key, b []byte) (v fileValue, err error) {
-	if b == nil {
-		return v, nil
-	}
-	if len(b) < 8 {
-		return v, damaged("the value of %.100q cannot be read", key)
-	}
-	expires, data := binary.BigEndian.Uint64(b), b[8:]
-	if expires&valueHasSum != 0 {
-		if len(data) < 4 || binary.BigEndian.Uint32(data) != crc32.Update(entrySum(key, b[:8]), castagnoli, data[4:]) {
-			return v, damaged("the value of %.100q cannot be read", key)
-		}
-		expires, data = expires&^valueHasSum, data[4:]
-	}
-	v.data = append([]byte{}, data...)
-	if expires != 0 {
-		v.expires = time.Unix(0, int64(expires)) //nolint:gosec // as it was written
-	}
-	return v, nil
-}
-
-// decodeEntry reads a count or a value.
-func decodeEntry(bucket, key, b []byte) (Entry, error) {
-	if bucket[0] == bucketCounts[0] {
-		c, err := decodeCount(key, b)
-		return Entry{string(key), c.used(), nil, c.expires}, err
-	}
-	v, err := decodeValue(key, b)
-	return Entry{string(key), 0, v.data, v.expires}, err
-}
-
-// at is the value that there is at now.
-func (v fileValue) at(now time.Time) []byte {
-	if expired(v.expires, now) {
-		return nil
-	}
-	return v.data
 }
 
 // Count implements [Store].
@@ -825,7 +292,7 @@ func (f *File) Increment(ctx context.Context, key string, expires time.Time) (in
 	if err := checkExpiry(expires, f.now()); err != nil {
 		return 0, err
 	}
-	var n atomic.Int64 // of the last try
+	var n atomic.Int64 // of the last attempt
 	err := f.change(ctx, func(t *fileTx) error {
 		got, err := t.increment([]byte(key), expires)
 		n.Store(got)
@@ -835,51 +302,6 @@ func (f *File) Increment(ctx context.Context, key string, expires time.Time) (in
 		return 0, err
 	}
 	return n.Load(), nil
-}
-
-func (t *fileTx) increment(key []byte, expires time.Time) (int64, error) {
-	now := t.f.now()
-	if !now.Before(expires) {
-		return 0, refused(errExpired)
-	}
-	if err := t.sweep(now); err != nil {
-		return 0, err
-	}
-	data, err := t.get(bucketCounts, key)
-	if err != nil {
-		return 0, err
-	}
-	c, err := decodeCount(key, data)
-	if err != nil {
-		return 0, err
-	}
-	if data == nil {
-		n, err := t.entries(bucketCounts, 0)
-		if err != nil {
-			return 0, err
-		}
-		if n >= t.f.size {
-			return 0, refused(ErrFull)
-		}
-		if _, err := t.entries(bucketCounts, 1); err != nil {
-			return 0, err
-		}
-	} else {
-		if err := t.delete(bucketExpiry, expiryKey(c.expires, bucketCounts, key)); err != nil {
-			return 0, err
-		}
-		if expired(c.expires, now) {
-			c = fileCount{}
-		}
-	}
-	n := c.take()
-	if expires.After(c.expires) {
-		c.expires = expires
-	}
-	if err := t.put(bucketExpiry, expiryKey(c.expires, bucketCounts, key), nil); err != nil {
-		return 0, err
-	}
-	return n, t.put(bucketCounts, key, c.encode(key))
 }
 
 // GiveBack implements [Store].
@@ -904,59 +326,6 @@ func (f *File) GiveBack(ctx context.Context, key string, n int64) error {
 		return nil
 	}
 	return err
-}
-
-// sweep takes away two entries that have expired; see [Memory.sweep].
-func (t *fileTx) sweep(now time.Time) error {
-	for range 2 {
-		first, err := t.first(bucketExpiry)
-		if err != nil {
-			return err
-		}
-		if len(first) < 9 || now.Before(decodeTime(first)) {
-			return nil
-		}
-		bucket, key := bucketCounts, bytes.Clone(first[9:])
-		if first[8] == bucketValues[0] {
-			bucket = bucketValues
-		}
-		if err := t.remove(bucket, key); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// remove takes a count or a value away, with all that there is of it.
-func (t *fileTx) remove(bucket, key []byte) error {
-	data, err := t.get(bucket, key)
-	if err != nil || data == nil {
-		return err
-	}
-	e, err := decodeEntry(bucket, key, data)
-	if err != nil {
-		return err
-	}
-	if !e.Expires.IsZero() {
-		if err := t.delete(bucketExpiry, expiryKey(e.Expires, bucket, key)); err != nil {
-			return err
-		}
-	}
-	if err := t.delete(bucket, key); err != nil {
-		return err
-	}
-	_, err = t.entries(bucket, -1)
-	return err
-}
-
-// value is the value that there is now.
-func (t *fileTx) value(key []byte) ([]byte, error) {
-	data, err := t.get(bucketValues, key)
-	if err != nil {
-		return nil, err
-	}
-	v, err := decodeValue(key, data)
-	return v.at(t.f.now()), err
 }
 
 // Get implements [Store].
@@ -995,38 +364,6 @@ func (f *File) Put(ctx context.Context, key string, value []byte, expires time.T
 	return f.change(ctx, func(t *fileTx) error { return t.set([]byte(key), fileValue{value, expires}) })
 }
 
-func (t *fileTx) set(key []byte, v fileValue) error {
-	if err := checkValue(v.data); err != nil {
-		return refused(err)
-	}
-	if err := t.sweep(t.f.now()); err != nil {
-		return err
-	}
-	old, err := t.get(bucketValues, key)
-	if err != nil {
-		return err
-	}
-	n, err := t.entries(bucketValues, 0)
-	if err != nil {
-		return err
-	}
-	if old == nil && v.data != nil && n >= maxValues {
-		return refused(ErrFull)
-	}
-	if err := t.remove(bucketValues, key); err != nil || v.data == nil {
-		return err
-	}
-	if _, err := t.entries(bucketValues, 1); err != nil {
-		return err
-	}
-	if !v.expires.IsZero() {
-		if err := t.put(bucketExpiry, expiryKey(v.expires, bucketValues, key), nil); err != nil {
-			return err
-		}
-	}
-	return t.put(bucketValues, key, v.encode(key))
-}
-
 // Forget implements [Store].
 func (f *File) Forget(ctx context.Context, key string) error {
 	return f.change(ctx, func(t *fileTx) error {
@@ -1037,7 +374,7 @@ func (f *File) Forget(ctx context.Context, key string) error {
 	})
 }
 
-// Scan implements [Store]. It sees the file as it was when the call began.
+// Scan implements [Store]. It shows the file as it was when the call began.
 func (f *File) Scan(ctx context.Context, prefix string, visit func(Entry) bool) error {
 	now, start := f.now(), []byte(prefix)
 	return f.view(func(s *snapshot) error {
@@ -1065,33 +402,35 @@ func (f *File) Scan(ctx context.Context, prefix string, visit func(Entry) bool) 
 	})
 }
 
-// Save writes a copy of the file, as it is when the call begins, that
-// [OpenFile] opens. The store works on meanwhile. What was damaged since is copied
-// as it is; [VerifyFile] finds that.
-func (f *File) Save(w io.Writer) error {
-	if err := f.usable(); err != nil {
-		return err
-	}
-	return f.note(guard(func() error {
-		return f.db.View(func(tx *bolt.Tx) error {
-			_, err := tx.WriteTo(w)
-			if errors.Is(err, io.EOF) {
-				return damaged("it is cut off")
-			}
-			return err
-		})
-	}))
+// Epoch returns how often [File.Advance] was called since the file was created. A copy
+// of the file therefore has a lower epoch than the file after its next Advance.
+func (f *File) Epoch(ctx context.Context) (uint64, error) {
+	return read(ctx, f, func(s *snapshot) (uint64, error) {
+		data, err := s.entry(bucketMeta, keyEpoch)
+		return epochOf(data), err
+	})
 }
 
-// Close implements [Store]. It waits for what is being written, though not for ever.
-func (f *File) Close() error {
-	f.close.Do(func() { close(f.closing) })
-	late := time.NewTimer(fileCloseWait)
-	defer late.Stop()
-	select {
-	case <-f.ended:
-		return f.closed
-	case <-late.C:
-		return errDiskSlow
+// Advance raises the epoch to more than seen, writes it to the disk, and returns it.
+func (f *File) Advance(ctx context.Context, seen uint64) (uint64, error) {
+	var epoch atomic.Uint64 // of the last attempt
+	err := f.change(ctx, func(t *fileTx) error {
+		data, err := t.get(bucketMeta, keyEpoch)
+		if err != nil {
+			return err
+		}
+		epoch.Store(max(epochOf(data), seen) + 1)
+		return t.put(bucketMeta, keyEpoch, binary.BigEndian.AppendUint64(nil, epoch.Load()))
+	})
+	if err != nil {
+		return 0, err
 	}
+	return epoch.Load(), nil
+}
+
+func epochOf(data []byte) uint64 {
+	if len(data) == 8 {
+		return binary.BigEndian.Uint64(data)
+	}
+	return 0
 }

@@ -123,7 +123,7 @@ func TestFileThatIsNotOurs(t *testing.T) {
 		{"a file cut off after its first page", whole[:4096], "is damaged"},
 		{"a file cut off by a byte", whole[:100], "is not a state file, or is damaged"},
 		{"another program's database", other, "is another program's database"},
-		{"a newer binary's file", newer, "has version 3, and 2 is the newest that this binary knows"},
+		{"a newer binary's file", newer, "has version 3, and this binary reads up to version 2"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			path := filepath.Join(statetest.Dir(t), "state.db")
@@ -377,8 +377,8 @@ func TestOpen(t *testing.T) {
 	}
 	for want, c := range map[string]state.Config{
 		"": {Type: "memory"},
-		`type: "disk" is none of memory, file and redis`:    {Type: "disk"},
-		"file.path: is empty; the path of a file is wanted": {Type: "file"},
+		`type: "disk" is not memory, file or redis`:         {Type: "disk"},
+		"file.path: is empty; set it to the path of a file": {Type: "file"},
 	} {
 		got := ""
 		if err := c.Validate(); err != nil {

@@ -73,7 +73,7 @@ func eventually(t testing.TB, what string, call func() error) time.Duration {
 // Whatever is wrong with Redis, an operation ends soon and with an error, those
 // who wait do not pile up, and when it is well again all work without a restart.
 func TestRedisFaults(t *testing.T) {
-	const primary = "is a replica, which is read-only: the primary is wanted"
+	const primary = "is a replica, which is read-only: name the primary"
 	for _, tt := range []struct {
 		name  string
 		want  string // in the error
@@ -100,7 +100,7 @@ func TestRedisFaults(t *testing.T) {
 			end:   func(p *statetest.Process) { p.Do("CONFIG", "SET", "maxmemory", "0") },
 		},
 		{
-			name: "may evict", want: "maxmemory-policy is allkeys-lru: it may forget counts, which gives attempts back; set it to noeviction",
+			name: "may evict", want: "maxmemory-policy is allkeys-lru: Redis may evict counts, after which instances can make their attempts again; set it to noeviction",
 			begin: func(p *statetest.Process) {
 				p.Do("CONFIG", "SET", "maxmemory", "1gb")
 				p.Do("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
@@ -123,7 +123,7 @@ func TestRedisFaults(t *testing.T) {
 			end:   func(p *statetest.Process) { p.Do("SET", "ona:mark", "openstack-nova-authenticator state 1") },
 		},
 		{
-			name: "a newer version's", want: "its state has version 2, and 1 is the newest that this binary knows",
+			name: "a newer version's", want: "its state has version 2, and this binary reads up to version 1",
 			begin: func(p *statetest.Process) { p.Do("SET", "ona:mark", "openstack-nova-authenticator state 2") },
 			end:   func(p *statetest.Process) { p.Do("SET", "ona:mark", "openstack-nova-authenticator state 1") },
 		},
@@ -310,7 +310,7 @@ func TestRedisWaitsForItsReplicas(t *testing.T) {
 	c := redisConfig(server)
 	c.WaitReplicas = 1
 	r := openRedis(t, c)
-	const few = "0 replicas have the write in time, and 1 are wanted"
+	const few = "0 replicas have the write in time; waitReplicas is 1"
 	if err := r.Init(t.Context()); err == nil || !strings.Contains(err.Error(), few) {
 		t.Errorf("Init without a replica = %v", err)
 	}
@@ -430,7 +430,7 @@ func TestRedisPasswordIsChangedWithoutARestart(t *testing.T) {
 		}
 		return nil
 	})
-	if want := "does not know this user and password (WRONGPASS)"; !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "wrong-word") {
+	if want := "rejected the user or the password (WRONGPASS)"; !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "wrong-word") {
 		t.Errorf("Increment = %v, want %q", err, want)
 	}
 	if err := os.Remove(file); err != nil {

@@ -7,9 +7,9 @@ import (
 	"net"
 )
 
-// Bounds of what a Redis may answer: the client makes room for as much as an
-// answer says it has, before it is there, and follows arrays in arrays. What
-// answers may be another program, or one that means harm.
+// Bounds of an answer. go-redis allocates as many bytes as an answer announces, before
+// they arrive, and follows arrays in arrays. The server may be another program, or
+// malicious.
 const (
 	maxAnswer      = 8 << 20 // bytes
 	maxAnswerBulk  = 4 << 20 // of one string
@@ -18,19 +18,19 @@ const (
 	maxAnswerDepth = 8       // of arrays in arrays
 )
 
-var errAnswer = errors.New("answers what no Redis would")
+var errAnswer = errors.New("sent an answer that is not from a Redis")
 
-// answers follows the framing of RESP2 and RESP3 in a stream: lines that begin with
-// their type, and after a string's as many bytes as it says and a line end.
+// answers follows the framing of RESP2 and RESP3 in a stream: each line begins with its
+// type; the line of a string announces the bytes that follow it.
 type answers struct {
-	line  []byte // of its beginning, up to a number's length
+	line  []byte // the beginning of the line, long enough for a number
 	count int    // bytes of the line
-	bulk  int    // bytes of a string that are still to come, its line end included
-	open  []int  // elements that are still to come, of each array that is not at its end
+	bulk  int    // missing bytes of a string, including its line end
+	open  []int  // missing elements of each array that has not ended
 	total int    // bytes of the answer
 }
 
-// add looks at more of the stream, and fails as soon as an answer is out of bounds.
+// add reads more of the stream, and fails as soon as an answer is out of bounds.
 func (a *answers) add(p []byte) error {
 	for len(p) > 0 {
 		if a.bulk > 0 {
@@ -64,7 +64,7 @@ func (a *answers) add(p []byte) error {
 	return nil
 }
 
-// element is one that has come to its end, and so may be what it was in.
+// element ends an element, and the arrays of which it was the last one.
 func (a *answers) element() {
 	for len(a.open) > 0 {
 		last := len(a.open) - 1
@@ -76,7 +76,7 @@ func (a *answers) element() {
 	a.total = 0
 }
 
-// end is the end of a line.
+// end ends a line.
 func (a *answers) end() error {
 	if len(a.line) < 2 {
 		return errAnswer
@@ -86,7 +86,7 @@ func (a *answers) end() error {
 	case '$', '=', '!', '*', '~', '>':
 	case '%', '|':
 		each = 2
-	default: // all is in the line
+	default: // the line is the whole element
 		a.element()
 		return nil
 	}
@@ -103,7 +103,7 @@ func (a *answers) end() error {
 	}
 	for _, digit := range number {
 		if digit < '0' || digit > '9' {
-			return fmt.Errorf("%w: a length that is no number", errAnswer)
+			return fmt.Errorf("%w: a length that is not a number", errAnswer)
 		}
 		length = 10*length + int(digit-'0')
 	}
@@ -126,9 +126,9 @@ func (a *answers) end() error {
 	return nil
 }
 
-// boundedTCP and boundedTLS end a connection whose answers are out of bounds. They
-// are two types because the pool of go-redis asks a TCP connection, and it alone,
-// whether it is still there (syscall.Conn).
+// boundedTCP and boundedTLS close a connection whose answers are out of bounds. There
+// are two types because the pool of go-redis checks whether a connection is still open
+// if it is a syscall.Conn, which only a TCP connection is.
 type boundedTCP struct {
 	*net.TCPConn
 
