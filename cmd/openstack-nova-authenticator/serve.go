@@ -213,9 +213,9 @@ func (s *service) openStateAs(c *config.Config, accept bool) (err error) {
 		}
 		s.advance = func(ctx context.Context) error { return seen.Advance(ctx, file) }
 	}
-	s.keys, err = keyring.New(c.Keys, s.store, keyring.Options{
-		Issuer: c.Auth.TokenIssuer, SigningKeyFile: c.Auth.SigningKeyFile,
-		Log: s.log, Initialize: c.State.Type != state.TypeRedis, LongestLife: c.LongestLife(), Seen: seen,
+	s.keys, err = keyring.New(c.KeyPlan, s.store, keyring.Options{
+		Issuer: c.Auth.TokenIssuer, SigningKeys: c.SigningKeys,
+		Log: s.log, Initialize: c.State.Type != state.TypeRedis, Seen: seen,
 		Entries: func(ctx context.Context) (map[string][]byte, error) { return attest.FormerDenials(ctx, s.store) },
 	})
 	return err

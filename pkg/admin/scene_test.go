@@ -40,10 +40,13 @@ func newScene(t *testing.T) *scene {
 	s := &scene{audit: lines{marked: make(chan string, 1)}}
 	store := &state.Memory{}
 	logger := slog.New(slog.DiscardHandler)
-	keys, err := keyring.New(keyring.Config{Algorithm: "ES256", RotationPeriod: 720 * time.Hour, MaxAge: 10 * time.Minute}, store,
-		keyring.Options{Issuer: "https://id.example.com", Log: logger, Initialize: true, Now: func() time.Time {
-			return time.Now().Add(time.Duration(s.ahead.Load()))
-		}})
+	plan, err := keyring.Config{Algorithm: "ES256", RotationPeriod: 720 * time.Hour, MaxAge: 10 * time.Minute}.Plan(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys, err := keyring.New(plan, store, keyring.Options{Issuer: "https://id.example.com", Log: logger, Initialize: true, Now: func() time.Time {
+		return time.Now().Add(time.Duration(s.ahead.Load()))
+	}})
 	if err != nil {
 		t.Fatal(err)
 	}

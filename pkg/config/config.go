@@ -86,6 +86,8 @@ type Config struct {
 	// Tokens are the issuer and Roles, compiled, and RoleSet the rules of these roles.
 	Tokens  *token.Plan   `yaml:"-"`
 	RoleSet attest.Policy `yaml:"-"`
+	// KeyPlan is Keys, checked, with the encryption keys read.
+	KeyPlan keyring.Plan `yaml:"-"`
 	// SigningKeys are those of auth.signingKeyFile, read.
 	SigningKeys keyring.Keys `yaml:"-"`
 
@@ -350,10 +352,6 @@ func (c *Config) validate() error {
 		add("auth.signingKeyFile", err)
 		c.SigningKeys = keys
 	}
-	add("keys", c.Keys.Validate())
-	if !slices.Contains(c.Keys.EncryptionKeyFile, "") {
-		add("keys.encryptionKeyFile", keyring.ValidateEncryptionKeys(c.Keys.EncryptionKeyFile))
-	}
 	add("state", c.State.Validate())
 	if c.State.Type == state.TypeRedis && len(c.Keys.EncryptionKeyFile) == 0 {
 		add("keys.encryptionKeyFile", errors.New("is required for state.type redis, with auth.signingKeyFile too: it seals the keys and the denied instances from those who can read or write Redis (make one with: openssl rand -base64 32)"))
@@ -389,7 +387,8 @@ func (c *Config) validate() error {
 		add("log.format", fmt.Errorf("%q is neither json nor text", c.Log.Format))
 	}
 	all = append(all, c.compileRoles())
-	add("keys", c.Keys.ValidateLife(c.LongestLife()))
+	c.KeyPlan, err = c.Keys.Plan(c.LongestLife())
+	add("keys", err)
 	return errors.Join(all...)
 }
 

@@ -24,7 +24,7 @@ import (
 
 const (
 	minRSABits  = 2048 // RFC 7518, section 3.3
-	maxRSABits  = 8192 // signing with a longer one takes longer than a request may
+	maxRSABits  = 8192 // signing with a longer key takes too long for a request
 	maxKeys     = 10   // some verifiers refuse longer sets
 	maxKeyFile  = 64 << 10
 	pemPKCS1    = "RSA PRIVATE KEY"
@@ -33,7 +33,8 @@ const (
 	pemECParams = "EC PARAMETERS" // openssl ecparam -genkey writes it in front of the key
 )
 
-// Key is a private key with all that follows from it. The zero value is no key.
+// Key is a private key with its ID, its algorithm and its public half. The zero value is
+// not a key.
 type Key struct {
 	private crypto.Signer
 	alg     string
@@ -44,17 +45,17 @@ type Key struct {
 // ID is the thumbprint of RFC 7638, so the same key has the same ID everywhere.
 func (k Key) ID() string { return k.public.KeyID }
 
-// Algorithm is the one that the key signs with (RFC 7518, section 3.1).
+// Algorithm is the JWS algorithm of the key (RFC 7518, section 3.1).
 func (k Key) Algorithm() string { return k.alg }
 
 // Signer signs with the private key.
 func (k Key) Signer() crypto.Signer { return k.private }
 
-// JWK is the public key as JSON (RFC 7517), which the caller must not change.
+// JWK is the public key as JSON (RFC 7517). The caller must not change it.
 func (k Key) JWK() json.RawMessage { return k.jwk }
 
 // Secret derives a secret for one purpose from the private key (HKDF with
-// SHA-256, RFC 5869). The public key tells nothing of it.
+// SHA-256, RFC 5869). It cannot be computed from the public key.
 func (k Key) Secret(purpose string) ([]byte, error) {
 	der, err := x509.MarshalPKCS8PrivateKey(k.private)
 	if err != nil {
@@ -63,19 +64,19 @@ func (k Key) Secret(purpose string) ([]byte, error) {
 	return hkdf.Key(sha256.New, der, nil, purpose, sha256.Size)
 }
 
-// Published is the keys that are published at one time, of which the first signs.
-// It is never changed once made.
+// Published has the keys that are published at one time. The first one signs. It never
+// changes.
 type Published struct{ keys []Key }
 
-// Keys are the keys, the signing one first; none if there is no key set. The
-// caller must not change them.
+// Keys returns the keys, the signing key first, none if there is no key set. The caller
+// must not change them.
 func (p *Published) Keys() []Key { return p.keys }
 
-// Keys is a set of signing keys that never changes. The first signs, all are
+// Keys is a key set from files, which never changes. The first key signs, all are
 // published.
 type Keys struct{ published *Published }
 
-// Check fails unless there is a key.
+// Check returns an error if there is no key.
 func (k Keys) Check(string) error {
 	if k.published == nil || len(k.published.keys) == 0 {
 		return errors.New("there is no signing key")
@@ -83,21 +84,21 @@ func (k Keys) Check(string) error {
 	return nil
 }
 
-// Published gives the keys.
+// Published returns the keys.
 func (k Keys) Published() *Published { return k.published }
 
-// Usable is always nil.
+// Usable returns nil: keys from files always sign.
 func (Keys) Usable() error { return nil }
 
-// MaxAge is [DefaultMaxAge].
-func (Keys) MaxAge() time.Duration { return DefaultMaxAge }
+// MaxAge is the default of keys.maxAge.
+func (Keys) MaxAge() time.Duration { return defaultMaxAge }
 
-// WillIssue does nothing: the keys stay.
+// WillIssue does nothing, because these keys are never removed.
 func (Keys) WillIssue(time.Duration) {}
 
 // LoadKeys reads private keys in PEM: PKCS#1, SEC1 or PKCS#8; RSA of 2048 to
-// 8192 bits, or EC on P-256 or P-384. The error joins one error for each file
-// at fault.
+// 8192 bits, or EC on P-256 or P-384. The error joins one error for each file with a
+// problem.
 func LoadKeys(files []string) (Keys, error) {
 	keys, problems := loadFiles(files, func(file string) (Key, string, error) {
 		key, err := loadKey(file)
@@ -112,8 +113,8 @@ func LoadKeys(files []string) (Keys, error) {
 	return Keys{&Published{keys}}, errors.Join(problems...)
 }
 
-// loadFiles reads a key of each file. load also says what tells it from others;
-// there is one error for each file at fault.
+// loadFiles reads one key from each file. load also returns an ID; two files with the same
+// ID are a problem.
 func loadFiles[T any](files []string, load func(file string) (key T, id string, err error)) (keys []T, problems []error) {
 	seen := map[string]string{}
 	for _, file := range files {
@@ -156,7 +157,7 @@ func parseKey(data []byte) (Key, error) {
 		return Key{}, errNotPEM
 	}
 	if block.Type == "ENCRYPTED PRIVATE KEY" || block.Headers["DEK-Info"] != "" {
-		return Key{}, errors.New("is encrypted with a passphrase, which a server has nobody to ask for")
+		return Key{}, errors.New("is encrypted with a passphrase, which a server cannot ask for")
 	}
 	var key any
 	var err error
@@ -171,7 +172,7 @@ func parseKey(data []byte) (Key, error) {
 		return Key{}, fmt.Errorf("holds a %s, not a private key", block.Type)
 	}
 	if next, _ := pem.Decode(rest); next != nil && strings.HasSuffix(next.Type, pemPKCS8) {
-		return Key{}, errors.New("holds more than one private key; each needs a file of its own")
+		return Key{}, errors.New("holds more than one private key; put each into its own file")
 	}
 	if err != nil {
 		return Key{}, err

@@ -10,50 +10,45 @@ import (
 	"time"
 )
 
-// KeyState says what a key is for.
-type KeyState string
+// keyState says what a key is for.
+type keyState string
 
-// The states of a key.
 const (
-	StateNext    KeyState = "next"    // published, will sign
-	StateCurrent KeyState = "current" // signs
-	StateRetired KeyState = "retired" // published until its last token has expired
-	// StatePublished is that of a key which does not sign as long as the
-	// configuration has a signingKeyFile.
-	StatePublished KeyState = "published"
-	// StateUnpublished is that of a key in the state which is not published: the
-	// configuration has a signingKeyFile, none of whose keys was imported into the
-	// key set.
-	StateUnpublished KeyState = "unpublished"
+	stateNext    keyState = "next"    // published, will sign
+	stateCurrent keyState = "current" // signs
+	stateRetired keyState = "retired" // published until its last token has expired
+	// With a signingKeyFile, keys of the state do not sign. They are published if one of
+	// the files' keys was imported into the key set.
+	statePublished   keyState = "published"
+	stateUnpublished keyState = "unpublished"
 )
 
 // managedKey is a key of the state.
 type managedKey struct {
 	Key
-	state     KeyState
+	state     keyState
 	created   time.Time
 	published time.Time
 	since     time.Time // when it became current
 	retired   time.Time
-	// imported is true of a key that an operator brought: another algorithm is
-	// no reason to replace it.
+	// imported says that an operator imported the key. It is not replaced for its
+	// algorithm.
 	imported bool
-	// maxAge and life are the longest of all replicas while the key was in the
-	// set, so that a change of the configuration shortens no wait.
+	// maxAge and life are the longest of all replicas while the key was in the set.
+	// A change of the configuration must not shorten a wait.
 	maxAge, life time.Duration
 }
 
-// keySet is the key set of the state. It is never changed once made. There
-// is always one current and one next key.
+// keySet is the key set of the state, with one current and one next key. It never
+// changes; each change makes another one.
 type keySet struct {
 	keys []managedKey // current, next, and the retired ones, youngest first
-	// revoked are the IDs of keys that were revoked, the last ones last. They
-	// must not come back with a set that does not know of their revocation.
+	// revoked are the IDs of revoked keys, newest last. They must not return with a set
+	// of a replica that does not know of the revocation.
 	revoked []string
 }
 
-// maxRevoked bounds what is remembered.
-const maxRevoked = 64
+const maxRevoked = 64 // IDs
 
 func (s *keySet) current() managedKey { return s.keys[0] }
 func (s *keySet) next() managedKey    { return s.keys[1] }
@@ -74,25 +69,26 @@ func (s *keySet) successor(keys ...managedKey) *keySet {
 // promote makes next the current key.
 func (s *keySet) promote(next managedKey, now time.Time) *keySet {
 	current, retired := s.next(), s.current()
-	current.state, current.since = StateCurrent, now
-	retired.state, retired.retired = StateRetired, now
+	current.state, current.since = stateCurrent, now
+	retired.state, retired.retired = stateRetired, now
 	return s.successor(append([]managedKey{current, next, retired}, s.keys[2:]...)...)
 }
 
-// replaceNext takes the next key away, which has never signed, and key from
-// wherever else it is.
+// replaceNext makes key the next key. It removes the old next key, which never signed, and
+// a retired key with the same ID.
 func (s *keySet) replaceNext(key managedKey) *keySet {
 	rest := slices.DeleteFunc(slices.Clone(s.keys[2:]), func(k managedKey) bool { return k.public.KeyID == key.public.KeyID })
 	return s.successor(append([]managedKey{s.current(), key}, rest...)...)
 }
 
-// revoke takes a key away at once, for good. next is needed unless it was retired.
+// revoke removes a key at once and for good. next replaces a next key that is revoked or
+// becomes current.
 func (s *keySet) revoke(kid string, next managedKey, now time.Time) *keySet {
 	revoked := &keySet{revoked: withRevoked(s.revoked, kid)}
 	switch kid {
 	case s.current().public.KeyID:
 		current := s.next()
-		current.state, current.since = StateCurrent, now
+		current.state, current.since = stateCurrent, now
 		revoked.keys = append([]managedKey{current, next}, s.keys[2:]...)
 	case s.next().public.KeyID:
 		revoked.keys = s.replaceNext(next).keys
@@ -102,7 +98,6 @@ func (s *keySet) revoke(kid string, next managedKey, now time.Time) *keySet {
 	return revoked
 }
 
-// withRevoked adds an ID.
 func withRevoked(revoked []string, kid string) []string {
 	if slices.Contains(revoked, kid) {
 		return revoked
@@ -111,8 +106,8 @@ func withRevoked(revoked []string, kid string) []string {
 	return all[max(0, len(all)-maxRevoked):]
 }
 
-// outstanding is a key of the set that was revoked, as another replica says; "" for
-// none.
+// outstanding returns the ID of a key in the set that another replica or this server
+// revoked, "" if there is none.
 func (s *keySet) outstanding() string {
 	for _, k := range s.keys {
 		if slices.Contains(s.revoked, k.public.KeyID) {
@@ -122,7 +117,7 @@ func (s *keySet) outstanding() string {
 	return ""
 }
 
-// mergeKeys is found with what held knows to be revoked.
+// mergeKeys returns found with the revoked IDs of held, found itself if it has them.
 func mergeKeys(held, found *keySet) *keySet {
 	revoked := found.revoked
 	for _, kid := range held.revoked {
@@ -131,8 +126,8 @@ func mergeKeys(held, found *keySet) *keySet {
 	if len(revoked) == len(found.revoked) && slices.Equal(revoked, found.revoked) {
 		return found
 	}
-	// A set that has forgotten as many as it remembers is as it should be, unless it
-	// has one of the keys.
+	// A full list drops its oldest IDs, so they may be missing in found, as long as the
+	// keys are.
 	merged := &keySet{found.keys, revoked}
 	if len(found.revoked) == maxRevoked && merged.outstanding() == "" {
 		return found
@@ -148,7 +143,7 @@ func keyIDs(s *keySet) []string {
 	return ids
 }
 
-// The form in the state. A change of it needs another version.
+// storedSet is the form in the state. A change of it needs a new format version.
 type storedSet struct {
 	Keys    []storedKey `json:"keys"`
 	Revoked []string    `json:"revoked,omitempty"`
@@ -165,7 +160,7 @@ type storedKey struct {
 	KeyID     string    `json:"kid"`
 	Algorithm string    `json:"alg"`
 	Private   []byte    `json:"private"` // PKCS#8
-	State     KeyState  `json:"state"`
+	State     keyState  `json:"state"`
 	Created   time.Time `json:"created"`
 	Published time.Time `json:"published"`
 	Since     time.Time `json:"since,omitzero"`
@@ -200,7 +195,7 @@ func (s *keySet) equal(other *keySet) bool {
 	return errA == nil && errB == nil && bytes.Equal(a, b)
 }
 
-// decodeKeys takes nothing that encodeKeys would not have written.
+// decodeKeys rejects everything that encodeKeys does not write.
 func decodeKeys(data []byte) (*keySet, error) {
 	var stored storedSet
 	if err := decodeStrictly(data, &stored); err != nil {
@@ -234,7 +229,7 @@ func (stored storedSet) decode() (*keySet, error) {
 	}
 	s := &keySet{revoked: stored.Revoked}
 	for i, k := range stored.Keys {
-		key, err := k.decode([]KeyState{StateCurrent, StateNext, StateRetired}[min(i, 2)])
+		key, err := k.decode([]keyState{stateCurrent, stateNext, stateRetired}[min(i, 2)])
 		if err != nil {
 			return nil, fmt.Errorf("%w: key %d: %w", errInvalid, i, err)
 		}
@@ -248,7 +243,7 @@ func (stored storedSet) decode() (*keySet, error) {
 
 const maxSeconds = int64(MaxLife / time.Second)
 
-func (k storedKey) decode(state KeyState) (managedKey, error) {
+func (k storedKey) decode(state keyState) (managedKey, error) {
 	private, err := x509.ParsePKCS8PrivateKey(k.Private)
 	if err != nil {
 		return managedKey{}, err
@@ -264,7 +259,7 @@ func (k storedKey) decode(state KeyState) (managedKey, error) {
 		return managedKey{}, errors.New("its alg is another key's")
 	case k.State != state:
 		return managedKey{}, fmt.Errorf("it is %q where %q is due", k.State, state)
-	case k.Created.IsZero() || k.Published.IsZero() || (k.Since.IsZero() != (state == StateNext)) || (k.Retired.IsZero() != (state != StateRetired)):
+	case k.Created.IsZero() || k.Published.IsZero() || (k.Since.IsZero() != (state == stateNext)) || (k.Retired.IsZero() != (state != stateRetired)):
 		return managedKey{}, errors.New("its times are not those of its state")
 	case k.MaxAge < 0 || k.MaxAge > maxSeconds || k.Life < 0 || k.Life > maxSeconds:
 		return managedKey{}, errors.New("its durations are out of range")

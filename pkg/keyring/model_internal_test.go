@@ -32,7 +32,7 @@ const (
 	modelHours  = 2
 )
 
-var modelConfig = Config{Algorithm: ES256, RotationPeriod: modelPeriod, MaxAge: modelMaxAge}
+var modelPlan = Plan{algorithm: ES256, rotationPeriod: modelPeriod, maxAge: modelMaxAge}
 
 // A model of replicas and verifiers. True time is that of no replica: each has
 // a wall clock which steps within half a minute of it, so that two are never
@@ -124,12 +124,12 @@ func (w *model) say(format string, args ...any) {
 }
 
 func (r *modelReplica) start() error {
-	m, err := New(Config{Algorithm: ES256, RotationPeriod: time.Hour, MaxAge: modelMaxAge}, r,
-		Options{Issuer: testIssuer, LongestLife: modelLife, Now: func() time.Time { return r.w.now.Add(r.offset) }, Log: slog.New(slog.DiscardHandler), Initialize: true})
+	m, err := New(plan(r.w.t, Config{Algorithm: ES256, RotationPeriod: time.Hour, MaxAge: modelMaxAge}, modelLife), r,
+		Options{Issuer: testIssuer, Now: func() time.Time { return r.w.now.Add(r.offset) }, Log: slog.New(slog.DiscardHandler), Initialize: true})
 	if err != nil {
 		return err
 	}
-	m.config = modelConfig
+	m.rotationPeriod = modelPeriod
 	started := r.w.now
 	m.elapsed = func() time.Duration { return r.w.now.Sub(started) }
 	if err := m.Load(r.w.t.Context()); err != nil {
@@ -183,7 +183,7 @@ func runModel(t *testing.T, seed uint64) {
 		for _, r := range w.replicas {
 			if !w.now.Before(r.ticks) {
 				r.ring.tick(t.Context())
-				r.ticks = w.now.Add(modelConfig.refresh())
+				r.ticks = w.now.Add(modelPlan.refresh())
 			}
 			w.look()
 		}
@@ -265,7 +265,7 @@ func (w *model) happen(calm bool) {
 		if err := w.store.Put(ctx, keysKind, value, time.Time{}); err != nil {
 			w.t.Fatal(err)
 		}
-		w.unsettled = w.now.Add(3 * modelConfig.refresh())
+		w.unsettled = w.now.Add(3 * modelPlan.refresh())
 	}
 }
 
@@ -297,7 +297,7 @@ func (w *model) revoke(r *modelReplica) {
 	w.revoked[kid] = true
 	// Its successor signs at once.
 	if current := w.newest.content.current(); w.excused[current.public.KeyID].IsZero() {
-		w.excused[current.public.KeyID] = w.now.Add(modelConfig.lead(modelMaxAge) + skew)
+		w.excused[current.public.KeyID] = w.now.Add(modelPlan.lead(modelMaxAge) + skew)
 	}
 }
 
@@ -331,7 +331,7 @@ func (w *model) look() {
 // ago.
 func (w *model) bounded(r *modelReplica) bool {
 	for _, k := range []managedKey{w.newest.content.current(), w.newest.content.next()} {
-		if _, ok := r.ring.keys().find(k.public.KeyID); !ok && w.now.Sub(w.seen[k.public.KeyID]) > modelConfig.refresh() {
+		if _, ok := r.ring.keys().find(k.public.KeyID); !ok && w.now.Sub(w.seen[k.public.KeyID]) > modelPlan.refresh() {
 			return !r.cut && r.read.After(r.healed)
 		}
 	}
@@ -350,7 +350,7 @@ func (w *model) check() {
 		w.served[strings.Join(slices.Sorted(maps.Keys(set)), " ")] = served{set, w.now}
 		for kid, expires := range w.tokens {
 			// After a revocation a key may sign that was published within the refresh.
-			late := w.now.Sub(w.seen[kid]) > modelConfig.refresh()
+			late := w.now.Sub(w.seen[kid]) > modelPlan.refresh()
 			if late && w.now.Before(expires) && !set[kid] && !w.revoked[kid] {
 				w.t.Errorf("%s: %s does not publish the key %s, of which there are good tokens for %v", w.now.Format("15:04:05"), r.name, kid, expires.Sub(w.now))
 			}
@@ -384,7 +384,7 @@ func (w *model) check() {
 			}
 		}
 	}
-	refresh := modelConfig.refresh()
+	refresh := modelPlan.refresh()
 	if w.now.Before(w.unsettled) || w.now.Sub(w.changed) <= refresh {
 		return
 	}

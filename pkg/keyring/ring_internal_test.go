@@ -26,7 +26,7 @@ const testIssuer = "https://id.example.com"
 var (
 	testStart  = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
 	testConfig = Config{Algorithm: ES256, RotationPeriod: 24 * time.Hour, MaxAge: 5 * time.Minute}
-	testLead   = testConfig.lead(testConfig.MaxAge)
+	testLead   = Plan{maxAge: testConfig.MaxAge}.lead(testConfig.MaxAge)
 )
 
 // encryptionKey is a file with a new key.
@@ -40,6 +40,27 @@ func encryptionKey(t *testing.T) string {
 func sharedKey(t *testing.T) string {
 	t.Helper()
 	return keyringtest.EncryptionKeyFile(t, "0123456789abcdefghijklmnopqrstuv")
+}
+
+func plan(t testing.TB, c Config, life time.Duration) Plan {
+	t.Helper()
+	p, err := c.Plan(life)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func signingKeys(t *testing.T, files []string) Keys {
+	t.Helper()
+	if len(files) == 0 {
+		return Keys{}
+	}
+	keys, err := LoadKeys(files)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return keys
 }
 
 // replica is a manager with clocks of its own, and a state that can be cut off.
@@ -116,8 +137,8 @@ func tryReplica(t *testing.T, store *state.Memory, s setup) (*replica, error) {
 			return nil, err
 		}
 	}
-	m, err := New(s.config, r, Options{
-		Issuer: s.issuer, SigningKeyFile: s.files, LongestLife: s.life, Seen: seen, Entries: s.entries,
+	m, err := New(plan(t, s.config, s.life), r, Options{
+		Issuer: s.issuer, SigningKeys: signingKeys(t, s.files), Seen: seen, Entries: s.entries,
 		Now: func() time.Time { return r.wall }, Initialize: !s.shared, Log: slog.New(slog.NewTextHandler(&r.log, nil)),
 	})
 	if err != nil {
@@ -146,7 +167,7 @@ func (r *replica) turn() { r.tick(r.t.Context()) }
 
 // kids are what is published, in order.
 func (r *replica) kids() (all []string) {
-	for _, k := range r.Infos() {
+	for _, k := range r.infos(r.keys()) {
 		all = append(all, k.KeyID)
 	}
 	return all
@@ -218,16 +239,18 @@ func TestManagedConfigValidate(t *testing.T) {
 		c := Config{Algorithm: RS256, RotationPeriod: 720 * time.Hour, MaxAge: 5 * time.Minute}
 		tt.edit(&c)
 		var got []string
-		if err := c.Validate(); err != nil {
+		if _, err := c.Plan(0); err != nil {
 			got = strings.Split(err.Error(), "\n")
 		}
 		if !slices.EqualFunc(tt.want, got, func(want, got string) bool { return strings.HasPrefix(got, want) }) {
 			t.Errorf("%s: problems %q, want %q", tt.name, got, tt.want)
 		}
 	}
-	wantError(t, Config{RotationPeriod: time.Hour, MaxAge: 5 * time.Minute}.ValidateLife(24*time.Hour), "rotationPeriod: ", "27 keys")
-	if err := testConfig.ValidateLife(24 * time.Hour); err != nil {
-		t.Error(err)
+	_, err := Config{Algorithm: RS256, RotationPeriod: time.Hour, MaxAge: 5 * time.Minute}.Plan(24 * time.Hour)
+	wantError(t, err, "rotationPeriod: ", "27 keys")
+	plan(t, testConfig, 24*time.Hour)
+	if _, err := New(Plan{}, newStore(), Options{Issuer: testIssuer, Initialize: true}); err == nil {
+		t.Error("New takes settings that nobody checked")
 	}
 }
 
@@ -235,8 +258,8 @@ func TestThereIsAlwaysANextKey(t *testing.T) {
 	r := newReplica(t, newStore(), setup{})
 	known := map[string]bool{}
 	for i := range 30 {
-		infos := r.Infos()
-		if len(infos) < 2 || infos[0].State != StateCurrent || infos[1].State != StateNext {
+		infos := r.infos(r.keys())
+		if len(infos) < 2 || infos[0].State != stateCurrent || infos[1].State != stateNext {
 			t.Fatalf("turn %d: keys %+v", i, infos)
 		}
 		if i > 0 && !known[r.signs()] {
@@ -268,7 +291,7 @@ func TestRotation(t *testing.T) {
 	if removed != 17*time.Minute { // maxAge, the token's life, twice the skew
 		t.Fatalf("a retired key is kept for %v", removed)
 	}
-	if got := r.Infos()[2]; got.KeyID != first || got.State != StateRetired || !got.RemovedAfter.Equal(r.wall.Add(removed)) {
+	if got := r.infos(r.keys())[2]; got.KeyID != first || got.State != stateRetired || !got.RemovedAfter.Equal(r.wall.Add(removed)) {
 		t.Errorf("the retired key is %+v", got)
 	}
 	r.pass(removed - 1)
@@ -346,7 +369,7 @@ func TestRotateByCommand(t *testing.T) {
 	// A process that has just started has the wall clock alone.
 	command := newReplica(t, store, setup{at: r.wall, unloaded: true})
 	info, err := command.Rotate(t.Context())
-	if err != nil || info.KeyID != second || info.State != StateCurrent {
+	if err != nil || info.KeyID != second || info.State != stateCurrent {
 		t.Fatalf("Rotate = %+v, %v", info, err)
 	}
 	other.pass(testLead)
@@ -427,7 +450,7 @@ func TestRevoke(t *testing.T) {
 		other.turn()
 		return r, other
 	}
-	for i, state := range []KeyState{StateCurrent, StateNext, StateRetired} {
+	for i, state := range []keyState{stateCurrent, stateNext, stateRetired} {
 		t.Run(string(state), func(t *testing.T) {
 			r, other := start(t)
 			before, old := r.kids(), r.value()
@@ -435,7 +458,7 @@ func TestRevoke(t *testing.T) {
 				t.Fatal(err)
 			}
 			want := before[0]
-			if state == StateCurrent {
+			if state == stateCurrent {
 				want = before[1]
 			}
 			other.turn()
@@ -443,7 +466,7 @@ func TestRevoke(t *testing.T) {
 				if slices.Contains(x.kids(), before[i]) || x.signs() != want {
 					t.Errorf("%s signs of %v", x.signs(), x.kids())
 				}
-				if infos := x.Infos(); infos[1].State != StateNext || infos[1].KeyID == before[1] && state != StateRetired {
+				if infos := x.infos(x.keys()); infos[1].State != stateNext || infos[1].KeyID == before[1] && state != stateRetired {
 					t.Errorf("the next key is %+v", infos[1])
 				}
 			}
@@ -470,7 +493,7 @@ func TestImport(t *testing.T) {
 	key, other := keyringtest.EC(t, elliptic.P256()), keyringtest.EC(t, elliptic.P384())
 	r := newReplica(t, newStore(), setup{unloaded: true, shared: true})
 	info, err := r.Import(t.Context(), keyringtest.PKCS8(t, key))
-	if err != nil || info.State != StateCurrent || r.signs() != info.KeyID || len(r.kids()) != 2 {
+	if err != nil || info.State != stateCurrent || r.signs() != info.KeyID || len(r.kids()) != 2 {
 		t.Fatalf("into an empty state: %+v, %v; %v", info, err, r.kids())
 	}
 	next := r.kids()[1]
@@ -479,7 +502,7 @@ func TestImport(t *testing.T) {
 	}
 	r.pass(time.Hour)
 	second, err := r.Import(t.Context(), keyringtest.PKCS8(t, other))
-	if err != nil || second.State != StateNext || second.Algorithm != "ES384" || !second.Published.Equal(r.wall) || slices.Contains(r.kids(), next) || r.signs() != info.KeyID {
+	if err != nil || second.State != stateNext || second.Algorithm != "ES384" || !second.Published.Equal(r.wall) || slices.Contains(r.kids(), next) || r.signs() != info.KeyID {
 		t.Fatalf("into a key set: %+v, %v; %v", second, err, r.kids())
 	}
 	r.pass(time.Hour)
@@ -489,7 +512,7 @@ func TestImport(t *testing.T) {
 	if _, err := r.Rotate(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if back, err := r.Import(t.Context(), keyringtest.PKCS8(t, key)); err != nil || back.State != StateNext || len(r.kids()) != 2 {
+	if back, err := r.Import(t.Context(), keyringtest.PKCS8(t, key)); err != nil || back.State != stateNext || len(r.kids()) != 2 {
 		t.Errorf("a retired key: %+v, %v; %v", back, err, r.kids())
 	}
 	_, err = r.Import(t.Context(), []byte("no key"))
@@ -537,7 +560,7 @@ func TestFromFilesToManagedAndBack(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if info, err := replicas["a"].Import(t.Context(), pem); err != nil || info.KeyID != known || info.State != StateCurrent {
+	if info, err := replicas["a"].Import(t.Context(), pem); err != nil || info.KeyID != known || info.State != stateCurrent {
 		t.Fatalf("Import = %+v, %v", info, err)
 	}
 	pass(time.Minute)
@@ -560,7 +583,7 @@ func TestFromFilesToManagedAndBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	imported, err := replicas["b"].Import(t.Context(), pem)
-	if err != nil || imported.State != StateNext {
+	if err != nil || imported.State != stateNext {
 		t.Fatalf("Import = %+v, %v", imported, err)
 	}
 	pass(testLead)
@@ -607,10 +630,10 @@ func TestFilesSignWhateverTheStateHas(t *testing.T) {
 func TestWhatVanishedIsWrittenBack(t *testing.T) {
 	r := newReplica(t, newStore(), setup{shared: true, unloaded: true})
 	wantError(t, r.Load(t.Context()), "keys init")
-	if err := r.Load(t.Context()); !errors.Is(err, ErrNoKeySet) {
+	if err := r.Load(t.Context()); !errors.Is(err, errNoKeySet) {
 		t.Errorf("Load = %v", err)
 	}
-	if _, err := r.List(t.Context()); !errors.Is(err, ErrNoKeySet) {
+	if _, err := r.List(t.Context()); !errors.Is(err, errNoKeySet) {
 		t.Errorf("List = %v", err)
 	}
 	if _, err := r.Init(t.Context()); err != nil {
@@ -750,7 +773,7 @@ func TestAnotherAlgorithm(t *testing.T) {
 	rs := testConfig
 	rs.Algorithm = RS256
 	changed := newReplica(t, store, setup{config: rs, at: r.wall})
-	if infos := changed.Infos(); infos[0].KeyID != first || infos[1].Algorithm != RS256 || len(infos) != 2 {
+	if infos := changed.infos(changed.keys()); infos[0].KeyID != first || infos[1].Algorithm != RS256 || len(infos) != 2 {
 		t.Fatalf("keys %+v", infos)
 	}
 	var algorithms []string
@@ -801,7 +824,7 @@ func TestAtMostTenKeys(t *testing.T) {
 	r.pass(testLead)
 	_, err := r.Rotate(t.Context())
 	wantError(t, err, "the 10 keys", "2026-11-24T12:1")
-	r.config.RotationPeriod = time.Minute
+	r.rotationPeriod = time.Minute
 	before := r.signs()
 	r.turn()
 	if r.signs() != before {
@@ -841,7 +864,7 @@ func TestRunEndsWithItsContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := newStore()
 		manager := func() *Ring {
-			m, err := New(testConfig, store, Options{Issuer: testIssuer, LongestLife: time.Minute, Initialize: true})
+			m, err := New(plan(t, testConfig, time.Minute), store, Options{Issuer: testIssuer, Initialize: true})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -851,7 +874,7 @@ func TestRunEndsWithItsContext(t *testing.T) {
 			return m
 		}
 		a, b := manager(), manager()
-		second := a.Infos()[1].KeyID
+		second := a.infos(a.keys())[1].KeyID
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error)
 		for _, m := range []*Ring{a, b} {
@@ -860,7 +883,7 @@ func TestRunEndsWithItsContext(t *testing.T) {
 		time.Sleep(testConfig.RotationPeriod + 21*time.Second) //nolint:forbidigo // the bubble's time
 		synctest.Wait()
 		for _, m := range []*Ring{a, b} {
-			if got := m.Infos(); got[0].KeyID != second || len(got) != 3 {
+			if got := m.infos(m.keys()); got[0].KeyID != second || len(got) != 3 {
 				t.Errorf("keys %+v, want %s to sign", got, second)
 			}
 			if err := m.Err(); err != nil {
@@ -880,7 +903,7 @@ func TestList(t *testing.T) {
 	r := newReplica(t, newStore(), setup{})
 	command := newReplica(t, r.store, setup{unloaded: true})
 	got, err := command.List(t.Context())
-	if err != nil || !slices.Equal(got, r.Infos()) || len(got) != 2 {
+	if err != nil || !slices.Equal(got, r.infos(r.keys())) || len(got) != 2 {
 		t.Errorf("List = %+v, %v", got, err)
 	}
 	file := keyringtest.File(t, keyringtest.PKCS8(t, keyringtest.EC(t, elliptic.P256())))
@@ -888,14 +911,14 @@ func TestList(t *testing.T) {
 	if got, err = static.List(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	states := func(infos []KeyInfo) map[KeyState]int {
-		n := map[KeyState]int{}
+	states := func(infos []KeyInfo) map[keyState]int {
+		n := map[keyState]int{}
 		for _, k := range infos {
 			n[k.State]++
 		}
 		return n
 	}
-	if !maps.Equal(states(got), map[KeyState]int{StateCurrent: 1, StateUnpublished: 2}) || got[0].KeyID != static.signs() || len(static.Published().Keys()) != 1 {
+	if !maps.Equal(states(got), map[keyState]int{stateCurrent: 1, stateUnpublished: 2}) || got[0].KeyID != static.signs() || len(static.Published().Keys()) != 1 {
 		t.Errorf("List with files = %+v; published %v", got, static.Published().Keys())
 	}
 	if !strings.Contains(static.log.String(), "key set of the state is not published") {
@@ -913,7 +936,7 @@ func TestList(t *testing.T) {
 	if got, err = static.List(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if !maps.Equal(states(got), map[KeyState]int{StateCurrent: 1, StatePublished: 1}) || len(static.Published().Keys()) != 2 {
+	if !maps.Equal(states(got), map[keyState]int{stateCurrent: 1, statePublished: 1}) || len(static.Published().Keys()) != 2 {
 		t.Errorf("List with an imported file = %+v; published %v", got, static.Published().Keys())
 	}
 	r.fail = errors.New("connection refused")

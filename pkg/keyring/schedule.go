@@ -6,39 +6,55 @@ import (
 	"time"
 )
 
-// observation is a key in a state.
-type observation struct {
-	kid   string
-	state KeyState
-}
+// skew is the largest difference that is allowed between the clocks of two replicas, or
+// of a replica and a verifier.
+const skew = time.Minute
 
-func (m *Ring) wrongAlgorithm(next managedKey) bool {
-	return next.alg != m.config.Algorithm && !next.imported
-}
+// lead is how long a key is published before it signs: the last replica publishes it
+// after one refresh, and verifiers may then cache the key set without it for maxAge.
+func (p Plan) lead(maxAge time.Duration) time.Duration { return maxAge + p.refresh() + skew }
 
-// due is why the next key should now become current, "" if it should not.
+// keep is how long a retired key is published. A replica without access to the state
+// signs with it for maxAge, and then the last token lives. The clocks of the replicas
+// that retire and remove the key may differ, and so may those of signer and verifier.
+func keep(maxAge, life time.Duration) time.Duration { return maxAge + life + 2*skew }
+
+// schedule says what is due at one moment. It reads no clock and changes nothing.
 //
-// Both clocks must agree: one that stepped forward must not let a key sign that
-// verifiers cannot know.
-func (m *Ring) due(keys *keySet) string {
+// It needs two clocks to agree, because the wall clock may step: now is the time of the
+// wall clock, and seenFor is how long this process has known a key in its state.
+type schedule struct {
+	Plan
+	now     time.Time
+	seenFor func(managedKey) time.Duration
+}
+
+func (s schedule) wrongAlgorithm(next managedKey) bool {
+	return next.alg != s.algorithm && !next.imported
+}
+
+// due returns why the next key should become current now, "" if it should not.
+func (s schedule) due(keys *keySet) string {
 	current, next := keys.current(), keys.next()
-	now, lead := m.wall(), m.leadOf(next)
 	switch {
-	case now.Sub(next.published) < lead || m.observedFor(next) < lead:
+	case s.now.Before(s.ready(next)) || s.seenFor(next) < s.leadOf(next):
 		return ""
-	case now.Sub(current.since) >= m.config.RotationPeriod:
+	case s.now.Sub(current.since) >= s.rotationPeriod:
 		return "age"
-	case current.alg != m.config.Algorithm && next.alg == m.config.Algorithm:
+	case current.alg != s.algorithm && next.alg == s.algorithm:
 		return "algorithm"
 	}
 	return ""
 }
 
-func (m *Ring) leadOf(next managedKey) time.Duration {
-	return m.config.lead(max(next.maxAge, m.config.MaxAge))
+func (s schedule) leadOf(next managedKey) time.Duration {
+	return s.lead(max(next.maxAge, s.maxAge))
 }
 
-// removedAfter is when nobody can hold a good token of a retired key.
+// ready is when all verifiers know the next key, by the wall clock.
+func (s schedule) ready(next managedKey) time.Time { return next.published.Add(s.leadOf(next)) }
+
+// removedAfter is when all tokens of a retired key have expired.
 func removedAfter(k managedKey) time.Time { return k.retired.Add(keep(k.maxAge, k.life)) }
 
 // full says when there is room for another key.
@@ -47,11 +63,11 @@ func full(keys *keySet) error {
 		maxKeys, formatTime(removedAfter(keys.keys[len(keys.keys)-1])))
 }
 
-// withoutExpired leaves out the retired keys whose time is over, by both clocks.
-func (m *Ring) withoutExpired(keys *keySet) *keySet {
-	now := m.wall()
+// withoutExpired returns the key set without the retired keys whose tokens have expired
+// by both clocks, the same set if there are none.
+func (s schedule) withoutExpired(keys *keySet) *keySet {
 	rest := slices.DeleteFunc(slices.Clone(keys.keys), func(k managedKey) bool {
-		return k.state == StateRetired && !now.Before(removedAfter(k)) && m.observedFor(k) >= keep(k.maxAge, k.life)
+		return k.state == stateRetired && !s.now.Before(removedAfter(k)) && s.seenFor(k) >= keep(k.maxAge, k.life)
 	})
 	if len(rest) == len(keys.keys) {
 		return keys
@@ -59,10 +75,10 @@ func (m *Ring) withoutExpired(keys *keySet) *keySet {
 	return keys.successor(rest...)
 }
 
-// lengthen raises what the keys know of caches and tokens to what this replica
-// allows.
-func (m *Ring) lengthen(keys *keySet) *keySet {
-	maxAge, life := m.allowed()
+// lengthen raises the maxAge and the life that the keys carry to those of this replica.
+// It returns the same set if they are long enough.
+func (s schedule) lengthen(keys *keySet) *keySet {
+	maxAge, life := s.allowed()
 	rest := slices.Clone(keys.keys)
 	for i := range rest {
 		rest[i].maxAge, rest[i].life = max(rest[i].maxAge, maxAge), max(rest[i].life, life)
@@ -73,33 +89,7 @@ func (m *Ring) lengthen(keys *keySet) *keySet {
 	return keys.successor(rest...)
 }
 
-// allowed is in whole seconds, as it is stored.
-func (m *Ring) allowed() (maxAge, life time.Duration) {
-	return time.Duration(seconds(m.config.MaxAge)) * time.Second, time.Duration(seconds(time.Duration(m.life.Load()))) * time.Second
-}
-
-// observe notes which keys are now in which state, for observedFor.
-func (m *Ring) observe(keys *keySet) {
-	observed := map[observation]time.Duration{}
-	if keys != nil {
-		now := m.elapsed()
-		for _, k := range keys.keys {
-			o := observation{k.public.KeyID, k.state}
-			since, ok := m.observed[o]
-			if !ok {
-				since = now
-			}
-			observed[o] = since
-		}
-	}
-	m.observed = observed
-}
-
-// observedFor is for how long this process knows that the key is in its state.
-func (m *Ring) observedFor(k managedKey) time.Duration {
-	since, ok := m.observed[observation{k.public.KeyID, k.state}]
-	if !ok {
-		return 0
-	}
-	return m.elapsed() - since
+// allowed is in whole seconds, as the state stores it.
+func (s schedule) allowed() (maxAge, life time.Duration) {
+	return time.Duration(seconds(s.maxAge)) * time.Second, time.Duration(seconds(s.longestLife)) * time.Second
 }

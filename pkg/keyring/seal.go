@@ -9,19 +9,20 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/secret"
 )
 
-// A value in the state: the format, which says the kind of value, whether it is
-// sealed, and its text, which when sealed is AES-256-GCM in base64 with the nonce in
-// front. What stands before the text, and the issuer, are the additional data: no
-// kind of value passes for another.
+// A value in the state is a prefix and a text. The prefix has the kind of value, the
+// version of the format, and sealed or plain. A sealed text is AES-256-GCM in base64 with
+// the nonce in front. The prefix and the issuer are the additional data, so a value cannot
+// be moved to another kind or issuer.
 const (
 	format        = "nova-authenticator-"
 	formatVersion = "2"
-	formerVersion = "1" // of release 65ed6e0, which had a key set alone
+	formerVersion = "1" // of release 65ed6e0, which sealed only a key set
 )
 
 func sealedPrefix(kind, version string) string { return format + kind + "/" + version + " sealed " }
@@ -34,19 +35,22 @@ const (
 )
 
 var (
-	errInvalid   = errors.New("is not what this program writes there")
-	errNewer     = errors.New("was written by a newer release, which this one does not understand: update this one")
-	errNotSealed = errors.New("is not sealed though keys.encryptionKeyFile is set: whoever can write to the state may have put it there")
-	errNoKeyFile = errors.New("is sealed, and keys.encryptionKeyFile names nothing to open it with")
-	errForeign   = errors.New("is sealed with none of keys.encryptionKeyFile or for another issuer, or was altered")
+	errInvalid   = errors.New("was not written by this program")
+	errNewer     = errors.New("was written by a newer release, which this one cannot read: update this one")
+	errNotSealed = errors.New("is not sealed although keys.encryptionKeyFile is set: anybody with write access to the state may have written it")
+	errNoKeyFile = errors.New("is sealed, and keys.encryptionKeyFile is not set")
+	errForeign   = errors.New("was sealed with a key that is not in keys.encryptionKeyFile, or for another issuer, or was changed")
 )
 
-// sealer seals with its first key and opens with all. Without a key it seals
-// nothing.
+// sealer seals with its first key and opens with each of them. Without a key it writes
+// plain values.
 type sealer struct{ aeads []cipher.AEAD }
 
-// loadSealer reads the files. The error joins one error for each file at fault.
+// loadSealer reads the files. The error joins one error for each file with a problem.
 func loadSealer(files []string) (sealer, error) {
+	if slices.Contains(files, "") {
+		return sealer{}, errors.New("an empty value names no file")
+	}
 	keys, problems := loadFiles(files, func(file string) ([]byte, string, error) {
 		key, err := loadEncryptionKey(file)
 		return key, string(key), err
@@ -69,29 +73,22 @@ func loadSealer(files []string) (sealer, error) {
 	return s, nil
 }
 
-// ValidateEncryptionKeys reads the files as [New] does. The error joins
-// one error for each file at fault.
-func ValidateEncryptionKeys(files []string) error {
-	_, err := loadSealer(files)
-	return err
-}
-
 func loadEncryptionKey(file string) ([]byte, error) {
 	text, err := secret.ReadFile(file, maxEncryptionFile)
 	if err != nil {
 		return nil, err
 	}
 	key, err := base64.StdEncoding.Strict().DecodeString(strings.TrimSpace(string(text)))
-	if err != nil || len(key) != encryptionKeySize { // the error could tell a part of the key
+	if err != nil || len(key) != encryptionKeySize { // err could show a part of the key
 		return nil, fmt.Errorf("does not hold %d bytes in base64 (make one with: openssl rand -base64 32)", encryptionKeySize)
 	}
 	if bytes.Count(key, key[:1]) == len(key) {
-		return nil, errors.New("holds one byte over and over, which is no random key")
+		return nil, errors.New("repeats one byte, so it is not a random key")
 	}
 	return key, nil
 }
 
-// seal makes the value of a text.
+// seal returns the value with a text.
 func (s sealer) seal(kind, issuer string, text []byte) []byte {
 	if len(s.aeads) == 0 {
 		return append([]byte(plainPrefix(kind, formatVersion)), text...)
@@ -101,8 +98,8 @@ func (s sealer) seal(kind, issuer string, text []byte) []byte {
 	return base64.StdEncoding.AppendEncode([]byte(prefix), sealed)
 }
 
-// open gives the text of a value, the version of its format, and whether seal would
-// now use another key.
+// open returns the text of a value, the version of its format, and whether seal would now
+// use another key.
 func (s sealer) open(kind, issuer string, value []byte) (text []byte, version string, reseal bool, err error) {
 	if len(value) > maxStored {
 		return nil, "", false, errInvalid
@@ -146,7 +143,8 @@ func newer(kind string, value []byte) bool {
 	return ok && end && string(v) != formatVersion && string(v) != formerVersion
 }
 
-// decodeStrictly reads one JSON value that has no member that v does not know.
+// decodeStrictly decodes one JSON value. A member that v does not have is an error, and so
+// is anything after the value.
 func decodeStrictly(data []byte, v any) error {
 	d := json.NewDecoder(bytes.NewReader(data))
 	d.DisallowUnknownFields()
@@ -154,7 +152,7 @@ func decodeStrictly(data []byte, v any) error {
 		return err
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return errors.New("something follows it")
+		return errors.New("more data follows it")
 	}
 	return nil
 }

@@ -31,11 +31,11 @@ func TestEncryptionKeyFiles(t *testing.T) {
 		{"32 bytes, but not in base64", []string{keyringtest.File(t, random(32))}, "does not hold 32 bytes"},
 		{"empty", []string{keyringtest.File(t, nil)}, "does not hold 32 bytes"},
 		{"two in one file", []string{keyringtest.File(t, bytes.Repeat(append(base64.StdEncoding.AppendEncode(nil, random(32)), '\n'), 2))}, "does not hold 32 bytes"},
-		{"nothing random", []string{b64(make([]byte, 32))}, "over and over"},
+		{"nothing random", []string{b64(make([]byte, 32))}, "repeats one byte"},
 		{"the same twice", []string{good, good}, "is the same key as"},
 	}
 	for _, tt := range tests {
-		err := ValidateEncryptionKeys(tt.files)
+		_, err := loadSealer(tt.files)
 		if err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%s: %v, want %q", tt.name, err, tt.want)
 		}
@@ -43,7 +43,7 @@ func TestEncryptionKeyFiles(t *testing.T) {
 			t.Errorf("%s: the error tells the key: %v", tt.name, err)
 		}
 	}
-	if err := ValidateEncryptionKeys([]string{good, encryptionKey(t)}); err != nil {
+	if _, err := loadSealer([]string{good, encryptionKey(t)}); err != nil {
 		t.Error(err)
 	}
 }
@@ -110,11 +110,11 @@ func TestWhatIsNotSealedByUsIsNotOpened(t *testing.T) {
 	}
 	put(t, r.store, good)
 	_, err = tryReplica(t, r.store, setup{})
-	wantError(t, err, "encryptionKeyFile names nothing")
+	wantError(t, err, "keys.encryptionKeyFile is not set")
 
 	plain := newReplica(t, newStore(), setup{})
 	_, err = tryReplica(t, plain.store, setup{issuer: testIssuer + "/b"})
-	wantError(t, err, `of the issuer "https://id.example.com", not of "https://id.example.com/b"`)
+	wantError(t, err, `belongs to the issuer "https://id.example.com", not to "https://id.example.com/b"`)
 }
 
 func TestSealingIsTakenUpByInitAlone(t *testing.T) {
@@ -149,7 +149,7 @@ func TestTheEncryptionKeyIsChanged(t *testing.T) {
 		}
 	}
 	_, err := tryReplica(t, store, setup{config: Config{EncryptionKeyFile: []string{old}}})
-	wantError(t, err, "sealed with none")
+	wantError(t, err, "sealed with a key that is not in keys.encryptionKeyFile")
 }
 
 func TestDecodeTakesNothingElse(t *testing.T) {
@@ -203,13 +203,13 @@ func FuzzOpen(f *testing.F) {
 		f.Fatal(err)
 	}
 	at := time.Date(2026, 11, 23, 12, 0, 0, 5, time.UTC)
-	r, err := New(testConfig, newStore(), Options{Issuer: testIssuer, Initialize: true})
+	r, err := New(plan(f, testConfig, 0), newStore(), Options{Issuer: testIssuer, Initialize: true})
 	if err != nil {
 		f.Fatal(err)
 	}
 	good, err := r.set.seal(&version[keySet]{stamp: stamp{1, 1, at}, content: &keySet{keys: []managedKey{
-		{Key: generated, state: StateCurrent, created: at, published: at, since: at},
-		{Key: second, state: StateNext, created: at, published: at, imported: true, maxAge: time.Minute, life: time.Hour},
+		{Key: generated, state: stateCurrent, created: at, published: at, since: at},
+		{Key: second, state: stateNext, created: at, published: at, imported: true, maxAge: time.Minute, life: time.Hour},
 	}, revoked: []string{"a"}}})
 	if err != nil {
 		f.Fatal(err)
@@ -240,7 +240,7 @@ func FuzzOpen(f *testing.F) {
 		if err != nil || !opened.content.equal(keys.content) || opened.stamp.before(keys.stamp) || keys.stamp.before(opened.stamp) {
 			t.Fatalf("what was opened cannot be stored: %v", err)
 		}
-		if keys.content.current().state != StateCurrent || keys.content.next().state != StateNext {
+		if keys.content.current().state != stateCurrent || keys.content.next().state != stateNext {
 			t.Fatal("no current or no next key")
 		}
 	})

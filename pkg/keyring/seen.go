@@ -9,7 +9,6 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
-	"slices"
 	"sync"
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/secret"
@@ -18,12 +17,13 @@ import (
 const (
 	seenVersion = 1
 	maxSeenFile = 1 << 20
+	maxIssuers  = 16 // in the file
 )
 
-// Seen is what one server has seen of the state, in a small file outside of it:
-// the highest generation of each value. Somebody who puts an old state back cannot
-// put this file back. A nil Seen has seen nothing and notes nothing: it is for a
-// state that ends with the process.
+// Seen is what one server has seen of the state: the highest generation of each value, in
+// a small file outside of the state. An attacker who puts an old state back cannot put
+// this file back. A nil Seen has seen nothing and notes nothing. It is for a state that
+// ends with the process.
 type Seen struct {
 	path, issuer string
 
@@ -31,14 +31,14 @@ type Seen struct {
 	record seenRecord
 }
 
-// seenFile has a record for each issuer: several servers may use one directory.
+// seenFile has a record for each issuer, since several servers may use one directory.
 type seenFile struct {
 	Version int                   `json:"version"`
 	Issuers map[string]seenRecord `json:"issuers"`
 }
 
 type seenRecord struct {
-	// Epoch is that of the state file.
+	// Epoch is the epoch of the state file.
 	Epoch  uint64               `json:"epoch,omitempty"`
 	Values map[string]seenValue `json:"values"`
 }
@@ -49,11 +49,8 @@ type seenValue struct {
 	Revoked    []string `json:"revoked,omitempty"` // keys
 }
 
-// maxIssuers bounds the file.
-const maxIssuers = 16
-
-// OpenSeen reads the file of a server, which need not exist. What it says of
-// another issuer does not count.
+// OpenSeen reads what a server has seen of the state of an issuer. The file need not
+// exist.
 func OpenSeen(path, issuer string) (*Seen, error) {
 	s := &Seen{path: path, issuer: issuer}
 	file, err := s.read()
@@ -84,7 +81,7 @@ func (s *Seen) read() (seenFile, error) {
 		err = errInvalid
 	}
 	if err != nil {
-		return file, fmt.Errorf("%s, which says what this server has seen of the state, is damaged (%w): restore it; or, if you know that the state is the newest there is, remove it, and if the state is in Redis accept that with `keys init --accept`", s.path, err)
+		return file, fmt.Errorf("%s, which says what this server has seen of the state, is damaged (%w): restore it; or, if you know that the state is the newest, remove the file, and if the state is in Redis accept the state with `keys init --accept`", s.path, err)
 	}
 	return read, nil
 }
@@ -92,76 +89,56 @@ func (s *Seen) read() (seenFile, error) {
 // Epochs is a state that counts how often it was opened and saved, as [state.File]
 // does.
 type Epochs interface {
-	// Epoch is the count.
+	// Epoch returns the count.
 	Epoch(ctx context.Context) (uint64, error)
-	// Advance raises it to at least one more than seen.
+	// Advance raises the count to at least seen+1 and returns it.
 	Advance(ctx context.Context, seen uint64) (uint64, error)
 }
 
-// Admit fails with ErrOlder if a state is a copy that is older than this server has
-// seen, unless accept says that this is meant. Else the state is not to be mistaken
-// for a copy of what it is now: it advances.
+// Admit returns an error if a state is an older copy of what this server has seen, unless
+// accept says that the operator wants it. Otherwise it advances the state, so that copies
+// of it are older.
 func (s *Seen) Admit(ctx context.Context, of Epochs, accept bool) error {
 	epoch, err := of.Epoch(ctx)
 	if err != nil {
 		return err
 	}
-	s.mu.Lock()
-	seen := s.record.Epoch
-	s.mu.Unlock()
-	if epoch < seen && !accept {
-		return fmt.Errorf("%w (epoch %d, seen was %d): it is a copy that was restored, the file of another server, or a new one in the place of one that was moved away. `openstack-nova-authenticator state accept` accepts it, and says what was revoked and denied since; attempts made since can be made again", ErrOlder, epoch, seen)
+	if seen := s.epoch(); epoch < seen && !accept {
+		return fmt.Errorf("%w (epoch %d, this server has seen %d): it is a copy that was restored, the file of another server, or a new file in place of one that was moved. `openstack-nova-authenticator state accept` accepts it and lists what was revoked and denied since; attempts made since can be made again", errOlder, epoch, seen)
 	}
 	return s.Advance(ctx, of)
 }
 
-// Advance makes all copies of a state older than it. The state comes first: a crash
-// in between must not make a server refuse its own.
+// Advance raises the epoch of a state, so that all copies of it are older. It changes the
+// state first: after a crash in between, the server must not refuse its own state.
 func (s *Seen) Advance(ctx context.Context, of Epochs) error {
-	s.mu.Lock()
-	seen := s.record.Epoch
-	s.mu.Unlock()
-	epoch, err := of.Advance(ctx, seen)
+	epoch, err := of.Advance(ctx, s.epoch())
 	if err != nil {
 		return err
 	}
 	return s.change(func(r *seenRecord) { r.Epoch = max(r.Epoch, epoch) })
 }
 
-// generation is the highest one of a value that was seen, and whether any was.
-func (s *Seen) generation(kind string) (uint64, bool) {
+func (s *Seen) epoch() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.record.Epoch
+}
+
+// last returns what this server saw of a value last, and whether it saw any.
+func (s *Seen) last(kind string) (seenValue, bool) {
 	if s == nil {
-		return 0, false
+		return seenValue{}, false
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	v, ok := s.record.Values[kind]
-	return v.Generation, ok
+	return v, ok
 }
 
-// names are what the value listed when it was last seen.
-func (s *Seen) names(kind string) []string {
-	if s == nil {
-		return nil
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return slices.Clone(s.record.Values[kind].Names)
-}
-
-// revoked are the keys that were revoked when the value was last seen.
-func (s *Seen) revoked(kind string) []string {
-	if s == nil {
-		return nil
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return slices.Clone(s.record.Values[kind].Revoked)
-}
-
-// note writes a generation down, unless it or a higher one is.
+// note records a generation, unless this server has seen it or a higher one.
 func (s *Seen) note(kind string, generation uint64, names, revoked []string) error {
-	if was, ok := s.generation(kind); s == nil || ok && was >= generation {
+	if was, ok := s.last(kind); s == nil || ok && was.Generation >= generation {
 		return nil
 	}
 	return s.change(func(r *seenRecord) {
@@ -171,8 +148,8 @@ func (s *Seen) note(kind string, generation uint64, names, revoked []string) err
 	})
 }
 
-// change writes the file, and then counts what was written. Another process may
-// have written it meanwhile.
+// change edits the record in the file. It merges the record of this process into the file,
+// which another process may have written meanwhile.
 func (s *Seen) change(edit func(*seenRecord)) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -194,7 +171,7 @@ func (s *Seen) change(edit func(*seenRecord)) error {
 	next.Values = values
 	edit(&next)
 	if _, ok := file.Issuers[s.issuer]; !ok && len(file.Issuers) >= maxIssuers {
-		return fmt.Errorf("%s has %d issuers: remove it if those are not used any more", s.path, maxIssuers)
+		return fmt.Errorf("%s has %d issuers: remove the file if they are not used any more", s.path, maxIssuers)
 	}
 	file.Issuers[s.issuer] = next
 	data, err := json.Marshal(file)
@@ -208,8 +185,8 @@ func (s *Seen) change(edit func(*seenRecord)) error {
 	return nil
 }
 
-// replaceFile writes a file of mode 0600 so that it is there as a whole, or as it
-// was, whenever the machine stops.
+// replaceFile writes a file of mode 0600. If the machine stops, the file has the old or
+// the new data, whole.
 func replaceFile(path string, data []byte) (err error) {
 	dir := filepath.Dir(path)
 	f, err := os.CreateTemp(dir, ".seen-*") // mode 0600

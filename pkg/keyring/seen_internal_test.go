@@ -24,8 +24,8 @@ func TestSeenFile(t *testing.T) {
 	}
 	want := func(s *Seen, kind string, generation uint64, names ...string) {
 		t.Helper()
-		if got, ok := s.generation(kind); got != generation || ok != (generation > 0) || !slices.Equal(s.names(kind), names) {
-			t.Errorf("%s: generation %d (%v) of %q, want %d of %q", kind, got, ok, s.names(kind), generation, names)
+		if got, ok := s.last(kind); got.Generation != generation || ok != (generation > 0) || !slices.Equal(got.Names, names) {
+			t.Errorf("%s: generation %d (%v) of %q, want %d of %q", kind, got.Generation, ok, got.Names, generation, names)
 		}
 	}
 	note := func(s *Seen, kind string, generation uint64, names ...string) {
@@ -99,7 +99,7 @@ func TestADamagedSeenFileIsAnError(t *testing.T) {
 			t.Errorf("%s: it is taken for absent", name)
 			continue
 		}
-		wantError(t, err, path, "damaged", "remove it", "keys init --accept")
+		wantError(t, err, path, "damaged", "remove the file", "keys init --accept")
 		if err := s.note(keysKind, 4, nil, nil); err == nil {
 			t.Errorf("%s: it is written over", name)
 		}
@@ -181,7 +181,7 @@ func TestARestoredCopyIsRefused(t *testing.T) {
 		}
 		for range 3 { // a refusal changes nothing
 			f, _, err := start(false)
-			if !errors.Is(err, ErrOlder) {
+			if !errors.Is(err, errOlder) {
 				t.Errorf("%s: %v", name, err)
 			} else {
 				wantError(t, err, "state accept")
@@ -234,11 +234,11 @@ func TestAcceptSaysWhatACopyLacks(t *testing.T) {
 	set(t, store, denialsKind, denials)
 
 	again, err := restarted(t, store, s, r.wall.Add(time.Hour))
-	if !errors.Is(err, ErrOlder) {
+	if !errors.Is(err, errOlder) {
 		t.Fatalf("a restored copy: %v", err)
 	}
 	wantError(t, err, "state accept")
-	if _, err := again.denies(t, "since"); !errors.Is(err, ErrOlder) {
+	if _, err := again.denies(t, "since"); !errors.Is(err, errOlder) {
 		t.Errorf("the list of denials: %v", err)
 	}
 	accepted, err := again.Accept(t.Context())
@@ -311,7 +311,7 @@ func TestALostValueIsNotMadeAnew(t *testing.T) {
 		s := setup{seen: filepath.Join(t.TempDir(), "state.db.seen")}
 		r := newReplica(t, store, s)
 		set(t, store, kind, nil)
-		if _, err := restarted(t, store, s, r.wall); !errors.Is(err, ErrOlder) {
+		if _, err := restarted(t, store, s, r.wall); !errors.Is(err, errOlder) {
 			t.Errorf("%s: %v", kind, err)
 		}
 		if get(t, store, kind) != nil {

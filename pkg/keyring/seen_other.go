@@ -4,5 +4,5 @@ package keyring
 
 import "os"
 
-// keepOwner does nothing: there is no root.
+// keepOwner does nothing, because there is no root user.
 func keepOwner(*os.File, string) error { return nil }

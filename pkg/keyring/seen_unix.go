@@ -8,9 +8,9 @@ import (
 	"syscall"
 )
 
-// keepOwner gives a file that root writes to the owner of the one that it
-// replaces, or of the directory if there is none: the server that reads it may
-// run as another user.
+// keepOwner changes the owner of a file that root writes to the owner of the file that it
+// replaces, or of the directory if there is no such file. The server that reads it may run
+// as another user.
 func keepOwner(f *os.File, path string) error {
 	if os.Geteuid() != 0 {
 		return nil

@@ -1,219 +1,203 @@
 package keyring
 
 import (
+	"bytes"
 	"context"
 	"errors"
-	"fmt"
-	"slices"
 	"time"
 )
 
-// Load reads the key set and the list of denials for the first time. With a
-// signingKeyFile it fails for nothing that is in the state, unless that is a state
-// of this server alone which is older than it has seen: the files sign.
-func (m *Ring) Load(ctx context.Context) error {
-	// The list first: no token is to be signed without it, so it must not wait for
-	// a key set.
-	denials := m.ledger.load(ctx)
-	m.set.changing.Lock()
-	defer m.set.changing.Unlock()
-	if len(m.files) > 0 {
-		m.reports.report(m.log, m.observeSet(ctx))
-		if errors.Is(denials, ErrOlder) && m.private {
-			return denials // a copy that was restored
-		}
-		return nil
-	}
-	err := m.load(ctx)
-	m.reports.report(m.log, err)
-	return errors.Join(failed("load", err), denials)
-}
+// errUnchanged ends a Store.Update that has nothing to write.
+var errUnchanged = errors.New("the value stays as it is")
 
-func (m *Ring) load(ctx context.Context) error {
-	raw, err := m.store.Get(ctx, keysKind)
+// renewal is the longest time after which a running replica confirms a value again.
+const renewal = time.Minute
+
+// read takes the value of the state. What is missing or older there is replaced by what
+// this process holds. What cannot be opened stays there: another program may own it.
+func (v *value[T]) read(ctx context.Context) error {
+	began := v.moment()
+	raw, err := v.store.Get(ctx, v.kind)
 	if err != nil {
 		return err
 	}
-	var made []managedKey
-	if raw == nil {
-		if err := m.mayMake(m.set.kind); err != nil {
+	held := v.current.Load()
+	switch {
+	case raw == nil && held == nil:
+		return v.absent
+	case raw == nil:
+		v.warn(v.what+" is missing in the state: this server writes it back", "generation", held.Generation)
+		return v.confirm(ctx)
+	case held != nil && bytes.Equal(raw, held.raw):
+		if err := v.remember(held.version); err != nil {
 			return err
 		}
-		if made, err = m.make(2); err != nil {
-			return err
-		}
-	} else {
-		found, _, err := m.set.open(raw)
-		if err != nil {
-			return m.set.unopened(err)
-		}
-		if m.wrongAlgorithm(found.content.next()) {
-			m.log.Info("next key is replaced: keys.algorithm was changed", "kid", found.content.next().public.KeyID)
-			if made, err = m.make(1); err != nil {
-				return err
-			}
-		}
+		return v.counted(ctx, held)
 	}
-	err = m.set.update(ctx, m.set.newest, func(keys *keySet) (*keySet, error) {
-		switch {
-		case keys == nil && len(made) == 2:
-			return m.first(made[0], made[1]), nil
-		case keys == nil:
-			return nil, ErrNoKeySet
-		}
-		if len(made) > 0 && m.wrongAlgorithm(keys.next()) {
-			keys = keys.replaceNext(made[0])
-		}
-		return m.lengthen(keys), nil
-	})
+	found, _, err := v.open(raw)
 	if err != nil {
+		return v.unopened(err)
+	}
+	switch {
+	case held == nil:
+		if err := v.admit(found); err != nil {
+			return err
+		}
+		if v.recalled(found.content) != found.content {
+			return v.confirm(ctx)
+		}
+	case found.legacy || found.before(held.stamp):
+		v.warn(v.what+" in the state is older than the one that this server holds: this server replaces it. If this repeats, another program writes to the state",
+			"generation", found.Generation, "held", held.Generation, "confirmed", found.confirmedAt(), "held_confirmed", held.confirmedAt())
+		return v.confirm(ctx)
+	case held.content != found.content && v.merge(held.content, found.content) != found.content:
+		v.warn(v.what+" in the state lacks a revocation or denial that this server holds: this server joins both", "generation", found.Generation, "held", held.Generation)
+		return v.confirm(ctx)
+	}
+	if err := v.hold(found, raw, began.elapsed); err != nil {
 		return err
 	}
-	m.set.count(m.set.current.Load())
-	return m.settle(ctx)
+	return v.counted(ctx, v.current.Load())
 }
 
-// settle revokes the keys of the set that were revoked, as another replica or this
-// server knew.
-func (m *Ring) settle(ctx context.Context) error {
-	for kid := m.keys().outstanding(); kid != ""; kid = m.keys().outstanding() {
-		if err := m.revoke(ctx, kid); err != nil {
-			return err
-		}
+// counted counts a confirmation that was found in the state, and renews it when that is
+// due.
+func (v *value[T]) counted(ctx context.Context, c *current[T]) error {
+	v.count(c)
+	if v.renewalDue(c.version) {
+		return v.confirm(ctx)
 	}
 	return nil
 }
 
-// mayMake fails if there should be a value already: this process may make none, or
-// the server has seen one.
-func (m *Ring) mayMake(kind string) error {
-	generation, seen := m.seen.generation(kind)
-	switch {
-	case m.private && seen:
-		return fmt.Errorf("the state holds none, and this server has seen one (generation %d): it %w; %s", generation, ErrOlder, m.set.remedy())
-	case m.private:
-		return nil
-	}
-	return ErrNoKeySet
-}
+// confirm writes the newest version back if that is needed.
+func (v *value[T]) confirm(ctx context.Context) error { return v.update(ctx, v.newest, unchanged) }
 
-// Run reads the key set and the list of denials again and again, and changes them
-// when that is due, until ctx ends.
-func (m *Ring) Run(ctx context.Context) error {
-	ticker := time.NewTicker(m.config.refresh())
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-ticker.C:
-			m.tick(ctx)
-		}
+// warn logs, at most once in a renewal, what another program can cause at any rate.
+func (v *value[T]) warn(message string, attrs ...any) {
+	if now := v.elapsed(); v.warned == 0 || now-v.warned >= renewal {
+		v.warned = max(now, 1)
+		v.log.Error(message, attrs...) //nolint:sloglint // one of three
 	}
 }
 
-// tick is one turn of Run.
-func (m *Ring) tick(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, m.config.refresh())
-	defer cancel()
-	m.ledger.refresh(ctx)
-	m.set.changing.Lock()
-	defer m.set.changing.Unlock()
-	m.reports.report(m.log, m.turn(ctx))
+func unchanged[T any](content *T) (*T, error) { return content, nil }
+
+// count notes a confirmation that was found in the state.
+func (v *value[T]) count(c *current[T]) {
+	if c.Confirmed.Sub(v.wall()) > skew {
+		return // a clock was wrong; the value is confirmed again
+	}
+	v.fresh.Store(&moment{c.met, c.Confirmed})
 }
 
-func (m *Ring) turn(ctx context.Context) error {
-	if len(m.files) > 0 {
-		return m.observeSet(ctx)
-	}
-	if m.keys() == nil {
-		return m.load(ctx)
-	}
-	if err := m.set.read(ctx); err != nil {
-		return err
-	}
-	if err := m.settle(ctx); err != nil {
-		return err
-	}
-	return m.advance(ctx)
+// usable reports whether the newest confirmation is at most maxAge old by both clocks.
+func (v *value[T]) usable() bool {
+	f, now := v.fresh.Load(), v.moment()
+	return f != nil && now.elapsed-f.elapsed <= v.maxAge && now.wall.Sub(f.wall) <= v.maxAge
 }
 
-// observeSet takes note of the key set for a server whose key files sign: it changes
-// nothing, and what it cannot use is not published.
-func (m *Ring) observeSet(ctx context.Context) error {
-	began := m.moment()
-	raw, err := m.store.Get(ctx, keysKind)
-	if err != nil || raw == nil {
-		return err
+// renewalDue reports whether a version should be confirmed again. That is early enough
+// for a replica to miss some turns.
+func (v *value[T]) renewalDue(is *version[T]) bool {
+	after := min(v.maxAge/4, renewal)
+	age := v.wall().Sub(is.Confirmed)
+	if c := v.current.Load(); c != nil && c.stamp == is.stamp && v.elapsed()-c.met >= after {
+		return true
 	}
-	found, _, err := m.set.open(raw)
-	if err != nil {
-		return m.set.unopened(err)
-	}
-	held := m.set.current.Load()
-	if held == nil {
-		if err := m.set.admit(found); err != nil {
-			return m.set.refused(err)
-		}
-	} else if found.legacy || found.before(held.stamp) {
-		return fmt.Errorf("the key set in the state (generation %d, last confirmed %s) %w", found.Generation, confirmedAt(found.stamp), ErrOlder)
-	}
-	return m.set.hold(found, raw, began.elapsed)
+	return age >= after || age < -skew
 }
 
-// advance does what is due. The key that a promotion needs takes long to make,
-// so it is made before the state is locked, and what is due is then judged
-// again: another replica may have done it.
-func (m *Ring) advance(ctx context.Context) error {
-	keys := m.keys()
-	var made []managedKey
-	reason := m.due(keys)
-	if reason != "" && len(m.withoutExpired(keys).keys) >= maxKeys {
-		return fmt.Errorf("rotation is due (%s), and %w", reason, full(keys))
-	}
-	if reason != "" {
-		var err error
-		if made, err = m.make(1); err != nil {
-			return err
+// base returns the version that an update starts from, nil for none, and what has to be
+// written even if the content stays.
+type base[T any] func(raw []byte) (from *version[T], how rewrite, err error)
+
+type rewrite int
+
+const (
+	asNeeded rewrite = iota // nothing
+	again                   // a new confirmation
+	anew                    // a new generation
+)
+
+// update changes the content of the version that start returns, and holds the result. It
+// may call start and change more than once.
+func (v *value[T]) update(ctx context.Context, start base[T], change func(*T) (*T, error)) error {
+	var is *version[T]
+	var raw []byte
+	met := v.elapsed()
+	err := v.store.Update(ctx, v.kind, func(old []byte) ([]byte, error) {
+		from, how, err := start(old)
+		if err != nil {
+			return nil, err
 		}
-		m.log.Info("rotation of the signing key is due", "reason", reason)
-	} else if m.withoutExpired(keys) == keys && m.lengthen(keys) == keys {
-		return nil
-	}
-	return m.set.update(ctx, m.set.newest, func(keys *keySet) (*keySet, error) {
-		if keys == nil {
-			return nil, ErrNoKeySet
+		is = &version[T]{stamp: stamp{Confirmed: v.wall()}}
+		var was *T
+		if from != nil {
+			was = from.content
+			is.Generation, is.Confirmation = from.Generation, from.Confirmation
+		} else {
+			last, _ := v.seen.last(v.kind)
+			is.Generation = last.Generation
 		}
-		keys = m.lengthen(m.withoutExpired(keys))
-		if reason := m.due(keys); reason != "" && len(made) > 0 && len(keys.keys) < maxKeys {
-			keys = keys.promote(made[0], m.wall())
+		if is.content, err = change(was); err != nil {
+			return nil, err
 		}
-		return keys, nil
+		if is.content == nil {
+			return nil, v.absent
+		}
+		if is.content == was && from != nil {
+			is.encoded = from.encoded
+		}
+		if is.content == was && how == asNeeded {
+			is, raw = from, bytes.Clone(old)
+			return nil, errUnchanged
+		}
+		is.Confirmation++
+		if is.content != was || how == anew {
+			is.Generation++
+		}
+		raw, err = v.seal(is)
+		return raw, err
 	})
+	if err != nil && !errors.Is(err, errUnchanged) {
+		return err
+	}
+	if is == nil {
+		return nil
+	}
+	return v.hold(is, bytes.Clone(raw), met)
 }
 
-// read is the key set of the state, or the one held if that is newer.
-func (m *Ring) read(ctx context.Context) (*keySet, error) {
-	raw, err := m.store.Get(ctx, keysKind)
+// newest returns the newer one of the version in the state and the version that this
+// process holds.
+func (v *value[T]) newest(raw []byte) (*version[T], rewrite, error) {
+	mine := v.held()
+	if raw == nil {
+		return mine, again, nil
+	}
+	found, reseal, err := v.open(raw)
 	if err != nil {
-		return nil, err
+		return nil, asNeeded, v.unopened(err)
 	}
-	found, _, err := m.set.newest(raw)
-	if err != nil {
-		return nil, err
+	how := asNeeded
+	if reseal || found.legacy || v.renewalDue(found) {
+		how = again
 	}
-	if found == nil {
-		return nil, ErrNoKeySet
-	}
-	return found.content, nil
-}
-
-// lacking is what a list lacks of another.
-func lacking(list, than []string) (all []string) {
-	for _, name := range than {
-		if !slices.Contains(list, name) {
-			all = append(all, name)
+	content := found.content
+	switch {
+	case mine == nil:
+		if err := v.admit(found); err != nil {
+			return nil, asNeeded, err
 		}
+		content = v.recalled(content)
+	case found.legacy || found.before(mine.stamp):
+		return mine, again, nil
+	case mine.content != content:
+		content = v.merge(mine.content, content)
 	}
-	return all
+	if content != found.content {
+		return &version[T]{stamp: found.stamp, content: content}, anew, nil
+	}
+	return found, how, nil
 }

@@ -103,15 +103,15 @@ func TestARevokedKeyIsNotRevivedByAStart(t *testing.T) {
 
 	set(t, store, keysKind, old)
 	again, err := restarted(t, store, s, r.wall)
-	if !errors.Is(err, ErrOlder) || len(again.Published().Keys()) != 0 || again.Usable() == nil {
+	if !errors.Is(err, errOlder) || len(again.Published().Keys()) != 0 || again.Usable() == nil {
 		t.Fatalf("a restart with the old value: %v; published %v", err, again.kids())
 	}
-	wantError(t, err, "generation 1, seen was 2", "keys init --accept")
-	if _, err := again.Init(t.Context()); !errors.Is(err, ErrOlder) {
+	wantError(t, err, "generation 1, this server has seen 2", "keys init --accept")
+	if _, err := again.Init(t.Context()); !errors.Is(err, errOlder) {
 		t.Errorf("`keys init` alone: %v", err)
 	}
 	for _, act := range map[string]error{"rotate": errOf(again.Rotate(t.Context())), "import": errOf(again.Import(t.Context(), keyringtest.PKCS8(t, keyringtest.EC(t, elliptic.P256())))), "revoke": again.Revoke(t.Context(), stolen), "list": errOf(again.List(t.Context()))} {
-		if !errors.Is(act, ErrOlder) {
+		if !errors.Is(act, errOlder) {
 			t.Errorf("an operator's act on the old value: %v", act)
 		}
 	}
@@ -149,13 +149,13 @@ func TestANewHostWantsAConfirmedValue(t *testing.T) {
 		set(t, store, denialsKind, oldList)
 		host.seen = filepath.Join(t.TempDir(), "state.seen")
 		late, err := restarted(t, store, host, at)
-		if !errors.Is(err, ErrUnconfirmed) || late.Usable() == nil || len(late.kids()) != 0 {
+		if !errors.Is(err, errUnconfirmed) || late.Usable() == nil || len(late.kids()) != 0 {
 			t.Errorf("%s: %v; published %v", name, err, late.kids())
 		}
-		if _, err := late.Init(t.Context()); !errors.Is(err, ErrUnconfirmed) {
+		if _, err := late.Init(t.Context()); !errors.Is(err, errUnconfirmed) {
 			t.Errorf("%s: `keys init` alone: %v", name, err)
 		}
-		if _, err := late.denies(t, "a"); !errors.Is(err, ErrUnconfirmed) {
+		if _, err := late.denies(t, "a"); !errors.Is(err, errUnconfirmed) {
 			t.Errorf("%s: the list of denials: %v", name, err)
 		}
 		accepted, err := late.Accept(t.Context())
@@ -246,7 +246,7 @@ func TestASuppressedRevocationEndsTheSigning(t *testing.T) {
 		if a.Usable() != nil || b.Usable() != nil || slices.Contains(b.kids(), stolen) || !slices.Equal(a.kids(), b.kids()) {
 			t.Errorf("%s: afterwards: %v, %v; %v and %v are published", name, a.Usable(), b.Usable(), a.kids(), b.kids())
 		}
-		if n := strings.Count(a.log.String(), "is older than the one held"); n == 0 || n > 65 {
+		if n := strings.Count(a.log.String(), "is older than the one that this server holds"); n == 0 || n > 65 {
 			t.Errorf("%s: the attack was logged %d times in an hour", name, n)
 		}
 	}
@@ -487,7 +487,7 @@ func TestTheListOfDenialsIsBounded(t *testing.T) {
 		}
 		return nil
 	})
-	if !errors.Is(err, ErrLedgerFull) || !bytes.Equal(get(t, store, denialsKind), before) {
+	if !errors.Is(err, errDenialsFull) || !bytes.Equal(get(t, store, denialsKind), before) {
 		t.Errorf("Change = %v", err)
 	}
 	// What is taken away makes room, now and for good.
@@ -515,7 +515,7 @@ func TestConfirmationsAreFew(t *testing.T) {
 		s.seen, s.unloaded = filepath.Join(t.TempDir(), "state.seen"), false
 		replicas = append(replicas, newReplica(t, store, s))
 	}
-	before := map[string]uint64{keysKind: replicas[0].set.held().Confirmation, denialsKind: replicas[0].ledger.list.held().Confirmation}
+	before := map[string]uint64{keysKind: replicas[0].set.held().Confirmation, denialsKind: replicas[0].denials.list.held().Confirmation}
 	for range 360 {
 		for i, r := range replicas {
 			r.pass(10 * time.Second)
@@ -530,7 +530,7 @@ func TestConfirmationsAreFew(t *testing.T) {
 			}
 		}
 	}
-	for kind, now := range map[string]uint64{keysKind: replicas[0].set.held().Confirmation, denialsKind: replicas[0].ledger.list.held().Confirmation} {
+	for kind, now := range map[string]uint64{keysKind: replicas[0].set.held().Confirmation, denialsKind: replicas[0].denials.list.held().Confirmation} {
 		if n := now - before[kind]; n < 10 || n > 65 {
 			t.Errorf("%s: five replicas confirmed it %d times in an hour", kind, n)
 		}
@@ -570,7 +570,7 @@ func TestClocksThatDiffer(t *testing.T) {
 		a.wall = a.wall.Add(-48 * time.Hour)
 		s.seen, s.unloaded, s.at = filepath.Join(t.TempDir(), "state.seen"), true, a.wall
 		b := newReplica(t, store, s)
-		if err := b.Load(t.Context()); !errors.Is(err, ErrUnconfirmed) {
+		if err := b.Load(t.Context()); !errors.Is(err, errUnconfirmed) {
 			t.Errorf("a new host takes it: %v", err)
 		}
 		for range 3 {
@@ -603,7 +603,7 @@ func TestAfterInitAServerSignsAtOnce(t *testing.T) {
 	s.seen = filepath.Join(t.TempDir(), "state.seen")
 	b := newReplica(t, store, s)
 	for _, r := range []*replica{a, b} {
-		if err := r.Load(t.Context()); !errors.Is(err, ErrNoKeySet) || !errors.Is(err, ErrNoLedger) {
+		if err := r.Load(t.Context()); !errors.Is(err, errNoKeySet) || !errors.Is(err, errNoDenials) {
 			t.Fatal(err)
 		}
 		r.turn()
@@ -649,7 +649,7 @@ func TestBothValuesAreSealedAnew(t *testing.T) {
 func TestASharedStateIsNeverUnsealed(t *testing.T) {
 	file := keyringtest.File(t, keyringtest.PKCS8(t, keyringtest.EC(t, elliptic.P256())))
 	for _, files := range [][]string{nil, {file}} {
-		_, err := New(testConfig, newStore(), Options{Issuer: testIssuer, SigningKeyFile: files})
+		_, err := New(plan(t, testConfig, 0), newStore(), Options{Issuer: testIssuer, SigningKeys: signingKeys(t, files)})
 		wantError(t, err, "needs keys.encryptionKeyFile")
 	}
 	// The key set of a stranger, not sealed, with their own key as an imported one.
@@ -703,7 +703,7 @@ func TestWhatCannotBeNotedIsNotFresh(t *testing.T) {
 	if !errors.Is(b.Usable(), ErrKeysStale) || slices.Contains(b.kids(), stolen) {
 		t.Errorf("Usable = %v, published %v", b.Usable(), b.kids())
 	}
-	wantError(t, b.Err(), "generation 2 of the key set is not taken for fresh", "state.seen")
+	wantError(t, b.Err(), "generation 2 of the key set does not count as confirmed", "state.seen")
 	if _, err := b.denies(t, "x"); err == nil {
 		t.Error("the list of denials is fresh")
 	}

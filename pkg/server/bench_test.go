@@ -85,8 +85,11 @@ func benchServer(b testing.TB, remembered int) http.Handler {
 	if err != nil {
 		b.Fatal(err)
 	}
-	ring, err := keyring.New(keyring.Config{Algorithm: keyring.ES256, RotationPeriod: 720 * time.Hour, MaxAge: time.Hour}, store,
-		keyring.Options{Issuer: s.issuer, LongestLife: 10 * time.Minute, Initialize: true})
+	plan, err := keyring.Config{Algorithm: keyring.ES256, RotationPeriod: 720 * time.Hour, MaxAge: time.Hour}.Plan(10 * time.Minute)
+	if err != nil {
+		b.Fatal(err)
+	}
+	ring, err := keyring.New(plan, store, keyring.Options{Issuer: s.issuer, Initialize: true})
 	if err != nil {
 		b.Fatal(err)
 	}

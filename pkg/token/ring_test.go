@@ -2,6 +2,7 @@ package token_test
 
 import (
 	"context"
+	"crypto"
 	"crypto/elliptic"
 	"errors"
 	"strings"
@@ -33,15 +34,31 @@ func (b *breakable) Get(ctx context.Context, key string) ([]byte, error) {
 	return b.Memory.Get(ctx, key)
 }
 
-func newRing(t *testing.T, algorithm string, files ...string) (*keyring.Ring, *breakable) {
+func newRing(t *testing.T, algorithm string, files ...crypto.Signer) (*keyring.Ring, *breakable) {
 	t.Helper()
 	store := &breakable{Memory: &state.Memory{Size: 10}}
-	r, err := keyring.New(keyring.Config{Algorithm: algorithm, RotationPeriod: 24 * time.Hour, MaxAge: 5 * time.Minute}, store,
-		keyring.Options{Issuer: issuerURL, SigningKeyFile: files, LongestLife: 10 * time.Minute, Initialize: true})
+	plan, err := keyring.Config{Algorithm: algorithm, RotationPeriod: 24 * time.Hour, MaxAge: 5 * time.Minute}.Plan(10 * time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := keyring.Options{Issuer: issuerURL, Initialize: true}
+	if len(files) > 0 {
+		o.SigningKeys = load(t, files...)
+	}
+	r, err := keyring.New(plan, store, o)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return r, store
+}
+
+func listed(t *testing.T, r *keyring.Ring) []keyring.KeyInfo {
+	t.Helper()
+	keys, err := r.List(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return keys
 }
 
 func ringIssuer(t *testing.T, r *keyring.Ring) *token.Issuer {
@@ -73,7 +90,7 @@ func TestAnIssuerWithoutAKeySetSignsAndPublishesNothing(t *testing.T) {
 	if _, err := i.Issue(t.Context(), attesttest.Identity(t, in, "web")); err != nil {
 		t.Errorf("after the key set was loaded: %v", err)
 	}
-	if !strings.Contains(string(i.JWKS().Body), r.Infos()[1].KeyID) || !strings.Contains(string(i.Discovery().Body), `"id_token_signing_alg_values_supported":["ES256"]`) {
+	if !strings.Contains(string(i.JWKS().Body), listed(t, r)[1].KeyID) || !strings.Contains(string(i.Discovery().Body), `"id_token_signing_alg_values_supported":["ES256"]`) {
 		t.Errorf("published: %s, %s", i.Discovery().Body, i.JWKS().Body)
 	}
 }
@@ -100,7 +117,7 @@ func TestAnIssuerFollowsItsKeySet(t *testing.T) {
 		}
 		identity := attesttest.Identity(t, attesttest.Instance(t), "web")
 		doc := document(t, i, fullInstance(t))
-		revoked := r.Infos()[0].KeyID
+		revoked := listed(t, r)[0].KeyID
 		if err := r.Revoke(t.Context(), revoked); err != nil {
 			t.Fatal(err)
 		}
@@ -139,7 +156,7 @@ func TestAnIssuerFollowsItsKeySet(t *testing.T) {
 }
 
 func TestFilesSignWithAStateThatIsAway(t *testing.T) {
-	r, store := newRing(t, keyring.RS256, keyringtest.File(t, keyringtest.PKCS8(t, keyringtest.EC(t, elliptic.P256()))))
+	r, store := newRing(t, keyring.RS256, keyringtest.EC(t, elliptic.P256()))
 	store.away.Store(true)
 	if err := r.Load(t.Context()); err != nil {
 		t.Fatal(err)

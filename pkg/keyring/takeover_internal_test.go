@@ -1,4 +1,4 @@
-package keyring_test
+package keyring
 
 import (
 	"bytes"
@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
-	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/keyring"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/keyring/keyringtest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/state"
 )
@@ -23,26 +22,26 @@ import (
 // each state.
 const deniedID = "11111111-aaaa-4aaa-8aaa-000000000001"
 
-func open(t *testing.T, store state.Store, seen string, encryption ...string) *keyring.Ring {
+func open(t *testing.T, store state.Store, seen string, encryption ...string) *Ring {
 	t.Helper()
-	s, err := keyring.OpenSeen(seen, "https://id.example.com")
+	s, err := OpenSeen(seen, testIssuer)
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := keyring.New(
-		keyring.Config{Algorithm: keyring.ES256, RotationPeriod: 24 * time.Hour, MaxAge: 5 * time.Minute, EncryptionKeyFile: encryption}, store,
-		keyring.Options{
-			Issuer: "https://id.example.com", LongestLife: 10 * time.Minute, Initialize: len(encryption) == 0, Seen: s,
-			Entries: func(ctx context.Context) (map[string][]byte, error) { return attest.FormerDenials(ctx, store) },
-		})
+	config := testConfig
+	config.EncryptionKeyFile = encryption
+	r, err := New(plan(t, config, 10*time.Minute), store, Options{
+		Issuer: testIssuer, Initialize: len(encryption) == 0, Seen: s,
+		Entries: func(ctx context.Context) (map[string][]byte, error) { return attest.FormerDenials(ctx, store) },
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return r
 }
 
-func kids(r *keyring.Ring) (all []string) {
-	for _, k := range r.Infos() {
+func kids(r *Ring) (all []string) {
+	for _, k := range r.infos(r.keys()) {
 		all = append(all, k.KeyID)
 	}
 	return all
@@ -111,7 +110,7 @@ func TestAStateFileOf65ed6e0IsTakenOverOnce(t *testing.T) {
 	}
 	defer f.Close()
 	r := open(t, f, path+".seen")
-	if err := r.Load(t.Context()); !errors.Is(err, keyring.ErrOlder) {
+	if err := r.Load(t.Context()); !errors.Is(err, errOlder) {
 		t.Errorf("the state of before: %v", err)
 	}
 	if _, err := r.Accept(t.Context()); err != nil || !slices.Equal(kids(r), first) {
@@ -138,10 +137,10 @@ func TestARedisOf65ed6e0IsTakenOverOnce(t *testing.T) {
 	put("denied/"+deniedID, []byte(`{"reason":"broken into"}`))
 	seen := filepath.Join(t.TempDir(), "state.seen")
 	one := open(t, redis, seen, key)
-	if err := one.Load(ctx); !errors.Is(err, keyring.ErrUnconfirmed) || one.Usable() == nil || len(one.Published().Keys()) != 0 {
+	if err := one.Load(ctx); !errors.Is(err, errUnconfirmed) || one.Usable() == nil || len(one.Published().Keys()) != 0 {
 		t.Fatalf("Load = %v", err)
 	}
-	if _, err := one.Init(ctx); !errors.Is(err, keyring.ErrUnconfirmed) {
+	if _, err := one.Init(ctx); !errors.Is(err, errUnconfirmed) {
 		t.Errorf("Init = %v", err)
 	}
 	accepted, err := one.Accept(ctx)
@@ -152,7 +151,7 @@ func TestARedisOf65ed6e0IsTakenOverOnce(t *testing.T) {
 	if err := two.Load(ctx); err != nil || two.Usable() != nil || !slices.Equal(kids(one), kids(two)) {
 		t.Errorf("the next server: %v, %v; keys %v and %v", err, two.Usable(), kids(one), kids(two))
 	}
-	for _, r := range []*keyring.Ring{one, two} {
+	for _, r := range []*Ring{one, two} {
 		if v, err := r.Denials().Entry(ctx, deniedID); err != nil || !strings.Contains(string(v), "broken into") {
 			t.Errorf("the denial is %q, %v", v, err)
 		}
@@ -166,7 +165,7 @@ func TestARedisOf65ed6e0IsTakenOverOnce(t *testing.T) {
 	}
 	put("keys", former)
 	again := open(t, redis, seen, key)
-	if err := again.Load(ctx); !errors.Is(err, keyring.ErrOlder) || len(again.Published().Keys()) != 0 {
+	if err := again.Load(ctx); !errors.Is(err, errOlder) || len(again.Published().Keys()) != 0 {
 		t.Errorf("a start with the former value: %v", err)
 	}
 	if _, err := one.Init(ctx); err != nil || slices.Contains(kids(one), revoked) {
