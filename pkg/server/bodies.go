@@ -8,34 +8,34 @@ import (
 	"time"
 )
 
-// The bodies of requests in memory.
+// The most bytes of bodies in memory.
 const (
-	// maxRequest holds a document, which is the longest field, several times.
+	// maxRequest is for a body of POST /auth. It holds a document, the longest field,
+	// several times.
 	maxRequest = 8 << 10
-	// maxVendordata holds user data of 64 KiB, and metadata: 128 pairs of 255
-	// characters, of which JSON writes some with twelve bytes.
+	// maxVendordata is for a body from Nova. It holds user data of 64 KiB and metadata of
+	// 128 pairs of 255 characters, of which JSON writes some with twelve bytes.
 	maxVendordata = 1 << 20
-	// largeBodies is how many bytes those bodies take together that are longer than
-	// maxRequest.
+	// largeBodies is for all bodies together that are longer than maxRequest.
 	largeBodies = 32 << 20
-	// BodyBudget is how many bytes all bodies take together. Every connection can
-	// have a short one, so that those who hold many back keep out nobody.
+	// BodyBudget is for all bodies together. Every connection can have a short one, so
+	// that clients that delay many bodies do not keep others out.
 	BodyBudget = (Connections+VendordataConnections)*maxRequest + largeBodies
-	// largeCopies: the values of a long body are copied when it is parsed, by
-	// encoding/json into slices that are up to twice as long.
+	// largeCopies is how many times its length a long body takes: encoding/json copies
+	// its values into slices that are up to twice as long.
 	largeCopies = 3
 )
 
-// bodies counts the memory that bodies take. The zero value has all free.
+// bodies counts the memory that bodies take. In the zero value all of it is free.
 type bodies struct {
 	mu         sync.Mutex
 	all, large int64
 }
 
-// errNoMemory asks the client to come again when others are done.
+// errNoMemory makes the client retry when other requests are done.
 var errNoMemory = &throttled{throttledBodies, time.Second}
 
-// take reserves memory for a body of n bytes, which give must give back.
+// take reserves memory for a body of n bytes; the caller must call give.
 func (b *bodies) take(n int64) (give func(), ok bool) {
 	large := int64(0)
 	if n > maxRequest {
@@ -55,8 +55,8 @@ func (b *bodies) take(n int64) (give func(), ok bool) {
 	}, true
 }
 
-// read reads no more of a body than limit, whatever it says, and has parse parse
-// it, which must not keep it. The body takes its memory until then.
+// read reads a body of at most limit bytes and calls parse with it, which must not keep
+// it.
 func (b *bodies) read(w http.ResponseWriter, r *http.Request, limit int64, parse func([]byte) error) error {
 	n := r.ContentLength
 	switch {
@@ -70,7 +70,7 @@ func (b *bodies) read(w http.ResponseWriter, r *http.Request, limit int64, parse
 		return errNoMemory
 	}
 	defer give()
-	defer func() { r.Trailer = nil }() // headers behind the body, which nothing counted
+	defer func() { r.Trailer = nil }() // headers after the body, whose size is not bounded
 	body, read := make([]byte, n+1), 0 // one more, to see the end
 	from := http.MaxBytesReader(w, r.Body, limit)
 	for read < len(body) {

@@ -23,14 +23,14 @@ const (
 	novaTime = 10 * time.Minute
 )
 
-// newNovaProxy passes requests on as they came.
+// newNovaProxy passes requests on to Nova unchanged.
 func newNovaProxy(nova *url.URL, log *slog.Logger, transport http.RoundTripper) http.Handler {
 	proxy := &httputil.ReverseProxy{
 		Rewrite: func(p *httputil.ProxyRequest) {
 			p.Out.URL.Scheme, p.Out.URL.Host = nova.Scheme, nova.Host
 			p.Out.Host = p.In.Host
-			// The path and the query byte for byte: httputil drops what it cannot
-			// parse, and net/url writes some paths anew.
+			// The path and the query stay as they are, byte for byte: httputil drops what it
+			// cannot parse, and net/url rewrites some paths.
 			p.Out.URL.RawQuery = p.In.URL.RawQuery
 			if raw := rawPath(p.In); strings.HasPrefix(raw, "/") && !strings.HasPrefix(raw, "//") {
 				p.Out.URL.Opaque = raw
@@ -46,18 +46,18 @@ func newNovaProxy(nova *url.URL, log *slog.Logger, transport http.RoundTripper) 
 		ErrorLog:      slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
 			if r.Context().Err() == nil {
-				log.Warn("nova's metadata API", "error", err)
+				log.Warn("request to nova's metadata API failed", "error", err)
 			}
-			// The statuses of a gateway do not pass older agents.
+			// Older agents do not pass on the statuses of a gateway.
 			http.Error(w, "nova's metadata API does not answer", http.StatusInternalServerError)
 		},
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		deadline := http.NewResponseController(w)
 		end := time.Now().Add(novaTime)
-		_ = deadline.SetReadDeadline(end) // refused by test recorders alone
+		_ = deadline.SetReadDeadline(end) // fails only with the recorders of tests
 		_ = deadline.SetWriteDeadline(end)
-		// What Nova does not send is not added.
+		// net/http must not add a header that Nova does not send.
 		w.Header()["Date"], w.Header()["Content-Type"] = nil, nil
 		proxy.ServeHTTP(w, r)
 	})
@@ -70,8 +70,8 @@ func novaTransport() *http.Transport {
 		ResponseHeaderTimeout:  agentWait + listen.ReadTimeout,
 		DisableCompression:     true,
 		MaxResponseHeaderBytes: novaHeaders,
-		// A connection for each request, as agents have it. Nova closes those that are
-		// kept, uWSGI without a word, and what was posted then would be lost.
+		// One connection for each request, as agents do it. Nova closes connections that
+		// are kept, uWSGI without notice, and a request body would be lost.
 		DisableKeepAlives: true,
 		TLSClientConfig:   &tls.Config{MinVersion: tls.VersionTLS12},
 	}

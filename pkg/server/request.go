@@ -20,7 +20,7 @@ import (
 
 const (
 	maxHeaders = listen.MaxHeaders
-	maxFields  = 16 // of a body or a query; no door knows as many
+	maxFields  = 16 // of a body or a query; no door has so many
 )
 
 // headerSize counts as HTTP/2 does (RFC 9113, section 10.5.1).
@@ -33,7 +33,7 @@ func headerSize(h http.Header) (size int) {
 	return size
 }
 
-// badRequest is what a client is told of its own mistake.
+// badRequest is the error of a malformed request; the client gets its description.
 type badRequest struct {
 	status      int
 	description string
@@ -49,9 +49,9 @@ func badField(format string, args ...any) *badRequest {
 type authRequest struct {
 	instance attest.InstanceID
 	role     attest.RoleName
-	audience attest.Audience // zero if the role's first is meant
-	document string          // "" for none; not verified
-	bare     bool            // the token alone as text
+	audience attest.Audience // zero for the first of the role
+	document string          // "" for none; not verified yet
+	bare     bool            // the answer is the token alone, as text
 }
 
 // The fields of POST /auth.
@@ -63,8 +63,8 @@ const (
 	fieldFormat   = "format"
 )
 
-// parseAuth reads the body, form or JSON, and nothing else: what is in a query
-// string ends up in logs. All errors are [*badRequest].
+// parseAuth reads the body, a form or JSON. It refuses a query string, as that ends up
+// in logs. The error is a [*badRequest], or a [*throttled] if there is no memory.
 func parseAuth(w http.ResponseWriter, r *http.Request, memory *bodies) (authRequest, error) {
 	var a authRequest
 	if r.URL.RawQuery != "" || r.URL.ForceQuery {
@@ -77,14 +77,14 @@ func parseAuth(w http.ResponseWriter, r *http.Request, memory *bodies) (authRequ
 	return a, a.fill(fields, fieldInstance, fieldRole, fieldAudience, fieldDocument, fieldFormat)
 }
 
-// fill takes the fields, of which there may be no others than those known.
+// fill parses the fields. A field that is not among those known is an error.
 func (a *authRequest) fill(fields map[string]string, known ...string) error {
 	for name := range fields {
 		if !slices.Contains(known, name) {
 			return badField("unknown field %q; known are %s", secret.Printable(name), strings.Join(known, ", "))
 		}
 	}
-	// All are read even if one is wrong: the log shows them.
+	// It parses all fields even if one is malformed: the log shows them.
 	var first error
 	note := func(field string, err error) {
 		if err != nil && first == nil {
@@ -96,7 +96,7 @@ func (a *authRequest) fill(fields map[string]string, known ...string) error {
 	if a.document = document; shown && document == "" {
 		note(fieldDocument, errors.New("is empty"))
 	}
-	// A document says whose it is.
+	// A document names its instance.
 	if _, said := fields[fieldInstance]; slices.Contains(known, fieldInstance) && (said || !shown) {
 		a.instance, err = attest.ParseInstanceID(fields[fieldInstance])
 		note(fieldInstance, err)
@@ -146,14 +146,6 @@ func tooLong(limit int64) *badRequest {
 	return &badRequest{http.StatusRequestEntityTooLarge, fmt.Sprintf("the body is longer than %d bytes", limit)}
 }
 
-// checkLength looks at how long a body says that it is.
-func checkLength(r *http.Request, limit int64) error {
-	if r.ContentLength > limit {
-		return tooLong(limit)
-	}
-	return nil
-}
-
 var errFields = badField("there are more than %d fields", maxFields)
 
 func parseForm(body []byte) (map[string]string, error) {
@@ -174,8 +166,8 @@ func parseForm(body []byte) (map[string]string, error) {
 	return fields, nil
 }
 
-// parseJSON reads one flat object of strings. encoding/json alone would take
-// the last of two equal keys, and any case of a key.
+// parseJSON reads one flat object of strings. encoding/json alone would accept two equal
+// keys, and a key in any case.
 func parseJSON(body []byte) (map[string]string, error) {
 	dec := json.NewDecoder(bytes.NewReader(body))
 	shape := badField("the body must be one JSON object whose values are strings")

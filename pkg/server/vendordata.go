@@ -56,8 +56,11 @@ func (s *Server) judgeVendordata(d *decision, w http.ResponseWriter, r *http.Req
 	if s.vendordata.names(d.evidence.Addr()) {
 		limit = maxVendordata
 	}
-	if err := checkVendordata(r, limit); err != nil {
-		return err
+	if media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || media != "application/json" {
+		return &badRequest{http.StatusUnsupportedMediaType, "the body must be application/json"}
+	}
+	if r.ContentLength > limit {
+		return tooLong(limit)
 	}
 	// The body of a caller that is not Nova is not read.
 	if err := s.authenticateCaller(ctx, d.evidence.Addr(), r); err != nil {
@@ -125,14 +128,6 @@ func (s *Server) authenticateCaller(ctx context.Context, from netip.Addr, r *htt
 		return &attest.Denied{Reason: callerDenied, Detail: fmt.Sprintf("user %q is not in vendordata.users", secret.Printable(userID))}
 	}
 	return nil
-}
-
-// checkVendordata checks the media type and the length that a request announces.
-func checkVendordata(r *http.Request, limit int64) error {
-	if media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || media != "application/json" {
-		return &badRequest{http.StatusUnsupportedMediaType, "the body must be application/json"}
-	}
-	return checkLength(r, limit)
 }
 
 // parseVendordata reads the instance and its project. The other fields are set by the
