@@ -69,7 +69,7 @@ func (a *Agents) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if s := a.server.Load(); s != nil {
 			c := s.echo.NewContext(r, w)
 			s.name(c)
-			s.logUnsent(s.serve(c, a.door(s, at)), requestID(c))
+			s.logUnsent(c, s.serve(c, a.door(s, at)))
 			return
 		}
 		w.Header().Set(echo.HeaderCacheControl, "no-store")
@@ -152,11 +152,11 @@ func (a *Agents) door(s *Server, at string) door {
 }
 
 // parse reads the agent's claim and the fields of the query.
-func (a *Agents) parse(d *decision, r *http.Request, method string) (fields map[string]string, err error) {
+func (a *Agents) parse(d *decision, r *http.Request, method string) (map[string]string, error) {
 	if headerSize(r.Header) > maxHeaders || len(r.RequestURI) > maxTarget {
 		return nil, badField("the headers are longer than %d bytes, or the URL than %d", maxHeaders, maxTarget)
 	}
-	if d.evidence, d.request.instance, err = a.claim(r); err != nil {
+	if err := a.readClaim(d, r.Header); err != nil {
 		return nil, err
 	}
 	if r.Method != method {
@@ -181,12 +181,10 @@ func agentStatus(status int) int {
 	return http.StatusBadRequest
 }
 
-// claim reads the agent's headers about the instance. Each must be there once, and the
+// readClaim reads the agent's headers about the instance. Each must be there once, and the
 // signature must be valid: hex(HMAC-SHA256(secret, instance ID))
 // (neutron/common/utils.py, sign_instance_id).
-func (a *Agents) claim(r *http.Request) (attest.Evidence, attest.InstanceID, error) {
-	var none attest.Evidence
-	var noID attest.InstanceID
+func (a *Agents) readClaim(d *decision, h http.Header) error {
 	invalid := func(format string, args ...any) error {
 		return &attest.Denied{Reason: agentClaimInvalid, Detail: fmt.Sprintf(format, args...)}
 	}
@@ -197,37 +195,38 @@ func (a *Agents) claim(r *http.Request) (attest.Evidence, attest.InstanceID, err
 		}
 		return invalid(text, quoteHops(lines))
 	}
-	if len(r.Header.Values("X-Metadata-Provider")) > 0 {
-		return none, noID, invalid("X-Metadata-Provider is set, which only Nova accepts")
+	if len(h.Values("X-Metadata-Provider")) > 0 {
+		return invalid("X-Metadata-Provider is set, which only Nova accepts")
 	}
-	said := map[string]string{}
+	claim := map[string]string{}
 	for _, name := range []string{"X-Instance-ID", "X-Tenant-ID", "X-Instance-ID-Signature", headerForwardedFor} {
-		values := r.Header.Values(name)
+		values := h.Values(name)
 		switch {
 		case len(values) == 1 && values[0] == "":
-			return none, noID, invalid("%s is empty", name)
+			return invalid("%s is empty", name)
 		case len(values) > 1 && name == headerForwardedFor:
-			return none, noID, notOneAddress(values)
+			return notOneAddress(values)
 		case len(values) != 1:
-			return none, noID, invalid("%s is there %d times", name, len(values))
+			return invalid("%s is there %d times", name, len(values))
 		}
-		said[name] = values[0]
+		claim[name] = values[0]
 	}
-	signature, err := hex.DecodeString(said["X-Instance-ID-Signature"])
+	signature, err := hex.DecodeString(claim["X-Instance-ID-Signature"])
 	if err != nil || !slices.ContainsFunc(a.config.secrets, func(secret []byte) bool {
 		mac := hmac.New(sha256.New, secret)
-		mac.Write([]byte(said["X-Instance-ID"]))
+		mac.Write([]byte(claim["X-Instance-ID"]))
 		return hmac.Equal(signature, mac.Sum(nil))
 	}) {
-		return none, noID, invalid("the signature of %q is wrong: compare sharedSecretFile with the agents' metadata_proxy_shared_secret", secret.Printable(said["X-Instance-ID"]))
+		return invalid("the signature of %q is wrong: compare sharedSecretFile with the agents' metadata_proxy_shared_secret", secret.Printable(claim["X-Instance-ID"]))
 	}
-	id, err := attest.ParseInstanceID(said["X-Instance-ID"])
+	id, err := attest.ParseInstanceID(claim["X-Instance-ID"])
 	if err != nil {
-		return none, noID, invalid("X-Instance-ID: %v", err)
+		return invalid("X-Instance-ID: %v", err)
 	}
-	addr, err := netip.ParseAddr(said[headerForwardedFor])
+	addr, err := netip.ParseAddr(claim[headerForwardedFor])
 	if err != nil {
-		return none, noID, notOneAddress([]string{said[headerForwardedFor]})
+		return notOneAddress([]string{claim[headerForwardedFor]})
 	}
-	return attest.FromMetadataAgent(id, said["X-Tenant-ID"], addr), id, nil
+	d.request.instance, d.evidence = id, attest.FromMetadataAgent(id, claim["X-Tenant-ID"], addr)
+	return nil
 }

@@ -25,32 +25,36 @@ type refusal struct {
 
 // answer renders a decision. The client of a denied request does not learn the reason.
 func (s *Server) answer(c echo.Context, d *decision, at door) error {
-	h := c.Response().Header()
-	h.Set(echo.HeaderCacheControl, "no-store")
 	if d.outcome == outcomeGranted {
+		c.Response().Header().Set(echo.HeaderCacheControl, "no-store")
 		return at.render(c, d)
 	}
-	body := refusal{RequestID: d.requestID}
+	word, description := "temporarily_unavailable", ""
 	switch d.outcome {
 	case outcomeDenied:
-		body.Error = "access_denied"
+		word = "access_denied"
 	case outcomeThrottled:
-		body.Error = "slow_down"
+		word = "slow_down"
 	case outcomeInvalid:
-		body.Error, body.Description = "invalid_request", d.detail
-	default:
-		body.Error = "temporarily_unavailable"
+		word, description = "invalid_request", d.detail
 	}
 	if d.status == http.StatusUnauthorized {
-		h.Set(echo.HeaderWWWAuthenticate, "Keystone") // RFC 9110, section 15.5.2
-	}
-	if d.retryAfter > 0 {
-		h.Set(echo.HeaderRetryAfter, retryAfter(d.retryAfter, d.requestID))
+		c.Response().Header().Set(echo.HeaderWWWAuthenticate, "Keystone") // RFC 9110, section 15.5.2
 	}
 	if at.status != nil {
 		d.status = at.status(d.status)
 	}
-	return c.JSON(d.status, body)
+	return refuse(c, d.status, word, description, d.retryAfter)
+}
+
+// refuse writes the body of an error.
+func refuse(c echo.Context, status int, word, description string, wait time.Duration) error {
+	h := c.Response().Header()
+	h.Set(echo.HeaderCacheControl, "no-store")
+	if wait > 0 {
+		h.Set(echo.HeaderRetryAfter, retryAfter(wait, requestID(c)))
+	}
+	return c.JSON(status, refusal{word, description, requestID(c)})
 }
 
 // retryAfter returns a wait in whole seconds, spread over a third more so that clients
@@ -71,32 +75,29 @@ func (s *Server) handleError(err error, c echo.Context) {
 	if c.Response().Committed {
 		return
 	}
-	c.Response().Header().Set(echo.HeaderCacheControl, "no-store")
-	body, status := refusal{Error: "invalid_request", RequestID: requestID(c)}, http.StatusInternalServerError
-	var he *echo.HTTPError
-	switch {
-	case errors.As(err, &he) && he.Code == http.StatusNotFound:
-		status, body.Description = he.Code, "there is nothing at this path"
-	case errors.As(err, &he) && he.Code == http.StatusMethodNotAllowed:
-		status, body.Description = he.Code, "this path takes "+c.Response().Header().Get(echo.HeaderAllow)
-	case errors.As(err, &he) && he.Code == http.StatusRequestHeaderFieldsTooLarge:
-		status, body.Description = he.Code, longHeaders
-	case errors.As(err, &he) && he.Code < 500:
-		status = he.Code
-	default:
-		body.Error = "server_error"
-		if s.mayLog(c.Request()) {
-			s.log.Error("request failed", "error", err, "path", secret.Printable(c.Request().URL.Path), "request_id", body.RequestID)
+	status, word, description := http.StatusInternalServerError, "server_error", ""
+	var known *echo.HTTPError
+	if errors.As(err, &known) && known.Code < http.StatusInternalServerError {
+		status, word = known.Code, "invalid_request"
+		switch status {
+		case http.StatusNotFound:
+			description = "there is nothing at this path"
+		case http.StatusMethodNotAllowed:
+			description = "this path takes " + c.Response().Header().Get(echo.HeaderAllow)
+		case http.StatusRequestHeaderFieldsTooLarge:
+			description = longHeaders
 		}
+	} else if s.mayLog(c.Request()) {
+		s.log.Error("request failed", "error", err, "path", secret.Printable(c.Request().URL.Path), "request_id", requestID(c))
 	}
-	s.logUnsent(c.JSON(status, body), body.RequestID)
+	s.logUnsent(c, refuse(c, status, word, description, 0))
 }
 
 // logUnsent logs the error of an answer. A client that hangs up is not our failure,
 // and could fill the log.
-func (s *Server) logUnsent(err error, requestID string) {
+func (s *Server) logUnsent(c echo.Context, err error) {
 	if err != nil {
-		s.log.Debug("answer not sent", "error", err, "request_id", requestID)
+		s.log.Debug("answer not sent", "error", err, "request_id", requestID(c))
 	}
 }
 

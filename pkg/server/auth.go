@@ -12,11 +12,7 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
 )
 
-// serveAuth is POST /auth, the address door.
-func (s *Server) serveAuth(c echo.Context) error {
-	return s.serve(c, door{name: doorAddress, judge: s.judgeAuth, render: s.renderToken})
-}
-
+// judgeAuth judges POST /auth, the address door.
 func (s *Server) judgeAuth(d *decision, w http.ResponseWriter, r *http.Request) (err error) {
 	d.evidence = s.proxy.evidence(r)
 	if d.request, err = parseAuth(w, r, &s.bodies); err != nil {

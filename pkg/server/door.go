@@ -70,6 +70,11 @@ type decision struct {
 	paper token.Token       // the document that was issued
 }
 
+// through returns the handler of a door.
+func (s *Server) through(at door) echo.HandlerFunc {
+	return func(c echo.Context) error { return s.serve(c, at) }
+}
+
 // serve takes a request through a door.
 func (s *Server) serve(c echo.Context, at door) error {
 	r := c.Request()
@@ -114,11 +119,12 @@ func (d *decision) conclude(err error) {
 	var often *throttled
 	d.detail = err.Error()
 	switch {
-	case errors.As(err, new(errUnauthorized)):
-		d.set(outcomeDenied, attest.CallerUnknown, http.StatusUnauthorized, 0)
 	case errors.As(err, &denied):
 		d.set(outcomeDenied, denied.Reason, http.StatusForbidden, 0)
 		d.detail = denied.Detail
+		if denied.Reason == attest.CallerUnknown {
+			d.status = http.StatusUnauthorized // Nova fetches a new token and retries once
+		}
 	case errors.As(err, &notYet):
 		d.set(outcomeNotYet, notYet.Reason, http.StatusServiceUnavailable, notYet.After)
 		d.detail = notYet.Detail
@@ -128,6 +134,8 @@ func (d *decision) conclude(err error) {
 		d.set(outcomeThrottled, often.reason, http.StatusTooManyRequests, often.wait)
 	case errors.As(err, &failure) && failure.Reason == attest.ThrottledLookups:
 		d.set(outcomeThrottled, failure.Reason, http.StatusTooManyRequests, time.Second)
+	case errors.As(err, &failure) && failure.Reason == attest.ThrottledCallers:
+		d.set(outcomeThrottled, failure.Reason, http.StatusTooManyRequests, callersWait)
 	case errors.As(err, &failure):
 		d.set(outcomeFailed, failure.Reason, http.StatusServiceUnavailable, time.Second)
 		d.detail = failure.Err.Error()

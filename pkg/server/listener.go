@@ -71,7 +71,7 @@ func (s *Server) Listen(address string, t listen.TLSConfig) ([]listen.Endpoint, 
 			return nil, errors.Join(fmt.Errorf("vendordata.listen: %w", err), l.Close())
 		}
 		e := s.newEcho()
-		e.POST(vendordataPath, s.serveVendordata)
+		s.routeVendordata(e)
 		all = append(all, listen.Endpoint{Name: "nova", Listener: nova, Handler: e, TooLong: tooLongForClients})
 	}
 	return all, nil

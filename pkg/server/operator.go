@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -25,20 +26,19 @@ type Health struct {
 	// results are cached for two seconds.
 	Dependencies map[string]func(context.Context) error
 
-	mu       sync.Mutex
-	stopping bool
-	results  map[string]error
-	at       time.Time
-
+	stopping atomic.Bool
 	checking sync.Mutex
+	last     atomic.Pointer[results]
+}
+
+// results are the errors of the dependencies at a time, by name.
+type results struct {
+	at     time.Time
+	errors map[string]error
 }
 
 // Stop makes the process unready until it ends.
-func (h *Health) Stop() {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.stopping = true
-}
+func (h *Health) Stop() { h.stopping.Store(true) }
 
 type readiness struct {
 	Ready  bool              `json:"ready"`
@@ -51,21 +51,20 @@ func (h *Health) ready(ctx context.Context, ask bool) readiness {
 	if ask {
 		h.check(ctx)
 	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	r := readiness{Ready: !h.stopping, Checks: map[string]string{"process": "ok"}}
+	r := readiness{Ready: true, Checks: map[string]string{"process": "ok"}}
 	switch {
-	case h.stopping:
-		r.Checks["process"] = "stopping"
+	case h.stopping.Load():
+		r.Ready, r.Checks["process"] = false, "stopping"
 	case h.Published != nil && !h.Published():
 		r.Ready, r.Checks["process"] = false, "there is no key set yet"
 	}
+	last := h.last.Load()
 	for name := range h.Dependencies {
 		switch {
-		case h.results == nil:
+		case last == nil:
 			r.Checks[name] = "not asked yet"
-		case h.results[name] != nil:
-			r.Checks[name] = secret.Text(h.results[name].Error())
+		case last.errors[name] != nil:
+			r.Checks[name] = secret.Text(last.errors[name].Error())
 			r.Ready = r.Ready && !ask
 		default:
 			r.Checks[name] = "ok"
@@ -79,15 +78,12 @@ func (h *Health) ready(ctx context.Context, ask bool) readiness {
 func (h *Health) check(ctx context.Context) {
 	h.checking.Lock()
 	defer h.checking.Unlock()
-	h.mu.Lock()
-	fresh := h.results != nil && time.Since(h.at) < checkKept
-	h.mu.Unlock()
-	if fresh {
+	if last := h.last.Load(); last != nil && time.Since(last.at) < checkKept {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), checkWait)
 	defer cancel()
-	results := make(map[string]error, len(h.Dependencies))
+	found := make(map[string]error, len(h.Dependencies))
 	var mu sync.Mutex
 	var asked sync.WaitGroup
 	for name, ask := range h.Dependencies {
@@ -95,13 +91,11 @@ func (h *Health) check(ctx context.Context) {
 			err := ask(ctx)
 			mu.Lock()
 			defer mu.Unlock()
-			results[name] = err
+			found[name] = err
 		})
 	}
 	asked.Wait()
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.results, h.at = results, time.Now()
+	h.last.Store(&results{time.Now(), found})
 }
 
 // operatorHandler serves monitoring and load balancers:

@@ -70,13 +70,12 @@ func New(o Options) *Server {
 	}
 	e := s.newEcho()
 	s.echo = e
-	e.POST("/auth", s.serveAuth)
 	path := s.issuer.URL().Path()
-	if path != "" {
-		e.POST(path+"/auth", s.serveAuth)
+	for _, at := range []string{"", path} {
+		e.POST(at+"/auth", s.through(door{name: doorAddress, judge: s.judgeAuth, render: s.renderToken}))
 	}
 	if s.vendordata.open() && s.vendordata.listen == "" {
-		e.POST(vendordataPath, s.serveVendordata)
+		s.routeVendordata(e)
 	}
 	for at, document := range map[string]func() token.Document{
 		token.DiscoveryPath: s.issuer.Discovery,
@@ -108,8 +107,6 @@ func (s *Server) newEcho() *echo.Echo {
 // ServeHTTP implements [http.Handler].
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.echo.ServeHTTP(w, r) }
 
-const keyRequestID = "request_id"
-
 // identify gives a request an ID and refuses headers that are too long.
 func (s *Server) identify(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
@@ -123,9 +120,7 @@ func (s *Server) identify(next echo.HandlerFunc) echo.HandlerFunc {
 
 // name gives a request an ID of ours: a client could send the ID of another request.
 func (s *Server) name(c echo.Context) {
-	id := newRequestID()
-	c.Set(keyRequestID, id)
-	c.Response().Header().Set(echo.HeaderXRequestID, id)
+	c.Response().Header().Set(echo.HeaderXRequestID, newRequestID())
 	c.Response().Header().Set(echo.HeaderXContentTypeOptions, "nosniff")
 }
 
@@ -135,22 +130,17 @@ func newRequestID() string {
 	return hex.EncodeToString(id[:])
 }
 
-func requestID(c echo.Context) string {
-	id, _ := c.Get(keyRequestID).(string)
-	return id
-}
+func requestID(c echo.Context) string { return c.Response().Header().Get(echo.HeaderXRequestID) }
 
 // publish serves a document that verifiers may cache (RFC 9111).
 func (s *Server) publish(document func() token.Document) echo.HandlerFunc {
 	cacheControl := fmt.Sprintf("public, max-age=%d", int(s.issuer.MaxAge().Seconds()))
 	return func(c echo.Context) error {
 		doc := document()
-		h := c.Response().Header()
 		if doc.Body == nil {
-			h.Set(echo.HeaderCacheControl, "no-store")
-			h.Set(echo.HeaderRetryAfter, retryAfter(time.Second, requestID(c)))
-			return c.JSON(http.StatusServiceUnavailable, refusal{Error: "temporarily_unavailable", RequestID: requestID(c)})
+			return refuse(c, http.StatusServiceUnavailable, "temporarily_unavailable", "", time.Second)
 		}
+		h := c.Response().Header()
 		h.Set(echo.HeaderContentType, echo.MIMEApplicationJSON)
 		h.Set(echo.HeaderCacheControl, cacheControl)
 		h.Set("ETag", doc.ETag)

@@ -20,7 +20,6 @@ import (
 )
 
 const (
-	vendordataPath = "/vendordata"
 	// vendordataWait bounds the requests to Keystone and Nova: the instance that boots
 	// waits for our answer.
 	vendordataWait = time.Second
@@ -32,18 +31,15 @@ const (
 // Callers identifies callers by their Keystone tokens.
 type Callers interface {
 	// Caller returns the ID of the user whose token it is; from is the caller's address.
-	// The error is an *attest.Denied if the token was rejected, an *attest.Failure with
-	// attest.ThrottledCallers if there were many invalid tokens recently, and any other
-	// error if the token could not be checked.
+	// The error is an [*attest.Denied] if Keystone rejected the token, and an
+	// [*attest.Failure] with [attest.ThrottledCallers] if there were too many invalid
+	// tokens recently. Any other error means that Keystone could not be asked.
 	Caller(ctx context.Context, token string, from netip.Addr) (userID string, err error)
 }
 
-// errUnauthorized makes Nova fetch a new token and retry once.
-type errUnauthorized struct{ error }
-
-// serveVendordata is POST /vendordata.
-func (s *Server) serveVendordata(c echo.Context) error {
-	return s.serve(c, door{name: doorVendordata, judge: s.judgeVendordata, render: s.renderVendordata})
+// routeVendordata adds POST /vendordata.
+func (s *Server) routeVendordata(e *echo.Echo) {
+	e.POST("/vendordata", s.through(door{name: doorVendordata, judge: s.judgeVendordata, render: s.renderVendordata}))
 }
 
 func (s *Server) judgeVendordata(d *decision, w http.ResponseWriter, r *http.Request) (err error) {
@@ -110,18 +106,14 @@ func (s *Server) authenticateCaller(ctx context.Context, from netip.Addr, r *htt
 	if len(s.vendordata.from) > 0 && !s.vendordata.names(from) {
 		return &attest.Denied{Reason: callerDenied, Detail: "its address is not in vendordata.from"}
 	}
-	shown := r.Header.Values("X-Auth-Token")
-	if len(shown) != 1 || shown[0] == "" || len(shown[0]) > maxCallerToken || strings.ContainsFunc(shown[0], func(r rune) bool { return r <= ' ' || r > '~' }) {
-		return errUnauthorized{errors.New("the request needs exactly one X-Auth-Token: does nova.conf have [vendordata_dynamic_auth]?")}
+	tokens := r.Header.Values("X-Auth-Token")
+	if len(tokens) != 1 || tokens[0] == "" || len(tokens[0]) > maxCallerToken || strings.ContainsFunc(tokens[0], func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return &attest.Denied{Reason: attest.CallerUnknown, Detail: "the request needs exactly one X-Auth-Token: does nova.conf have [vendordata_dynamic_auth]?"}
 	}
-	userID, err := s.callers.Caller(ctx, shown[0], from)
-	var rejected *attest.Denied
-	var failure *attest.Failure
+	userID, err := s.callers.Caller(ctx, tokens[0], from)
 	switch {
-	case errors.As(err, &rejected):
-		return errUnauthorized{errors.New(rejected.Detail)}
-	case errors.As(err, &failure) && failure.Reason == attest.ThrottledCallers:
-		return &throttled{failure.Reason, callersWait}
+	case errors.As(err, new(*attest.Denied)), errors.As(err, new(*attest.Failure)):
+		return err
 	case err != nil:
 		return &attest.Failure{Reason: attest.CloudUnavailable, Err: err}
 	case !slices.Contains(s.vendordata.users, userID):
