@@ -30,7 +30,7 @@ type door struct {
 // serveDoor opens the door and runs rest beside it until stop ends. What a token
 // needs may be missing: as long as there is a Nova to pass on to, rest is tried
 // again.
-func serveDoor(stop context.Context, c *config.Config, log *slog.Logger, rest func(context.Context, *door) error) error {
+func serveDoor(stop context.Context, c *config.Plan, log *slog.Logger, rest func(context.Context, *door) error) error {
 	agents := server.NewAgents(c.AgentsDoor, log)
 	endpoint, err := agents.Listen()
 	if err != nil {

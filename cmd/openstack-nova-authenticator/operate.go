@@ -28,7 +28,7 @@ import (
 const defaultSocket = "/run/" + program + "/admin.sock"
 
 // opener opens the state in a process that is not a server.
-type opener func(*service, *config.Config) error
+type opener func(*service, *config.Plan) error
 
 // newOperator makes a client of the server that runs. Where none runs, this process
 // serves the state itself until stop is called. It opens the state with open or, if that
@@ -62,7 +62,7 @@ func newOperator(ctx context.Context, file string, stderr io.Writer, open opener
 
 // serveState opens the state in this process, and serves the admin interface on
 // it at a socket that this user alone can reach.
-func serveState(ctx context.Context, c *config.Config, absent string, stderr io.Writer, open opener) (socket string, stop func(), err error) {
+func serveState(ctx context.Context, c *config.Plan, absent string, stderr io.Writer, open opener) (socket string, stop func(), err error) {
 	switch c.State.Type {
 	case state.TypeMemory:
 		return "", nil, &hinted{
@@ -87,7 +87,7 @@ func serveState(ctx context.Context, c *config.Config, absent string, stderr io.
 		return "", nil, err
 	}
 	said := audit.NewStream(stderr, c.Log.Format)
-	s := &service{log: newLog(c.Log, said.Process())}
+	s := &service{log: newLog(c, said.Process())}
 	fail := func(err error) (string, func(), error) {
 		s.close()
 		_ = said.Close()

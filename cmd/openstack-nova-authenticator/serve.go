@@ -31,7 +31,7 @@ var defaultFiles = []string{"config.yml", "/etc/" + program + "/config.yml"}
 
 // load reads the named file, or the first default one that exists. As root it
 // refuses a file that another user could have put there.
-func load(file string) (*config.Config, string, error) {
+func load(file string) (*config.Plan, string, error) {
 	if file == "" {
 		for _, f := range defaultFiles {
 			if _, err := os.Stat(f); !errors.Is(err, fs.ErrNotExist) {
@@ -63,11 +63,9 @@ func load(file string) (*config.Config, string, error) {
 	return c, file, err
 }
 
-func newLog(c config.Log, w io.Writer) *slog.Logger {
-	var level slog.Level
-	_ = level.UnmarshalText([]byte(c.Level)) // checked by config
-	opts := &slog.HandlerOptions{Level: level, ReplaceAttr: secret.Attr}
-	if c.Format == "text" {
+func newLog(c *config.Plan, w io.Writer) *slog.Logger {
+	opts := &slog.HandlerOptions{Level: c.LogLevel, ReplaceAttr: secret.Attr}
+	if c.Log.Format == "text" {
 		return slog.New(slog.NewTextHandler(w, opts))
 	}
 	return slog.New(slog.NewJSONHandler(w, opts))
@@ -124,8 +122,8 @@ func (o outputs) close() {
 }
 
 // newService builds all parts and opens all listeners; nothing is served yet.
-func newService(c *config.Config, out outputs) (_ *service, err error) {
-	s := &service{log: newLog(c.Log, out.stderr.Process())}
+func newService(c *config.Plan, out outputs) (_ *service, err error) {
+	s := &service{log: newLog(c, out.stderr.Process())}
 	defer func() {
 		if err != nil {
 			s.close()
@@ -193,11 +191,11 @@ func newService(c *config.Config, out outputs) (_ *service, err error) {
 }
 
 // openState opens the store, and what works on it.
-func (s *service) openState(c *config.Config) error { return s.openStateAs(c, false) }
+func (s *service) openState(c *config.Plan) error { return s.openStateAs(c, false) }
 
 // openStateAs is openState; accept says that a state file which is older than this
 // server has seen is meant.
-func (s *service) openStateAs(c *config.Config, accept bool) (err error) {
+func (s *service) openStateAs(c *config.Plan, accept bool) (err error) {
 	if s.store, err = state.Open(c.State); err != nil {
 		return err
 	}
@@ -241,7 +239,7 @@ var (
 	_ initializer    = (*state.Redis)(nil)
 )
 
-func (s *service) adminHandler(c *config.Config) http.Handler {
+func (s *service) adminHandler(c *config.Plan) http.Handler {
 	ver, rev := buildVersion()
 	o := admin.Options{
 		Status:   admin.Status{Version: ver, Commit: rev, Config: c.Hash, Started: time.Now().UTC().Format(time.RFC3339)},
@@ -269,7 +267,7 @@ func (s *service) adminHandler(c *config.Config) http.Handler {
 const noticed = 3 * time.Second
 
 // linger is how long requests are still taken after SIGTERM.
-func linger(c *config.Config) time.Duration {
+func linger(c *config.Plan) time.Duration {
 	if len(c.Proxy.Trusted)+len(c.MetadataService.Proxies) > 0 {
 		return noticed
 	}
@@ -378,7 +376,7 @@ func serve(ctx context.Context, file string, stdout, stderr io.Writer) error {
 	}
 	out := newOutputs(c.Log, stdout, stderr)
 	defer out.close()
-	log := newLog(c.Log, out.stderr.Process())
+	log := newLog(c, out.stderr.Process())
 	defer outliveHangups(log)()
 	ver, rev := buildVersion()
 	log.Info("starting", "version", ver, "commit", rev, "file", file, "config", c.Hash)

@@ -51,7 +51,7 @@ The server must not run.
 `,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			opened := false
-			open := func(s *service, c *config.Config) error {
+			open := func(s *service, c *config.Plan) error {
 				if c.State.Type != state.TypeFile {
 					return fmt.Errorf("state.type is %s: `keys init --accept` is for a Redis", c.State.Type)
 				}

@@ -53,10 +53,10 @@ type grant struct {
 	anyAudience bool
 }
 
-// ValidateProofs checks a list of proofs. The error joins one error for each
-// problem, each beginning with the key proof.
-func ValidateProofs(list []Proof) error {
+// compile returns a [problem.Problem] for each key.
+func (g Grant) compile() (grant, error) {
 	var problems []error
+	list := g.Proof
 	if list != nil && len(list) == 0 {
 		problems = append(problems, problem.Errorf("proof", "an empty list proves nothing; leave it out or give it a value"))
 	}
@@ -67,13 +67,6 @@ func ValidateProofs(list []Proof) error {
 			problems = append(problems, problem.Errorf("proof", "%q is there twice", p))
 		}
 	}
-	return errors.Join(problems...)
-}
-
-// compile checks g. The error joins one error for each problem, each beginning
-// with the key at fault.
-func (g Grant) compile() (grant, error) {
-	problems := []error{ValidateProofs(g.Proof)}
 	if g.Audience != nil && len(g.Audience) == 0 {
 		problems = append(problems, problem.Errorf("audience", "an empty list is for nobody; leave it out or give it a value"))
 	}

@@ -51,7 +51,7 @@ func TestNoWindow(t *testing.T) {
 		{nil, false}, {[]attest.Proof{"address"}, false}, {[]attest.Proof{"document", "address"}, false}, {[]attest.Proof{"address+document"}, false},
 		{[]attest.Proof{"document"}, true}, {[]attest.Proof{"metadataService", "document"}, true},
 	} {
-		if err := w.Validate(tt.proofs); (err == nil) != tt.ok {
+		if _, err := attest.NewRole("web", attest.Grant{Proof: tt.proofs}, w, attest.Rules{AllowAnyInstance: true}); (err == nil) != tt.ok {
 			t.Errorf("a period of 0 with %v: %v", tt.proofs, err)
 		}
 	}

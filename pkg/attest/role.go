@@ -69,9 +69,8 @@ type Window struct {
 	Since Since `yaml:"since"`
 }
 
-// Validate reports every problem, each beginning with its key. The window must
-// suit the proofs, of which none means the address.
-func (w Window) Validate(proofs []Proof) error {
+// check returns a [problem.Problem] for each key. The window must suit the proofs.
+func (w Window) check(g grant) error {
 	var problems []error
 	if w.Limit < 1 || w.Limit > math.MaxInt32 {
 		problems = append(problems, problem.Errorf("limit", "%d is not in 1 to %d", w.Limit, math.MaxInt32))
@@ -81,7 +80,7 @@ func (w Window) Validate(proofs []Proof) error {
 		problems = append(problems, problem.Errorf("period", "%v is negative", w.Period))
 	case w.Period > MaxPeriod:
 		problems = append(problems, problem.Errorf("period", "%v is longer than %v (100 years), and attempts are counted no longer than that", w.Period, MaxPeriod))
-	case w.Period == 0 && (len(proofs) == 0 || grant{proofs: proofs}.needs(ProofAddress)):
+	case w.Period == 0 && g.needs(ProofAddress):
 		problems = append(problems, problem.Errorf("period", "0 (no window) is not possible with the address proof: an address that has moved to another instance would go on proving"))
 	}
 	if w.Since != SinceCreated && w.Since != SinceLaunched {
@@ -104,7 +103,7 @@ func NewRole(name string, grant Grant, window Window, rules Rules) (Role, error)
 	n, nameErr := ParseRoleName(name)
 	g, grantErr := grant.compile()
 	c, rulesErr := rules.compile()
-	if err := errors.Join(nameErr, grantErr, window.Validate(grant.Proof), rulesErr); err != nil {
+	if err := errors.Join(nameErr, grantErr, window.check(g), rulesErr); err != nil {
 		return Role{}, err
 	}
 	return Role{n, g, window, c}, nil

@@ -18,7 +18,7 @@ type guarded struct {
 }
 
 // guarded are the files that the configuration names, as far as they are used.
-func (c *Config) guarded() []guarded {
+func (c *Plan) guarded() []guarded {
 	all := []guarded{{path: c.file}}
 	add := func(key, path, harm string, refuseRead, refuseChange bool) {
 		if path != "" {

@@ -29,7 +29,7 @@ func keystoneUser() keystoneKind {
 // unlikelyIDs are warnings of the IDs in a role's rules that Keystone does not make:
 // a name in place of an ID makes a rule that no instance meets. Other IDs are
 // possible, as those of projects that were copied from another system.
-func (c *Config) unlikelyIDs(role string, r attest.Rules, warn func(path, format string, args ...any)) {
+func (c *Plan) unlikelyIDs(role string, r attest.Rules, warn func(path, format string, args ...any)) {
 	for _, rule := range []struct {
 		key      string
 		patterns []string
@@ -40,7 +40,7 @@ func (c *Config) unlikelyIDs(role string, r attest.Rules, warn func(path, format
 				continue
 			}
 			path := role + "." + rule.key
-			if at := fmt.Sprintf("%s[%d]", path, i); c.lines[at] > 0 {
+			if at := fmt.Sprintf("%s[%d]", path, i); c.decoder.lines[at] > 0 {
 				path = at // it is written as a list
 			}
 			warn(path, "%s is not an ID as Keystone makes them for %[2]ss (%[3]s): unless the %[2]s was created with an ID of another form, no instance meets the rule; print the ID with: openstack %[2]s show %[4]s -f value -c id",

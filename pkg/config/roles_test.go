@@ -23,7 +23,7 @@ type scene struct {
 	evidence attest.Evidence
 }
 
-func newScene(t *testing.T, c *config.Config) *scene {
+func newScene(t *testing.T, c *config.Plan) *scene {
 	t.Helper()
 	s := &scene{c.RoleSet, attesttest.Instance(t), &attesttest.State{}, time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC), attest.FromAddress(attesttest.Addr)}
 	s.instance.Created, s.instance.Launched = s.now.Add(-time.Hour), s.now.Add(-10*time.Minute)
@@ -111,7 +111,7 @@ func TestRoleInherits(t *testing.T) {
 }
 
 // life is how long a token for id lives.
-func life(t *testing.T, c *config.Config, id attest.Identity) time.Duration {
+func life(t *testing.T, c *config.Plan, id attest.Identity) time.Duration {
 	t.Helper()
 	issuer, err := token.NewIssuer(c.Tokens, c.SigningKeys, nil)
 	if err != nil {

@@ -1,0 +1,187 @@
+package config
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/keyring"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/listen"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/openstack"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/problem"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/secret"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/server"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/state"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/token"
+)
+
+// Plan is a configuration that was checked: each part is the type that its package
+// works with. Nothing is parsed, and no file of it is read, again.
+type Plan struct {
+	Config // as it is written, with absolute paths
+
+	// Hash identifies the file's content: the first 12 hexadecimal digits of its
+	// SHA-256.
+	Hash string
+	// Cloud is OpenStack, checked.
+	Cloud openstack.Plan
+	// LoadBalancers, NovaDoor and AgentsDoor are Proxy, Vendordata and MetadataService,
+	// parsed.
+	LoadBalancers server.Proxy
+	NovaDoor      server.Vendordata
+	AgentsDoor    server.MetadataService
+	// Tokens are the issuer and Roles, compiled, and RoleSet the rules of these roles.
+	Tokens   *token.Plan
+	RoleSet  attest.Policy
+	LogLevel slog.Level
+	// KeyPlan is Keys, checked, with the encryption keys read.
+	KeyPlan keyring.Plan
+	// SigningKeys are those of auth.signingKeyFile, read.
+	SigningKeys keyring.Keys
+
+	file    string   // its path
+	decoder *decoder // knows the lines, and the keys that messages do not show
+}
+
+// Problems is every problem of a file.
+type Problems struct {
+	File string
+	List []Problem
+}
+
+func (p *Problems) Error() string {
+	lines := make([]string, len(p.List))
+	for i, problem := range p.List {
+		lines[i] = p.File + ": " + problem.String()
+	}
+	return strings.Join(lines, "\n")
+}
+
+// Load reads a file and every file that it names. The error is a [*Problems] unless the
+// file itself cannot be read.
+func Load(file string) (*Plan, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return Read(f)
+}
+
+// Read is [Load] for a file that is open.
+func Read(f *os.File) (*Plan, error) {
+	data, err := secret.ReadAll(f, maxFile)
+	if errors.Is(err, secret.ErrTooLong) {
+		return nil, &Problems{f.Name(), []Problem{{Message: err.Error()}}}
+	}
+	if err != nil {
+		return nil, err
+	}
+	c, problems := parse(data, f.Name())
+	if len(problems) > 0 {
+		return nil, &Problems{f.Name(), problems}
+	}
+	return c, nil
+}
+
+func parse(data []byte, file string) (*Plan, []Problem) {
+	d, sum := newDecoder(), sha256.Sum256(data)
+	c := &Plan{Config: Default(), Hash: hex.EncodeToString(sum[:])[:12], file: file, decoder: d}
+	d.document(data, &c.Config)
+	if _, said := d.lines["state.type"]; !said && len(c.Auth.SigningKeyFile) > 0 {
+		c.State.Type = state.TypeMemory
+	}
+	hidden := c.resolvePaths(filepath.Dir(file))
+	problems := d.problems
+	if d.unusable {
+		return c, problems
+	}
+	for _, found := range problem.List(c.build()) {
+		if p := c.problem(found); !d.unread(p.Path) && !slices.Contains(hidden, secret.FileOf(found.Err)) {
+			problems = append(problems, p)
+		}
+	}
+	slices.SortStableFunc(problems, func(a, b Problem) int { return cmp.Compare(a.Line, b.Line) })
+	return c, problems
+}
+
+// problem finds the line of a problem, and hides what may be a secret in it.
+func (c *Plan) problem(found problem.Problem) Problem {
+	p := Problem{Path: c.decoder.hideKeys(found.Path), Message: secret.Values(c.decoder.hideKeys(found.Err.Error()))}
+	for at := p.Path; at != "" && p.Line == 0; at = parent(at) {
+		p.Line = c.decoder.lines[at]
+	}
+	return p
+}
+
+// build makes the parts of the plan, as far as that needs no network. The error has a
+// [problem.Problem] for each key at fault.
+func (c *Plan) build() error {
+	var all []error
+	add := func(path string, err error) { all = append(all, problem.At(path, err)) }
+
+	add("listen", listen.ValidateAddress(c.Listen))
+	add("tls", c.TLS.Validate())
+	if c.TLS.CertFile != "" && c.TLS.KeyFile != "" {
+		_, err := listen.LoadCertificate(c.TLS)
+		add("tls", err)
+	}
+	var err error
+	c.LoadBalancers, err = c.Proxy.Parse()
+	add("proxy", err)
+	c.Tokens, err = c.Auth.Config.Plan()
+	add("auth", err)
+	if slices.Contains(c.Auth.SigningKeyFile, "") {
+		add("auth.signingKeyFile", errors.New("an empty value names no file"))
+	} else if len(c.Auth.SigningKeyFile) > 0 {
+		keys, err := keyring.LoadKeys(c.Auth.SigningKeyFile)
+		add("auth.signingKeyFile", err)
+		c.SigningKeys = keys
+	}
+	add("state", c.State.Validate())
+	if c.State.Type == state.TypeRedis && len(c.Keys.EncryptionKeyFile) == 0 {
+		add("keys.encryptionKeyFile", errors.New("is required for state.type redis, with auth.signingKeyFile too: it seals the keys and the denied instances from those who can read or write Redis (make one with: openssl rand -base64 32)"))
+	}
+	c.Cloud, err = c.OpenStack.Plan()
+	add("openstack", err)
+	add("throttle.perAddress", c.Throttle.PerAddress.Validate())
+	add("throttle.perInstance", c.Throttle.PerInstance.Validate())
+	add("admin.socket", listen.ValidateSocket(c.Admin.Socket))
+	if c.Metrics.Listen != "" {
+		add("metrics.listen", listen.ValidateAddress(c.Metrics.Listen))
+	}
+	c.NovaDoor, err = c.Vendordata.Parse()
+	add("vendordata", err)
+	c.AgentsDoor, err = c.MetadataService.Parse()
+	add("metadataService", err)
+	if m := c.MetadataService; m.Listen != "" && m.TLS.CertFile != "" && m.TLS.KeyFile != "" {
+		_, err := listen.LoadCertificate(m.TLS.TLSConfig)
+		add("metadataService.tls", err)
+	}
+	add("audit", c.Audit.Validate())
+	for _, f := range c.guarded() {
+		for _, exposed := range f.exposed() {
+			if exposed.refused {
+				add(f.key, errors.New(exposed.message))
+			}
+		}
+	}
+	if err := c.LogLevel.UnmarshalText([]byte(c.Log.Level)); err != nil || strings.ToLower(c.LogLevel.String()) != c.Log.Level {
+		add("log.level", fmt.Errorf("%q is none of debug, info, warn, error", c.Log.Level))
+	}
+	if c.Log.Format != "json" && c.Log.Format != "text" {
+		add("log.format", fmt.Errorf("%q is neither json nor text", c.Log.Format))
+	}
+	all = append(all, c.compileRoles())
+	c.KeyPlan, err = c.Keys.Plan(c.LongestLife())
+	add("keys", err)
+	return errors.Join(all...)
+}
