@@ -1,11 +1,11 @@
 #!/bin/sh
-# Gets this instance a token, with nothing but sh, curl and grep, and prints it: from the metadata service, else with the
-# document that Nova hands out, else by the address that it speaks from.
+# Gets a token for this instance and prints it: from the metadata service, else with the document that Nova hands out,
+# else by the instance's address. It needs only sh, curl and grep.
 #
 #   token.sh [-r ROLE] [-a AUDIENCE] [-u URL] [-c CAFILE] [-w WAY]... [-i INTERFACE] [-d DRIVE] [-o FILE]
 #
 #   -r ROLE      the role; default: $ROLE
-#   -a AUDIENCE  whom the token is for; default: $AUDIENCE, else the role's first
+#   -a AUDIENCE  the service that the token is for; default: $AUDIENCE, else the role's first
 #   -u URL       the authenticator, such as https://id.example.com; default: $URL; not needed for the metadata service
 #   -c CAFILE    the CA of its certificate; default: $CAFILE, else the system's
 #   -w WAY       metadata, document or address; may be there several times; default: $WAYS, else all three in this order
@@ -18,13 +18,13 @@
 #   -o FILE      write the token to FILE, at once and readable for its owner alone, instead of printing it; other users
 #                must not be able to write to its directory
 #
-# Proxies (http_proxy and the like), .curlrc and redirects are ignored: behind a proxy is the metadata service of another
-# machine, and the address of another one.
+# Proxies (http_proxy and the like), .curlrc and redirects are ignored: a proxy would use its own machine's metadata
+# service and address.
 #
 # $TARGET is the name of our vendordata in nova.conf, by default instance_identity. $METADATA_URL is for trials: the only
 # metadata service that is asked.
-# The exit status is 0 with a token, 1 when every way was refused, 2 for a mistake in the call, 75 when it is worth to ask
-# again (nobody answered, or "not yet").
+# The exit status is 0 with a token, 1 when every way was refused, 2 for a mistake in the call, 75 when you should try
+# again (no answer, or "not yet").
 set -uf # -f: an IPv6 address has brackets
 umask 077
 export LC_ALL=C

@@ -1,11 +1,11 @@
 #!/bin/sh
-# Prints user data that has an instance keep a token of its own in /run/instance-token/token: cloud-init.yaml, with the files
-# beside it in their places.
+# Prints user data that makes an instance keep its token in /run/instance-token/token: cloud-init.yaml, with the files
+# beside it inserted.
 #
 #   user-data.sh [-r ROLE] [-a AUDIENCE] [-u URL] [-c CAFILE] [-i INTERFACE] [-d DRIVE]
 #
 #   -r ROLE      the role; default: web
-#   -a AUDIENCE  whom the token is for; default: the role's first
+#   -a AUDIENCE  the service that the token is for; default: the role's first
 #   -u URL       the authenticator, such as https://id.example.com; not needed for the metadata service
 #   -c CAFILE    the CA of its certificate, in PEM, which the instance then trusts; default: the CAs that its image has
 #   -i INTERFACE the interface on which the metadata service is asked at fe80::a9fe:a9fe; default: token.sh finds it
