@@ -11,7 +11,7 @@ import (
 
 var birth = time.Date(2026, 11, 22, 7, 25, 1, 0, time.UTC)
 
-func TestTTLCacheKeepsForItsTime(t *testing.T) {
+func TestCacheKeepsValuesForItsTTL(t *testing.T) {
 	c := newTTLCache[string, int](time.Minute, 10)
 	c.put("a", 1, birth)
 	for _, test := range []struct {
@@ -23,20 +23,20 @@ func TestTTLCacheKeepsForItsTime(t *testing.T) {
 		}
 	}
 	if _, ok := c.get("b", birth); ok {
-		t.Error("it has what it was not given")
+		t.Error("it has a key that was not put")
 	}
 	c.put("a", 2, birth.Add(time.Minute))
 	if v, ok := c.get("a", birth.Add(time.Minute)); v != 2 || !ok {
-		t.Errorf("what was put again is %d, %t", v, ok)
+		t.Errorf("after the second put it has %d, %t", v, ok)
 	}
 	c.drop("a")
 	c.drop("a")
 	if _, ok := c.get("a", birth.Add(time.Minute)); ok {
-		t.Error("it has what was dropped")
+		t.Error("it has a dropped key")
 	}
 }
 
-func TestTTLCacheIsBounded(t *testing.T) {
+func TestCacheSizeIsBounded(t *testing.T) {
 	c := newTTLCache[int, int](time.Hour, 10)
 	for i := range 1000 {
 		c.put(i, i, birth.Add(time.Duration(i)))
@@ -46,22 +46,22 @@ func TestTTLCacheIsBounded(t *testing.T) {
 	}
 	for i := range 1000 {
 		if _, ok := c.get(i, birth.Add(1000)); ok != (i >= 990) {
-			t.Errorf("it has the %d. of 1000: %t; the newest ten are to stay", i, ok)
+			t.Errorf("it has value %d of 1000: %t, want only the newest ten", i, ok)
 		}
 	}
-	// What is put again is young again.
+	// A second put renews a value.
 	c.put(990, 0, birth.Add(1000))
 	c.put(1000, 0, birth.Add(1001))
 	if _, ok := c.get(990, birth.Add(1001)); !ok {
-		t.Error("what was put again went as if it were old")
+		t.Error("a renewed value was evicted")
 	}
 	if _, ok := c.get(991, birth.Add(1001)); ok {
-		t.Error("the oldest stayed")
+		t.Error("the oldest value was not evicted")
 	}
 }
 
-// Each put after a flood takes two of it away, and none of what is young.
-func TestTTLCacheShrinksAfterAFlood(t *testing.T) {
+// Each put after a flood removes two old values, and no others.
+func TestCacheShrinksAfterAFlood(t *testing.T) {
 	const flood = 1000
 	c := newTTLCache[string, int](time.Second, flood)
 	for i := range flood {
@@ -76,10 +76,10 @@ func TestTTLCacheShrinksAfterAFlood(t *testing.T) {
 	}
 	for i := range flood {
 		if _, ok := c.get(fmt.Sprint("later ", i), later); !ok {
-			t.Fatalf("the %d. young entry is gone", i)
+			t.Fatalf("the young value %d is gone", i)
 		}
 	}
-	// One key, put over and over, is one entry.
+	// Many puts of one key make one entry.
 	for i := range flood {
 		c.put("one", i, later.Add(time.Duration(i)*time.Second))
 	}
@@ -88,8 +88,8 @@ func TestTTLCacheShrinksAfterAFlood(t *testing.T) {
 	}
 }
 
-// Calls that end out of order put what is older after what is younger.
-func TestTTLCacheTakesBirthsOutOfOrder(t *testing.T) {
+// Calls that end out of order put older values after younger ones.
+func TestCacheWithBirthsOutOfOrder(t *testing.T) {
 	c := newTTLCache[string, int](2*time.Second, 3)
 	c.put("young", 1, birth.Add(time.Second))
 	c.put("old", 2, birth)
@@ -105,8 +105,7 @@ func TestTTLCacheTakesBirthsOutOfOrder(t *testing.T) {
 	}
 }
 
-// Instances with much metadata are kept as long as all of them have room.
-func TestCacheBytes(t *testing.T) {
+func TestCacheBytesAreBounded(t *testing.T) {
 	c := newTTLCache[int, attest.Instance](time.Hour, 1<<20)
 	now := time.Now()
 	big := attest.Instance{Metadata: map[string]string{"k": strings.Repeat("a", 1<<20)}}
@@ -114,19 +113,19 @@ func TestCacheBytes(t *testing.T) {
 		c.put(i, big, now)
 	}
 	if n := c.oldest.Len(); n != cacheBytes>>20-1 || c.bytes > cacheBytes || len(c.byKey) != n {
-		t.Errorf("%d are kept, of %d bytes", n, c.bytes)
+		t.Errorf("it has %d instances of %d bytes", n, c.bytes)
 	}
 	if _, ok := c.get(99, now); !ok {
-		t.Error("the last one is not kept")
+		t.Error("the newest is gone")
 	}
 	for i := range 100 {
 		c.drop(i)
 	}
 	if c.bytes != 0 {
-		t.Errorf("%d bytes are counted when nothing is kept", c.bytes)
+		t.Errorf("an empty cache counts %d bytes", c.bytes)
 	}
 	c.put(1, attest.Instance{Name: strings.Repeat("a", cacheBytes+1)}, now)
 	if _, ok := c.get(1, now); ok {
-		t.Error("one that is longer than all may be is kept")
+		t.Error("it has an instance larger than the limit")
 	}
 }

@@ -14,7 +14,6 @@ import (
 	"github.com/gophercloud/gophercloud/v2"
 	"golang.org/x/sync/singleflight"
 
-	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/ratelimit"
 )
 
@@ -72,11 +71,6 @@ func newCallers(c *Client, users []string) *callers {
 		failed: newTTLCache[netip.Prefix, *int](invalidFor, callersSize), subnets: newTTLCache[netip.Prefix, *int](invalidFor, callersSize),
 	}
 }
-
-var (
-	errRejected error = &attest.Denied{Reason: attest.CallerUnknown, Detail: "keystone rejected the token"}
-	errTooMany  error = &attest.Failure{Reason: attest.ThrottledCallers, Err: errors.New("too many invalid tokens recently, or too many checks waiting")}
-)
 
 // Caller returns the ID of the user to whom a Keystone token belongs, which a client at the address from has sent
 // (api-ref/source/v3/authenticate-v3.inc, "Validate and show information for token"). The error is an [*attest.Denied]

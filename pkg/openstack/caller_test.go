@@ -21,10 +21,10 @@ import (
 
 const tokens = "/v3/auth/tokens"
 
-// compute is a host of Nova's.
+// compute is a host of Nova.
 var compute = netip.MustParseAddr("192.0.2.40")
 
-// novaToken signs in as Nova does towards a vendordata service.
+// novaToken logs in as Nova does for a vendordata service.
 func novaToken(t *testing.T, cloud *simulator.Cloud) (token, userID string) {
 	t.Helper()
 	cloud.AddAccount(simulator.Account{Name: "nova-vendordata", ID: "nova-id", Password: password, ProjectName: "service", Roles: []string{"service"}})
@@ -84,7 +84,7 @@ func TestCaller(t *testing.T) {
 	if id, err := c.Caller(t.Context(), token, compute); !isRejected(err) || id != "" {
 		t.Errorf("a revoked token, a minute later: %q, %v", id, err)
 	}
-	// A definite no is kept, too.
+	// That Keystone rejected a token is cached, too.
 	before = asked()
 	for range 10 {
 		if _, err := c.Caller(t.Context(), token, compute); !isRejected(err) {
@@ -100,8 +100,7 @@ func TestCaller(t *testing.T) {
 	}
 }
 
-// A token is not believed past its end.
-func TestCallerUntilTheTokensEnd(t *testing.T) {
+func TestExpiredTokenIsRejected(t *testing.T) {
 	cloud, clock := startCloud(t), newClock()
 	cloud.SetNow(clock.Now)
 	c := newValidator(t, cloud, openstack.Options{Now: clock.Now})
@@ -116,8 +115,7 @@ func TestCallerUntilTheTokensEnd(t *testing.T) {
 	}
 }
 
-// Whoever makes tokens up neither keeps Keystone busy nor pushes the good one out.
-func TestTokensThatAreMadeUp(t *testing.T) {
+func TestInvalidTokensNeitherOverloadKeystoneNorEvictValidOnes(t *testing.T) {
 	cloud, clock := startCloud(t), newClock()
 	c := newValidator(t, cloud, openstack.Options{Now: clock.Now})
 	token, nova := novaToken(t, cloud)
@@ -131,7 +129,7 @@ func TestTokensThatAreMadeUp(t *testing.T) {
 		asking.Go(func() {
 			switch id, err := c.Caller(t.Context(), fmt.Sprintf("gAAAAA%d", i), compute); {
 			case id != "" || err == nil:
-				t.Errorf("a made up token is %q's", id)
+				t.Errorf("an invalid token has the owner %q", id)
 			case isRejected(err):
 				unknown.Add(1)
 			default:
@@ -144,11 +142,11 @@ func TestTokensThatAreMadeUp(t *testing.T) {
 		t.Errorf("Keystone was asked %d times about 10,000 tokens", n)
 	}
 	if unknown.Load()+busy.Load() != 10_000 || unknown.Load() > 20 {
-		t.Errorf("%d were unknown, for %d there was no time", unknown.Load(), busy.Load())
+		t.Errorf("%d were rejected, %d were refused by the limit", unknown.Load(), busy.Load())
 	}
 	before = cloud.Count("keystone", "GET", tokens)
 	if id, err := c.Caller(t.Context(), token, compute); err != nil || id != nova || cloud.Count("keystone", "GET", tokens) != before {
-		t.Errorf("the good one: %q, %v", id, err)
+		t.Errorf("the valid token: %q, %v", id, err)
 	}
 }
 
@@ -160,16 +158,16 @@ func TestCallerWhenKeystoneFails(t *testing.T) {
 	for name, f := range map[string]simulator.Fault{
 		"an error":                 {Status: 500},
 		"a balancer's 404":         {Status: 404, Body: []byte("<html>")},
-		"no JSON":                  {Body: []byte("<html>")},
+		"not JSON":                 {Body: []byte("<html>")},
 		"no token":                 {Body: []byte("{}")},
-		"a token of nobody":        {Body: []byte(`{"token":{"expires_at":"2036-01-01T00:00:00Z","user":{}}}`)},
+		"no user":                  {Body: []byte(`{"token":{"expires_at":"2036-01-01T00:00:00Z","user":{}}}`)},
 		"a token without an end":   {Body: []byte(`{"token":{"user":{"id":"nova-id"}}}`)},
 		"a token that has ended":   {Body: []byte(`{"token":{"expires_at":"2016-01-01T00:00:00Z","user":{"id":"nova-id"}}}`)},
 		"the right was taken away": {Status: 403, Body: []byte(`{"error":{"code":403}}`)},
 	} {
 		f.Only = tokens
 		cloud.Fail("keystone", f)
-		clock.advance(10 * time.Second) // such checks are counted, too
+		clock.advance(10 * time.Second) // these checks count as failed, too
 		id, err := c.Caller(t.Context(), token, compute)
 		if id != "" || err == nil || isRejected(err) != (name == "a token that has ended") {
 			t.Errorf("%s: %q, %v", name, id, err)
@@ -178,17 +176,16 @@ func TestCallerWhenKeystoneFails(t *testing.T) {
 	cloud.Fail("keystone", simulator.Fault{})
 	clock.advance(10 * time.Second)
 	if id, err := c.Caller(t.Context(), token, compute); err != nil || id != nova {
-		t.Errorf("nothing of it is kept: %q, %v", id, err)
+		t.Errorf("after the failures: %q, %v", id, err)
 	}
 	gone, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, err := c.Caller(gone, "another", compute); !errors.Is(err, context.Canceled) {
-		t.Errorf("who hung up was told %v", err)
+		t.Errorf("after the caller left, the error is %v", err)
 	}
 }
 
-// Keystone that hangs holds up no lookup.
-func TestASlowKeystoneSlowsNoLookup(t *testing.T) {
+func TestSlowKeystoneDelaysNoLookup(t *testing.T) {
 	cloud := startCloud(t)
 	c := newValidator(t, cloud, openstack.Options{})
 	cloud.Fail("keystone", simulator.Fault{Hang: true, Only: tokens})
@@ -205,7 +202,7 @@ func TestASlowKeystoneSlowsNoLookup(t *testing.T) {
 	cloud.Fail("keystone", simulator.Fault{})
 }
 
-func TestValidatingNeedsARight(t *testing.T) {
+func TestCallerNeedsTheRightToValidateTokens(t *testing.T) {
 	cloud := startCloud(t)
 	c := newClient(t, as("authenticator", "service", cloud.AuthURL()), config(), openstack.Options{Callers: []string{"nova-id"}})
 	connect(t, c)
@@ -213,18 +210,17 @@ func TestValidatingNeedsARight(t *testing.T) {
 	if _, err := c.Caller(t.Context(), token, compute); err == nil || !strings.Contains(err.Error(), "identity:validate_token") || isRejected(err) {
 		t.Errorf("Caller = %v, want the missing right", err)
 	}
-	// Keystone looks for the token before it asks its policy, so that its answer for an
-	// invalid one does not prove the right.
+	// Keystone looks for the token before it checks its policy, so a 404 does not prove the right.
 	cloud.Fail("keystone", simulator.Fault{Only: tokens, Status: 404, Body: []byte(`{"error":{"code":404}}`)})
-	if _, err := c.Caller(t.Context(), "made up", compute); !isRejected(err) {
-		t.Errorf("Caller of a token that was made up = %v", err)
+	if _, err := c.Caller(t.Context(), "invalid", compute); !isRejected(err) {
+		t.Errorf("Caller of an invalid token = %v", err)
 	}
 	if len(c.Refused()) != 1 {
-		t.Error("an invalid token hides the missing right")
+		t.Error("after an invalid token the right is no longer reported as missing")
 	}
 }
 
-// flood shows as many tokens that nobody issued, from as many addresses as are given.
+// flood sends this many invalid tokens from these addresses.
 func flood(t *testing.T, c *openstack.Client, tokens int, from ...netip.Addr) {
 	t.Helper()
 	var asking sync.WaitGroup
@@ -232,7 +228,7 @@ func flood(t *testing.T, c *openstack.Client, tokens int, from ...netip.Addr) {
 	for i := range tokens {
 		asking.Go(func() {
 			if id, err := c.Caller(t.Context(), fmt.Sprintf("gAAAAA%s%d", run, i), from[i%len(from)]); id != "" || err == nil {
-				t.Errorf("a made up token is %q's, %v", id, err)
+				t.Errorf("an invalid token has the owner %q, %v", id, err)
 			}
 		})
 	}
@@ -241,14 +237,13 @@ func flood(t *testing.T, c *openstack.Client, tokens int, from ...netip.Addr) {
 
 func somewhere(n int) (all []netip.Addr) {
 	for i := range n {
-		all = append(all, neighbour(i))
+		all = append(all, neighbor(i))
 	}
 	return all
 }
 
-// Each host with nova-compute, and each worker of the metadata API, has a token
-// of its own.
-func TestManyHostsOfNova(t *testing.T) {
+// Each host with nova-compute, and each worker of the metadata API, has its own token.
+func TestValidTokensOfManyHostsAreNotLimited(t *testing.T) {
 	cloud, clock := startCloud(t), newClock()
 	c := newValidator(t, cloud, openstack.Options{Now: clock.Now})
 	_, nova := novaToken(t, cloud)
@@ -258,11 +253,11 @@ func TestManyHostsOfNova(t *testing.T) {
 		all[i] = signIn(t, cloud, "nova-vendordata", "service")
 	}
 	before := cloud.Count("keystone", "GET", tokens)
-	for range 3 { // a token is asked for again after a minute
+	for range 3 { // after a minute a token is checked again
 		var asking sync.WaitGroup
 		for i, token := range all {
 			asking.Go(func() {
-				if id, err := c.Caller(t.Context(), token, neighbour(i)); err != nil || id != nova {
+				if id, err := c.Caller(t.Context(), token, neighbor(i)); err != nil || id != nova {
 					t.Errorf("host %d: %q, %v", i, id, err)
 				}
 			})
@@ -275,30 +270,28 @@ func TestManyHostsOfNova(t *testing.T) {
 	}
 }
 
-// Whoever has no token of Nova's cannot keep those out who have, however many
-// addresses he has.
-func TestNovaDuringAFloodOfTokens(t *testing.T) {
+func TestValidTokensAreAcceptedDuringAFloodOfInvalidOnes(t *testing.T) {
 	cloud, clock := startCloud(t), newClock()
 	c := newValidator(t, cloud, openstack.Options{Now: clock.Now})
 	token, nova := novaToken(t, cloud)
-	recognised := func(what, token string, from netip.Addr) {
+	accepted := func(what, token string, from netip.Addr) {
 		t.Helper()
 		if id, err := c.Caller(t.Context(), token, from); err != nil || id != nova {
 			t.Errorf("%s: %q, %v", what, id, err)
 		}
 	}
-	flood(t, c, 300, neighbour(1))
-	recognised("a host that was never seen, when one address makes tokens up", token, compute)
+	flood(t, c, 300, neighbor(1))
+	accepted("an unknown host, while one address sends invalid tokens", token, compute)
 	clock.advance(time.Minute)
 	flood(t, c, 300, somewhere(500)...)
-	recognised("the same token, after a minute", token, compute)
-	recognised("a new token of a host that was seen", signIn(t, cloud, "nova-vendordata", "service"), compute)
+	accepted("the same token, after a minute", token, compute)
+	accepted("a new token of a host that was seen", signIn(t, cloud, "nova-vendordata", "service"), compute)
 	clock.advance(30 * time.Second)
-	recognised("one that is kept", token, compute)
+	accepted("a cached token", token, compute)
 }
 
-// One IPv6 subnet, or many addresses, use up nothing that a host of Nova needs which has not shown a token yet.
-func TestStrangersShareNoLimitWithNova(t *testing.T) {
+// One IPv6 subnet, or many addresses, cannot use up the limit of a host of Nova that has not sent a token yet.
+func TestUnprovenClientsDoNotUseUpTheLimitOfNova(t *testing.T) {
 	subnet := make([]netip.Addr, 100)
 	for i := range subnet {
 		subnet[i] = netip.AddrFrom16([16]byte{0x20, 1, 0xd, 0xb8, 15: byte(i)})
@@ -312,7 +305,7 @@ func TestStrangersShareNoLimitWithNova(t *testing.T) {
 				_, _ = c.Caller(t.Context(), fmt.Sprintf("gAAAAA%d", i), from[i%len(from)])
 			}
 			if id, err := c.Caller(t.Context(), token, compute); err != nil || id != nova {
-				t.Errorf("a host of Nova's: %q, %v", id, err)
+				t.Errorf("a host of Nova: %q, %v", id, err)
 			}
 			if name != "a /64" {
 				return
@@ -323,15 +316,14 @@ func TestStrangersShareNoLimitWithNova(t *testing.T) {
 			}
 			flood(t, c, 100, subnet...)
 			if n := cloud.Count("keystone", "GET", tokens) - before; n != 0 {
-				t.Errorf("a /64 that has used its share up has Keystone asked %d times by way of other addresses", n)
+				t.Errorf("after a /64 reached its limit, Keystone was asked %d times for other addresses of it", n)
 			}
 		})
 	}
 }
 
-// The tokens of a tenant are good, and as cheap as others: they get him no
-// further.
-func TestTokensOfATenant(t *testing.T) {
+// Tokens of tenants are valid, but count like invalid ones.
+func TestTokensOfTenantsAreLimited(t *testing.T) {
 	cloud, clock := startCloud(t), newClock()
 	c := newValidator(t, cloud, openstack.Options{Now: clock.Now})
 	token, nova := novaToken(t, cloud)
@@ -343,7 +335,7 @@ func TestTokensOfATenant(t *testing.T) {
 	before := cloud.Count("keystone", "GET", tokens)
 	var told int
 	for range 200 {
-		switch id, err := c.Caller(t.Context(), signIn(t, cloud, "member", "shop"), neighbour(1)); {
+		switch id, err := c.Caller(t.Context(), signIn(t, cloud, "member", "shop"), neighbor(1)); {
 		case err == nil && id == "member-id":
 			told++
 		case err == nil || !isThrottled(err):
@@ -351,7 +343,7 @@ func TestTokensOfATenant(t *testing.T) {
 		}
 	}
 	if n := cloud.Count("keystone", "GET", tokens) - before; n > 5 || told != n {
-		t.Errorf("Keystone was asked %d times, and knew %d", n, told)
+		t.Errorf("Keystone was asked %d times, and %d tokens were accepted", n, told)
 	}
 	clock.advance(59 * time.Second)
 	before = cloud.Count("keystone", "GET", tokens)
@@ -360,9 +352,8 @@ func TestTokensOfATenant(t *testing.T) {
 	}
 }
 
-// Keystone and Nova can be one host, to which so many connections are made and no
-// more.
-func TestASlowKeystoneTakesNoConnectionFromNova(t *testing.T) {
+// Keystone and Nova may be on one host, whose number of connections is limited.
+func TestSlowKeystoneTakesNoConnectionFromNova(t *testing.T) {
 	cloud := startCloud(t)
 	cloud.AddAccount(simulator.Account{Name: "validator", Password: password, ProjectName: "service", Roles: []string{"reader", "instance_reader", "service"}})
 	cfg := config()
@@ -374,9 +365,9 @@ func TestASlowKeystoneTakesNoConnectionFromNova(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var asking sync.WaitGroup
 	for i := range 20 {
-		asking.Go(func() { _, _ = c.Caller(ctx, fmt.Sprintf("gAAAAA%d", i), neighbour(i)) })
+		asking.Go(func() { _, _ = c.Caller(ctx, fmt.Sprintf("gAAAAA%d", i), neighbor(i)) })
 	}
-	awaittest.True(t, "checks that hang", func() bool { return cloud.Count("keystone", "GET", tokens) >= before+2 })
+	awaittest.True(t, "the checks", func() bool { return cloud.Count("keystone", "GET", tokens) >= before+2 })
 	if _, err := ask(t, c, web); err != nil {
 		t.Error(err)
 	}

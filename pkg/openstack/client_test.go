@@ -33,7 +33,7 @@ func TestMicroversionIsTheNewestThatBothKnow(t *testing.T) {
 		{name: "one in between", cloud: "2.60", want: "2.60"},
 		{name: "the newest that is known", cloud: "2.93", want: "2.93"},
 		{name: "a cloud that has newer ones", cloud: "2.93", want: "2.93", document: document("2.104", "2.1")},
-		{name: "a cloud that has given up old ones", cloud: "2.93", want: "2.93", document: document("2.104", "2.93")},
+		{name: "a cloud without the old ones", cloud: "2.93", want: "2.93", document: document("2.104", "2.93")},
 	} {
 		for user, project := range map[string]string{"admin": "admin", "authenticator": "service"} {
 			t.Run(test.name+", for "+user, func(t *testing.T) {
@@ -77,26 +77,26 @@ func TestMicroversionIsTheNewestThatBothKnow(t *testing.T) {
 	}
 }
 
-func TestVersionDocumentThatIsNotNovas(t *testing.T) {
+func TestInvalidVersionDocuments(t *testing.T) {
 	body := func(s string) simulator.Fault { return simulator.Fault{Body: []byte(s)} }
 	for _, test := range []struct {
 		name  string
 		fault simulator.Fault
-		setup bool // waiting will not mend it
+		setup bool // a retry does not help
 		want  string
 	}{
 		{"an empty object", body(`{}`), true, "without a version"},
 		{"the list of versions, of an endpoint without one", body(`{"versions":[{"id":"v2.1","version":"2.93","min_version":"2.1"}]}`), true, "without a version"},
 		{"null", body(`{"version":null}`), true, "without a version"},
 		{"a version without microversions, as of v2", version("", ""), true, "min_version"},
-		{"a microversion that is a word", version("latest", "2.1"), true, "version"},
+		{"a microversion that is not a number", version("latest", "2.1"), true, "version"},
 		{"a microversion without a minor", version("2", "2.1"), true, "version"},
-		{"a lowest microversion that is a word", version("2.93", "old"), true, "min_version"},
+		{"a lowest microversion that is not a number", version("2.93", "old"), true, "min_version"},
 		{"another major version", version("3.5", "3.1"), true, "2.1 and later"},
 		{"a negative minor", version("2.-5", "2.1"), true, "2.1 and later"},
-		{"a cloud that wants more than we know", version("2.200", "2.94"), true, "2.94 at least"},
+		{"a cloud that requires a newer one", version("2.200", "2.94"), true, "2.94 at least"},
 		{"a refusal", simulator.Fault{Status: 403}, true, "nova refuses"},
-		{"HTML, perhaps for an hour", simulator.Fault{ContentType: "text/html", Body: []byte("<h1>maintenance</h1>")}, false, "invalid character"},
+		{"HTML", simulator.Fault{ContentType: "text/html", Body: []byte("<h1>maintenance</h1>")}, false, "invalid character"},
 		{"an outage", simulator.Fault{Status: 503}, false, "503"},
 		{"no end", simulator.Fault{Endless: true}, false, "longer than"},
 	} {
@@ -107,7 +107,7 @@ func TestVersionDocumentThatIsNotNovas(t *testing.T) {
 			_, err := c.Connect(t.Context())
 			checkBroken(t, err)
 			if isSetup(err) != test.setup || err != nil && !strings.Contains(err.Error(), test.want) {
-				t.Errorf("Connect = %v, want it to tell of %q, and a SetupError: %t", err, test.want, test.setup)
+				t.Errorf("Connect = %v, want %q in it, and a SetupError: %t", err, test.want, test.setup)
 			}
 		})
 	}
@@ -138,7 +138,7 @@ func TestConnectLogsInOnce(t *testing.T) {
 }
 
 func TestCheck(t *testing.T) {
-	for name, client := range map[string]func(*testing.T, *simulator.Cloud, openstack.Options) *openstack.Client{"show": newAdmin, "list": newLister} {
+	for name, client := range bothLookups {
 		t.Run(name, func(t *testing.T) {
 			cloud, clock := startCloud(t), newClock()
 			c := client(t, cloud, openstack.Options{Now: clock.Now})
@@ -157,13 +157,13 @@ func TestCheck(t *testing.T) {
 				cloud.Fail("nova", fault)
 				err := c.Check(t.Context())
 				if err == nil {
-					t.Errorf("Check found nothing wrong with %s", what)
+					t.Errorf("Check did not report %s", what)
 				}
 				checkDiscreet(t, err)
 			}
 			cloud.Fail("nova", simulator.Fault{})
 			if err := c.Check(t.Context()); err != nil {
-				t.Errorf("Check of a cloud that is well again = %v", err)
+				t.Errorf("Check after the outage = %v", err)
 			}
 		})
 	}
@@ -195,7 +195,7 @@ func TestObserverIsToldOfEveryCall(t *testing.T) {
 	connect(t, c)
 	// The version, a list, a list for admins, and an unknown server.
 	if got, want := seen.take(), []string{"keystone ok", "nova ok", "nova ok", "nova ok", "nova not_found"}; !slices.Equal(got, want) {
-		t.Errorf("a login is told as %q, want %q", got, want)
+		t.Errorf("for a login the observer got %q, want %q", got, want)
 	}
 	for _, test := range []struct {
 		id    string
@@ -211,7 +211,7 @@ func TestObserverIsToldOfEveryCall(t *testing.T) {
 		cloud.Fail("nova", test.fault)
 		_, _ = ask(t, c, test.id)
 		if got := seen.take(); !slices.Equal(got, test.want) {
-			t.Errorf("%s with %+v is told as %q, want %q", test.id, test.fault, got, test.want)
+			t.Errorf("for %s with %+v the observer got %q, want %q", test.id, test.fault, got, test.want)
 		}
 	}
 	cloud.Fail("nova", simulator.Fault{})
@@ -219,14 +219,14 @@ func TestObserverIsToldOfEveryCall(t *testing.T) {
 	clock.advance(2 * time.Second)
 	mustFind(t, c, web)
 	if got, want := seen.take(), []string{"nova refused", "keystone ok", "nova ok"}; !slices.Equal(got, want) {
-		t.Errorf("a renewal is told as %q, want %q", got, want)
+		t.Errorf("for a renewal the observer got %q, want %q", got, want)
 	}
 	cloud.Fail("keystone", simulator.Fault{Unauthorized: true})
 	cloud.RevokeTokens()
 	clock.advance(2 * time.Second)
 	_, _ = ask(t, c, web)
 	if got, want := seen.take(), []string{"nova refused", "keystone refused"}; !slices.Equal(got, want) {
-		t.Errorf("a renewal that is refused is told as %q, want %q", got, want)
+		t.Errorf("for a refused renewal the observer got %q, want %q", got, want)
 	}
 }
 

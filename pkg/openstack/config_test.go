@@ -42,7 +42,7 @@ func TestPlan(t *testing.T) {
 	}
 }
 
-func TestNewRefusesAPlanThatWasNotChecked(t *testing.T) {
+func TestNewRefusesTheZeroPlan(t *testing.T) {
 	if _, err := openstack.New(openstack.Plan{}, openstack.Options{}); err == nil {
 		t.Error("New took the zero value")
 	}

@@ -15,7 +15,7 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/openstack"
 )
 
-// The parts of a login.
+// Parts of a login.
 const (
 	byDefaultName = `{"methods":["password"],"password":{"user":{"name":"authenticator","domain":{"name":"Default"},"password":"correct-horse"}}}`
 	byDefaultID   = `{"methods":["password"],"password":{"user":{"name":"authenticator","domain":{"id":"default"},"password":"correct-horse"}}}`
@@ -35,8 +35,7 @@ const (
 	first = "RegionOne/public" // of the catalog, when nothing is asked for
 )
 
-// fill puts the cloud's auth_url in the place of @AUTH, the same without a
-// version in that of @BASE, and the directory of the files in that of @HERE.
+// fill replaces @AUTH by the cloud's auth_url, @BASE by the same without a version, and @HERE by dir.
 func fill(s string, f *front, dir string) string {
 	return strings.NewReplacer("@AUTH", f.authURL(), "@BASE", f.URL+"/identity", "@HERE", dir).Replace(s)
 }
@@ -54,7 +53,7 @@ func writeFiles(t *testing.T, dir string, files map[string]string) {
 	}
 }
 
-// with is a login by password with other variables, or fewer: "-" takes one away.
+// with returns the variables of a login by password with changes. "-" removes a variable.
 func with(changes ...string) map[string]string {
 	env := as("authenticator", "service", "@AUTH")
 	for i := 0; i < len(changes); i += 2 {
@@ -67,7 +66,7 @@ func with(changes ...string) map[string]string {
 
 const shellOfAnotherCloud = "http://127.0.0.1:1/another"
 
-// another is a shell in which another cloud's openrc was sourced.
+// another returns the variables of another cloud's openrc.
 func another(more ...string) map[string]string {
 	env := map[string]string{
 		"OS_AUTH_URL": shellOfAnotherCloud, "OS_USERNAME": "another", "OS_USER_ID": "another", "OS_PASSWORD": "another",
@@ -126,38 +125,22 @@ func TestLogin(t *testing.T) {
 			},
 			identity: byDefaultName, scope: inDefaultName, endpoint: "RegionOne/internal",
 		},
+		{name: "without a domain, the domain with the ID default is used", env: with(), identity: byDefaultID, scope: inDefaultID, endpoint: first},
+		{name: "an auth_url without a version is asked for one", env: with("OS_AUTH_URL", "@BASE"), identity: byDefaultID, scope: inDefaultID, endpoint: first},
+		{name: "an auth_url may end in a slash", env: with("OS_AUTH_URL", "@AUTH/"), identity: byDefaultID, scope: inDefaultID, endpoint: first},
+		{name: "a user ID needs no domain", env: with("OS_USERNAME", "-", "OS_USER_ID", "authenticator-id"), identity: byUserID, scope: inDefaultID, endpoint: first},
 		{
-			name:     "no domain at all means the domain with the ID default",
-			env:      with(),
-			identity: byDefaultID, scope: inDefaultID, endpoint: first,
-		},
-		{
-			name:     "an auth_url without a version is asked for one",
-			env:      with("OS_AUTH_URL", "@BASE"),
-			identity: byDefaultID, scope: inDefaultID, endpoint: first,
-		},
-		{
-			name:     "an auth_url may end in a slash",
-			env:      with("OS_AUTH_URL", "@AUTH/"),
-			identity: byDefaultID, scope: inDefaultID, endpoint: first,
-		},
-		{
-			name:     "a user ID needs no domain",
-			env:      with("OS_USERNAME", "-", "OS_USER_ID", "authenticator-id"),
-			identity: byUserID, scope: inDefaultID, endpoint: first,
-		},
-		{
-			name:     "a user ID beside a user name and domain is the more exact",
+			name:     "a user ID beside a user name and domain wins",
 			env:      with("OS_USER_ID", "authenticator-id", "OS_USER_DOMAIN_NAME", "Default"),
 			identity: byUserID, scope: inDefaultID, endpoint: first,
 		},
 		{
-			name:     "a project ID beside a project name and domain is the more exact",
+			name:     "a project ID beside a project name and domain wins",
 			env:      with("OS_PROJECT_ID", "service-id", "OS_PROJECT_DOMAIN_NAME", "Default"),
 			identity: byDefaultID, scope: inProjectID, endpoint: first,
 		},
 		{
-			name:     "the names of variables before Keystone v3",
+			name:     "the old names of variables, before Keystone v3",
 			env:      with("OS_PROJECT_NAME", "-", "OS_TENANT_ID", "service-id", "OS_ENDPOINT_TYPE", "internalURL"),
 			identity: byDefaultID, scope: inProjectID, endpoint: "RegionOne/internal",
 		},
@@ -172,7 +155,7 @@ func TestLogin(t *testing.T) {
 			identity: byAbroadID, scope: inAbroadID, endpoint: first,
 		},
 		{
-			name: "a domain's ID beside its name is the more exact",
+			name: "a domain's ID beside its name wins",
 			env: with("OS_USERNAME", "abroad", "OS_PROJECT_NAME", "abroad", "OS_USER_DOMAIN_ID", "abroad-id", "OS_PROJECT_DOMAIN_ID", "abroad-id",
 				"OS_USER_DOMAIN_NAME", "Abroad", "OS_PROJECT_DOMAIN_NAME", "Abroad"),
 			identity: byAbroadID, scope: inAbroadID, endpoint: first,
@@ -220,11 +203,7 @@ func TestLogin(t *testing.T) {
 			},
 			identity: byKeyOfUserID, endpoint: first,
 		},
-		{
-			name:     "OS_REGION_NAME chooses the region",
-			env:      with("OS_REGION_NAME", "RegionTwo"),
-			identity: byDefaultID, scope: inDefaultID, endpoint: "RegionTwo/public",
-		},
+		{name: "OS_REGION_NAME chooses the region", env: with("OS_REGION_NAME", "RegionTwo"), identity: byDefaultID, scope: inDefaultID, endpoint: "RegionTwo/public"},
 		{
 			name:     "the configuration's region and interface win over the variables",
 			env:      with("OS_REGION_NAME", "RegionOne", "OS_INTERFACE", "public"),
@@ -361,34 +340,19 @@ clouds:
 	}
 }
 
-func TestLoginThatCannotSucceed(t *testing.T) {
+func TestLoginErrors(t *testing.T) {
 	for _, test := range []struct {
 		name  string
 		env   map[string]string
 		files map[string]string
 		cfg   openstack.Config
-		atNew bool // New says so, before any call
+		atNew bool // New returns the error
 		want  []string
 	}{
-		{
-			name:  "no credentials at all",
-			atNew: true, want: []string{"no credentials", "openstack.cloud", "OS_CLOUD", "OS_AUTH_URL"},
-		},
-		{
-			name:  "credentials, and no OS_AUTH_URL",
-			env:   with("OS_AUTH_URL", "-"),
-			atNew: true, want: []string{"no credentials", "OS_AUTH_URL"},
-		},
-		{
-			name:  "no password",
-			env:   with("OS_PASSWORD", "-"),
-			atNew: true, want: []string{"the OS_* variables", "password"},
-		},
-		{
-			name:  "neither user nor user ID",
-			env:   with("OS_USERNAME", "-"),
-			atNew: true, want: []string{"the OS_* variables", "OS_USERNAME or OS_USER_ID"},
-		},
+		{name: "no credentials at all", atNew: true, want: []string{"no credentials", "openstack.cloud", "OS_CLOUD", "OS_AUTH_URL"}},
+		{name: "credentials, and no OS_AUTH_URL", env: with("OS_AUTH_URL", "-"), atNew: true, want: []string{"no credentials", "OS_AUTH_URL"}},
+		{name: "no password", env: with("OS_PASSWORD", "-"), atNew: true, want: []string{"the OS_* variables", "password"}},
+		{name: "neither user nor user ID", env: with("OS_USERNAME", "-"), atNew: true, want: []string{"the OS_* variables", "OS_USERNAME or OS_USER_ID"}},
 		{
 			name:  "an application credential without its secret",
 			env:   map[string]string{"OS_AUTH_URL": "@AUTH", "OS_APPLICATION_CREDENTIAL_ID": "credential-id", "OS_PASSWORD": password},
@@ -404,16 +368,8 @@ func TestLoginThatCannotSucceed(t *testing.T) {
 			env:   with("OS_AUTH_TYPE", "v3oidcpassword"),
 			atNew: true, want: []string{`OS_AUTH_TYPE: the auth_type "v3oidcpassword" is not supported`, "password, v3password and v3applicationcredential"},
 		},
-		{
-			name:  "an interface that no catalog has is not taken for public",
-			env:   with("OS_INTERFACE", "intern"),
-			atNew: true, want: []string{"OS_INTERFACE", `"intern"`, "public, internal, admin"},
-		},
-		{
-			name:  "an authority's file that is not there",
-			env:   with("OS_CACERT", "@HERE/ca.pem"),
-			atNew: true, want: []string{"ca.pem", "no such file"},
-		},
+		{name: "an unknown interface is not replaced by public", env: with("OS_INTERFACE", "intern"), atNew: true, want: []string{"OS_INTERFACE", `"intern"`, "public, internal, admin"}},
+		{name: "a missing file of authorities", env: with("OS_CACERT", "@HERE/ca.pem"), atNew: true, want: []string{"ca.pem", "no such file"}},
 		{
 			name:  "a cloud that clouds.yaml does not have",
 			cfg:   openstack.Config{Cloud: "yours"},
@@ -433,37 +389,16 @@ func TestLoginThatCannotSucceed(t *testing.T) {
 			atNew: true, want: []string{`cloud "mine"`, "auth_url"},
 		},
 		{
-			name:  "a cloud that has a token alone, which cannot be renewed",
+			name:  "a cloud with only a token, which cannot be renewed",
 			cfg:   openstack.Config{Cloud: "mine"},
 			files: map[string]string{"clouds.yaml": "clouds: {mine: {auth_type: token, auth: {auth_url: @AUTH, token: gAAAAAstale, project_name: service}}}"},
 			atNew: true, want: []string{`cloud "mine"`, "password"},
 		},
-		{
-			name:  "no clouds.yaml",
-			cfg:   openstack.Config{Cloud: "mine", CloudsFile: "@HERE/clouds.yaml"},
-			atNew: true, want: []string{`cloud "mine"`, "@HERE/clouds.yaml"},
-		},
-		{
-			name:  "a clouds.yaml that is no YAML",
-			cfg:   openstack.Config{Cloud: "mine"},
-			files: map[string]string{"clouds.yaml": "clouds: {mine"},
-			atNew: true, want: []string{`cloud "mine"`, "yaml"},
-		},
-		{
-			name: "a wrong password",
-			env:  with("OS_PASSWORD", password+"!"),
-			want: []string{"keystone refuses the login of authenticator", "the OS_* variables"},
-		},
-		{
-			name: "a wrong domain",
-			env:  with("OS_USER_DOMAIN_NAME", "Abroad"),
-			want: []string{"keystone refuses the login of authenticator"},
-		},
-		{
-			name: "a project in which the account has no role",
-			env:  with("OS_PROJECT_NAME", "workloads"),
-			want: []string{"keystone refuses the login of authenticator", "project"},
-		},
+		{name: "no clouds.yaml", cfg: openstack.Config{Cloud: "mine", CloudsFile: "@HERE/clouds.yaml"}, atNew: true, want: []string{`cloud "mine"`, "@HERE/clouds.yaml"}},
+		{name: "a clouds.yaml that is not YAML", cfg: openstack.Config{Cloud: "mine"}, files: map[string]string{"clouds.yaml": "clouds: {mine"}, atNew: true, want: []string{`cloud "mine"`, "yaml"}},
+		{name: "a wrong password", env: with("OS_PASSWORD", password+"!"), want: []string{"keystone refuses the login of authenticator", "the OS_* variables"}},
+		{name: "a wrong domain", env: with("OS_USER_DOMAIN_NAME", "Abroad"), want: []string{"keystone refuses the login of authenticator"}},
+		{name: "a project in which the account has no role", env: with("OS_PROJECT_NAME", "workloads"), want: []string{"keystone refuses the login of authenticator", "project"}},
 		{
 			name: "a wrong secret of an application credential",
 			env:  map[string]string{"OS_AUTH_URL": "@AUTH", "OS_APPLICATION_CREDENTIAL_ID": "credential-id", "OS_APPLICATION_CREDENTIAL_SECRET": secret + "!"},
@@ -474,22 +409,14 @@ func TestLoginThatCannotSucceed(t *testing.T) {
 			env:  map[string]string{"OS_AUTH_URL": "@AUTH", "OS_APPLICATION_CREDENTIAL_ID": "gone-id", "OS_APPLICATION_CREDENTIAL_SECRET": secret},
 			want: []string{"keystone knows no application credential gone-id"},
 		},
-		{
-			name: "a region that does not exist",
-			env:  with("OS_REGION_NAME", "RegionThree"),
-			want: []string{"no public endpoint of type compute in region RegionThree", "RegionOne, RegionTwo"},
-		},
+		{name: "a region that does not exist", env: with("OS_REGION_NAME", "RegionThree"), want: []string{"no public endpoint of type compute in region RegionThree", "RegionOne, RegionTwo"}},
 		{
 			name: "an interface that the catalog does not have",
 			cfg:  openstack.Config{Interface: "admin"},
 			env:  with("OS_INTERFACE", "public"),
 			want: []string{"no admin endpoint of type compute", "internal, public"},
 		},
-		{
-			name:  "an auth_url that is no URL",
-			env:   with("OS_AUTH_URL", "127.0.0.1:5000/v3"),
-			atNew: true, want: []string{"auth_url", `"127.0.0.1:5000/v3"`},
-		},
+		{name: "an auth_url that is no URL", env: with("OS_AUTH_URL", "127.0.0.1:5000/v3"), atNew: true, want: []string{"auth_url", `"127.0.0.1:5000/v3"`}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			f := newFront(t, startCloud(t))
@@ -522,7 +449,7 @@ func TestLoginThatCannotSucceed(t *testing.T) {
 			checkBroken(t, err)
 			for _, want := range test.want {
 				if want = fill(want, f, dir); err != nil && !strings.Contains(err.Error(), want) {
-					t.Errorf("the error %q does not tell of %q", err, want)
+					t.Errorf("the error %q does not contain %q", err, want)
 				}
 			}
 		})
@@ -533,7 +460,7 @@ func TestPrivateAuthority(t *testing.T) {
 	cloud := startCloud(t)
 	f, ca := newTLSFront(t, cloud)
 
-	t.Run("unknown, it is refused before a password was sent, with what to do", func(t *testing.T) {
+	t.Run("an unknown authority is refused before a password is sent", func(t *testing.T) {
 		c := newClient(t, as("authenticator", "service", f.authURL()), config(), openstack.Options{})
 		_, err := c.Connect(t.Context())
 		if !isSetup(err) || !strings.Contains(err.Error(), "OS_CACERT") || !strings.Contains(err.Error(), "cacert of clouds.yaml") {
@@ -541,10 +468,10 @@ func TestPrivateAuthority(t *testing.T) {
 		}
 		checkBroken(t, err)
 		if f.lastLogin() != "{}" {
-			t.Error("a login was sent to a server that is not trusted")
+			t.Error("a login was sent to an untrusted server")
 		}
 	})
-	t.Run("in OS_CACERT, all works", func(t *testing.T) {
+	t.Run("an authority in OS_CACERT", func(t *testing.T) {
 		env := as("authenticator", "service", f.authURL())
 		env["OS_CACERT"] = ca
 		c := newClient(t, env, config(), openstack.Options{})
@@ -557,7 +484,7 @@ func TestPrivateAuthority(t *testing.T) {
 			t.Errorf("the instance (-want +got):\n%s", diff)
 		}
 	})
-	t.Run("in cacert of clouds.yaml, all works", func(t *testing.T) {
+	t.Run("an authority in cacert of clouds.yaml", func(t *testing.T) {
 		cleanEnvironment(t)
 		writeFiles(t, ".", map[string]string{"clouds.yaml": strings.Replace(fill(cloudsYAML, f, ""), "region_name: RegionOne", "cacert: "+ca, 1)})
 		cfg := config()
@@ -569,7 +496,7 @@ func TestPrivateAuthority(t *testing.T) {
 		defer c.Close()
 		mustFind(t, c, web)
 	})
-	t.Run("in OS_CACERT alone, it is not known for a named cloud, which says so", func(t *testing.T) {
+	t.Run("OS_CACERT is not read with a named cloud", func(t *testing.T) {
 		cleanEnvironment(t)
 		writeFiles(t, ".", map[string]string{"clouds.yaml": fill(cloudsYAML, f, "")})
 		c := newFrom(t, map[string]string{"OS_CLOUD": "mine", "OS_CACERT": ca})
@@ -580,21 +507,21 @@ func TestPrivateAuthority(t *testing.T) {
 			t.Errorf("the warnings are %q", got)
 		}
 		if c.Unverified() {
-			t.Error("the client says that it looks at no certificate")
+			t.Error("Unverified is true")
 		}
 	})
-	t.Run("unknown, and not looked at, the client says so", func(t *testing.T) {
+	t.Run("verify: false in clouds.yaml", func(t *testing.T) {
 		cleanEnvironment(t)
 		writeFiles(t, ".", map[string]string{"clouds.yaml": strings.Replace(fill(cloudsYAML, f, ""), "region_name: RegionOne", "verify: false", 1)})
 		c := newFrom(t, map[string]string{"OS_CLOUD": "mine"})
 		mustFind(t, c, web)
 		if !c.Unverified() {
-			t.Error("the client does not say that it looks at no certificate")
+			t.Error("Unverified is false")
 		}
 	})
 }
 
-// newFrom is a client of the environment as it is, and a few variables more.
+// newFrom returns a client of the current environment with more variables.
 func newFrom(t *testing.T, env map[string]string) *openstack.Client {
 	t.Helper()
 	setenv(t, env)
@@ -606,7 +533,7 @@ func newFrom(t *testing.T, env map[string]string) *openstack.Client {
 	return c
 }
 
-// OS_CERT and OS_KEY are what we show to a cloud that asks who calls.
+// A cloud may require the client certificate of OS_CERT and OS_KEY.
 func TestClientCertificate(t *testing.T) {
 	cloud := startCloud(t)
 	f := prepareFront(t, cloud)

@@ -16,7 +16,7 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/simulator"
 )
 
-// wiretap accepts connections and keeps what is sent to it.
+// wiretap accepts connections and records what it receives.
 type wiretap struct {
 	net.Listener
 	mu   sync.Mutex
@@ -89,8 +89,8 @@ func (f *front) tamper(change func(r *http.Request, status int, body []byte) []b
 	})
 }
 
-// No byte of a password or token leaves for another scheme or host than those that the
-// configuration and the catalog name, whatever Keystone and Nova answer.
+// No password or token is sent to another scheme or host than those of the configuration and the catalog, whatever
+// Keystone and Nova answer.
 func TestNoSecretGoesElsewhere(t *testing.T) {
 	links := func(to string) func(self string, body []byte) []byte {
 		return func(self string, body []byte) []byte { return bytes.ReplaceAll(body, []byte(self), []byte(to)) }
@@ -161,7 +161,7 @@ func TestNoSecretGoesElsewhere(t *testing.T) {
 			tt.answer(f, tap.Addr().String())
 			env := as("authenticator", "service", f.URL+tt.address)
 			env["OS_CACERT"] = ca
-			c := newClient(t, env, config(), openstack.Options{Callers: []string{"somebody-id"}, ProjectNames: true})
+			c := newClient(t, env, config(), openstack.Options{Callers: []string{"unproven-id"}, ProjectNames: true})
 			_, err := c.Connect(t.Context())
 			if tt.works != (err == nil) {
 				t.Errorf("Connect = %v, want it to work: %t", err, tt.works)
@@ -170,10 +170,10 @@ func TestNoSecretGoesElsewhere(t *testing.T) {
 			if tt.works {
 				mustFind(t, c, web)
 			}
-			_, _ = c.Caller(t.Context(), "gAAAAAtoken-of-a-caller", somebody)
+			_, _ = c.Caller(t.Context(), "gAAAAAtoken-of-a-caller", unproven)
 			_, _, _ = c.Project(t.Context(), "workloads-id")
 			if seen := tap.text(); seen != "" {
-				t.Errorf("elsewhere this arrived:\n%s", seen)
+				t.Errorf("the other host received:\n%s", seen)
 			}
 		})
 	}
@@ -190,8 +190,8 @@ func redirect(f *front, method, to string) {
 	})
 }
 
-// A link to a path that is on the far side of a proxy alone is not followed.
-func TestLinkIntoNowhere(t *testing.T) {
+// A path that exists only behind a proxy is not used.
+func TestVersionLinkThatDoesNotAnswerIsNotUsed(t *testing.T) {
 	shape := shaped{identity: "/identity", compute: "/compute", endpoint: "/compute"}
 	server := shape.start(t, startCloud(t))
 	far := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -215,11 +215,10 @@ func TestLinkIntoNowhere(t *testing.T) {
 	mustFind(t, c, web)
 }
 
-// shaped is a cloud whose Keystone and Nova stand below other paths, and whose catalog
-// has other endpoints.
+// shaped is a cloud with other paths of Keystone and Nova, and other endpoints in its catalog.
 type shaped struct {
 	identity, compute string // prefixes
-	endpoint          string // of the catalog, behind the server's URL
+	endpoint          string // of the catalog, after the server's URL
 	rootless          bool   // the roots have no documents
 }
 
@@ -240,7 +239,7 @@ func (s shaped) start(t *testing.T, cloud *simulator.Cloud) *httptest.Server {
 			http.NotFound(w, r)
 			return
 		}
-		// Nova takes the project's ID behind the version, or nothing.
+		// Nova accepts the project's ID after the version.
 		path = strings.Replace(path, "/v2.1/"+projectHex, "/v2.1", 1)
 		moved := r.Clone(r.Context())
 		moved.URL.Path = path
@@ -298,7 +297,7 @@ func TestEndpoints(t *testing.T) {
 			info, err := c.Connect(t.Context())
 			if tt.err != "" {
 				if err == nil || !strings.Contains(err.Error(), tt.err) {
-					t.Errorf("Connect = %v, want it to tell of %q", err, tt.err)
+					t.Errorf("Connect = %v, want %q in it", err, tt.err)
 				}
 				return
 			}
@@ -316,7 +315,6 @@ func TestEndpoints(t *testing.T) {
 	}
 }
 
-// A login that gets no scope says so, and what to set.
 func TestLoginWithoutScope(t *testing.T) {
 	f := newFront(t, startCloud(t))
 	f.tamper(func(r *http.Request, status int, body []byte) []byte {
@@ -358,6 +356,6 @@ func TestEndpointOverrides(t *testing.T) {
 	c := newClient(t, env, config(), openstack.Options{ProjectNames: true})
 	connect(t, c)
 	if all := strings.Join(asked, "\n"); !strings.Contains(all, "POST /identity/v3/auth/tokens") || !strings.Contains(all, "GET /RegionTwo/internal/identity/v3/projects/") {
-		t.Errorf("asked was\n%s", all)
+		t.Errorf("the requests were\n%s", all)
 	}
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/gophercloud/gophercloud/v2"
 
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/secret"
 )
 
@@ -22,6 +23,9 @@ var (
 	errRedirect  = errors.New("the answer is a redirect, which is not followed, because the token would be sent elsewhere")
 	errElsewhere = errors.New("a request with a secret was refused: neither the configuration nor the catalog names its host")
 	errUntold    = errors.New("the cloud does not tell whether the account has the right")
+
+	errRejected error = &attest.Denied{Reason: attest.CallerUnknown, Detail: "keystone rejected the token"}
+	errTooMany  error = &attest.Failure{Reason: attest.ThrottledCallers, Err: errors.New("too many invalid tokens recently, or too many checks waiting")}
 )
 
 // SetupError is a failure that a retry does not repair: the credentials, the catalog or the rights of the account do not

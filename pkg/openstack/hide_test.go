@@ -12,9 +12,9 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/openstack"
 )
 
-// What a cloud answers, and where its catalog leads, can repeat a password or have
-// one of its own. Neither is in an error, in the log, or in what check prints.
-func TestAnswersWithSecrets(t *testing.T) {
+// The answers and the catalog of a cloud may repeat our password or contain another. Neither is in an error, in the log,
+// or in the Info.
+func TestSecretsInAnswersAreNotShown(t *testing.T) {
 	const word, other = "tr0Ub4dor-MARK-3xK9", "c4talog-MARK-w0rd"
 	echo := func(w http.ResponseWriter, r *http.Request, status int) {
 		body, _ := io.ReadAll(r.Body)
@@ -63,11 +63,11 @@ func TestAnswersWithSecrets(t *testing.T) {
 			said := fmt.Sprintf("%+v\n%v\n%v\n%s", info, err, client.Check(t.Context()), log.String())
 			for _, secret := range []string{word, other, "gAAAA"} {
 				if strings.Contains(said, secret) {
-					t.Errorf("%s is seen:\n%s", secret, said)
+					t.Errorf("the secret %s is shown:\n%s", secret, said)
 				}
 			}
 			if !strings.Contains(said, "(not shown)") {
-				t.Errorf("nothing was taken out:\n%s", said)
+				t.Errorf("nothing was hidden:\n%s", said)
 			}
 		})
 	}

@@ -15,10 +15,10 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
 )
 
-// nova is a cloud that answers each call after a time, and counts.
+// nova answers each call after a time, and counts the calls.
 type nova struct {
 	takes  time.Duration
-	deaf   bool // does not end when it is told to
+	deaf   bool // ignores the end of the context
 	answer func(attest.InstanceID) (attest.Instance, error)
 
 	mu                       sync.Mutex
@@ -62,7 +62,7 @@ func (n *nova) counts() (calls, most, gaveUp int) {
 func (n *nova) expect(t *testing.T, calls, gaveUp int) {
 	t.Helper()
 	if c, _, g := n.counts(); c != calls || g != gaveUp {
-		t.Errorf("there were %d calls, of which %d were given up, want %d and %d", c, g, calls, gaveUp)
+		t.Errorf("there were %d calls, of which %d were canceled, want %d and %d", c, g, calls, gaveUp)
 	}
 }
 
@@ -77,7 +77,7 @@ func server(t *testing.T, n int) attest.InstanceID {
 
 func caller(n int) netip.Addr { return netip.AddrFrom4([4]byte{198, 18, byte(n >> 8), byte(n)}) }
 
-// inBubble runs a test in fake time with lookups that are closed at its end.
+// inBubble runs a test in fake time, and closes the lookups at its end.
 func inBubble(t *testing.T, n *nova, concurrent int, test func(t *testing.T, l *lookups)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -85,7 +85,7 @@ func inBubble(t *testing.T, n *nova, concurrent int, test func(t *testing.T, l *
 		defer func() {
 			l.close()
 			if l.inFlight() != 0 || len(l.flights) != 0 {
-				t.Errorf("after all, %d are in flight, of %d instances", l.inFlight(), len(l.flights))
+				t.Errorf("at the end %d lookups of %d instances are in flight", l.inFlight(), len(l.flights))
 			}
 		}()
 		test(t, l)
@@ -95,22 +95,22 @@ func inBubble(t *testing.T, n *nova, concurrent int, test func(t *testing.T, l *
 // pass lets time go by in a bubble.
 func pass(d time.Duration) { <-time.After(d) }
 
-// proven asks for a caller that has proven who it is, and gives the error.
+// proven asks as a proven caller, and returns the error.
 func proven(t *testing.T, l *lookups, id attest.InstanceID) error {
 	t.Helper()
 	in, err := l.get(t.Context(), id, netip.Addr{})
 	if err == nil && in.ID != id {
-		t.Errorf("asked for %s, was given %s", id, in.ID)
+		t.Errorf("asked for %s, got %s", id, in.ID)
 	}
 	return err
 }
 
-// patient asks and gives the error; impatient leaves after a time.
+// patient asks and returns the error. impatient leaves after a time.
 func patient(t *testing.T, l *lookups, id attest.InstanceID, who int) error {
 	t.Helper()
 	in, err := l.get(t.Context(), id, caller(who))
 	if err == nil && in.ID != id {
-		t.Errorf("asked for %s, was given %s", id, in.ID)
+		t.Errorf("asked for %s, got %s", id, in.ID)
 	}
 	return err
 }
@@ -120,11 +120,11 @@ func impatient(t *testing.T, l *lookups, id attest.InstanceID, who int, leaves t
 	ctx, cancel := context.WithTimeout(t.Context(), leaves)
 	defer cancel()
 	if _, err := l.get(ctx, id, caller(who)); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("who left got %v", err)
+		t.Errorf("the caller that left got %v", err)
 	}
 }
 
-func TestManyQuestionsAboutOneInstanceAreOneCall(t *testing.T) {
+func TestConcurrentLookupsOfOneInstanceShareACall(t *testing.T) {
 	n := &nova{takes: time.Second}
 	inBubble(t, n, 64, func(t *testing.T, l *lookups) {
 		var asking sync.WaitGroup
@@ -137,18 +137,18 @@ func TestManyQuestionsAboutOneInstanceAreOneCall(t *testing.T) {
 		}
 		synctest.Wait()
 		if got := l.inFlight(); got != 1 {
-			t.Errorf("%d are in flight, want 1", got)
+			t.Errorf("%d lookups are in flight, want 1", got)
 		}
 		asking.Wait()
 		n.expect(t, 1, 0)
 	})
 }
 
-func TestCallerWhoHangsUpFailsNobodyElse(t *testing.T) {
+func TestCallerThatLeavesFailsNoOther(t *testing.T) {
 	n := &nova{takes: time.Second}
 	inBubble(t, n, 64, func(t *testing.T, l *lookups) {
 		var asking sync.WaitGroup
-		asking.Go(func() { impatient(t, l, server(t, 1), 0, 500*time.Millisecond) }) // began it
+		asking.Go(func() { impatient(t, l, server(t, 1), 0, 500*time.Millisecond) }) // starts the call
 		synctest.Wait()
 		for i := range 99 {
 			asking.Go(func() {
@@ -164,7 +164,7 @@ func TestCallerWhoHangsUpFailsNobodyElse(t *testing.T) {
 	})
 }
 
-func TestCallThatNobodyWaitsForIsGivenUp(t *testing.T) {
+func TestCallIsCanceledWhenAllCallersHaveLeft(t *testing.T) {
 	n := &nova{takes: time.Second}
 	inBubble(t, n, 64, func(t *testing.T, l *lookups) {
 		var asking sync.WaitGroup
@@ -172,30 +172,30 @@ func TestCallThatNobodyWaitsForIsGivenUp(t *testing.T) {
 			asking.Go(func() { impatient(t, l, server(t, 1), i, 500*time.Millisecond) })
 		}
 		asking.Wait()
-		// At the same moment, before the call has noticed.
+		// At the same moment, before the call has ended.
 		if err := patient(t, l, server(t, 1), 0); err != nil {
-			t.Errorf("a newcomer got %v", err)
+			t.Errorf("a new caller got %v", err)
 		}
 		n.expect(t, 2, 1)
 	})
 }
 
-// The newcomer's call is its own, also while the one before refuses to end.
-func TestNewcomerGetsAFreshCall(t *testing.T) {
+// A new caller starts its own call, even while the canceled one continues.
+func TestNewCallerDoesNotJoinACanceledCall(t *testing.T) {
 	n := &nova{takes: time.Second, deaf: true}
 	inBubble(t, n, 64, func(t *testing.T, l *lookups) {
 		impatient(t, l, server(t, 1), 0, 900*time.Millisecond)
 		began := time.Now()
 		in, err := l.get(t.Context(), server(t, 1), caller(0))
 		if err != nil || in.Created.Before(began.Add(time.Second)) {
-			t.Errorf("the newcomer was given what was known at %v, %v; it came at %v", in.Created, err, began)
+			t.Errorf("the new caller got the record of %v, %v; it came at %v", in.Created, err, began)
 		}
 		n.expect(t, 2, 0)
 	})
 }
 
-// A record may be two seconds old: a flight that is older takes nobody up.
-func TestOldFlightTakesNobodyUp(t *testing.T) {
+// A record may be two seconds old, so a new caller joins no older flight.
+func TestNewCallerDoesNotJoinAnOldCall(t *testing.T) {
 	n := &nova{takes: 2500 * time.Millisecond}
 	inBubble(t, n, 64, func(t *testing.T, l *lookups) {
 		var asking sync.WaitGroup
@@ -209,7 +209,7 @@ func TestOldFlightTakesNobodyUp(t *testing.T) {
 		}
 		asking.Wait()
 		n.expect(t, 2, 0)
-		// What the second flight found is good for what remains of its two seconds: none.
+		// The record of the second flight is two seconds old, too.
 		if err := proven(t, l, server(t, 1)); err != nil {
 			t.Error(err)
 		}
@@ -217,7 +217,7 @@ func TestOldFlightTakesNobodyUp(t *testing.T) {
 	})
 }
 
-func TestOneAddressHasEightLookups(t *testing.T) {
+func TestOneAddressHasEightLookupsInFlight(t *testing.T) {
 	n := &nova{takes: time.Second}
 	inBubble(t, n, 64, func(t *testing.T, l *lookups) {
 		var asking sync.WaitGroup
@@ -252,8 +252,8 @@ func TestOneAddressHasEightLookups(t *testing.T) {
 	})
 }
 
-// An address that asks and hangs up at once has no more calls than one that waits.
-func TestHangingUpDoesNotMakeRoom(t *testing.T) {
+// An address that leaves at once gets no more calls than one that waits.
+func TestLeavingDoesNotFreeALookup(t *testing.T) {
 	n := &nova{takes: time.Second, deaf: true}
 	inBubble(t, n, 64, func(t *testing.T, l *lookups) {
 		refused := 0
@@ -277,7 +277,7 @@ func TestHangingUpDoesNotMakeRoom(t *testing.T) {
 }
 
 func TestCallsInFlightAreBounded(t *testing.T) {
-	t.Run("who has to wait is served in the end", func(t *testing.T) {
+	t.Run("waiting callers get an answer", func(t *testing.T) {
 		n := &nova{takes: 900 * time.Millisecond}
 		inBubble(t, n, 6, func(t *testing.T, l *lookups) { // one of them is reserved
 			var asking sync.WaitGroup
@@ -294,7 +294,7 @@ func TestCallsInFlightAreBounded(t *testing.T) {
 			}
 		})
 	})
-	t.Run("who has to wait for too long is told", func(t *testing.T) {
+	t.Run("callers that wait too long get an error", func(t *testing.T) {
 		n := &nova{takes: time.Hour, deaf: true}
 		inBubble(t, n, 6, func(t *testing.T, l *lookups) { // one of them is reserved
 			began := time.Now()
@@ -315,7 +315,7 @@ func TestCallsInFlightAreBounded(t *testing.T) {
 				t.Errorf("it took %v, want 3s", took)
 			}
 			if calls, _, _ := n.counts(); calls != 5 || told.Load() != 45 {
-				t.Errorf("there were %d calls, and %d callers were told that there is no room, want 5 and 45", calls, told.Load())
+				t.Errorf("there were %d calls, and %d callers reached the limit, want 5 and 45", calls, told.Load())
 			}
 		})
 	})
@@ -328,16 +328,16 @@ func TestLookupEndsAtItsTimeout(t *testing.T) {
 			began := time.Now()
 			err := patient(t, l, server(t, 1), 1)
 			if err == nil || errors.Is(err, attest.ErrNoInstance) {
-				t.Errorf("a call that does not end gave %v", err)
+				t.Errorf("a call that does not end returned %v", err)
 			}
 			if took := time.Since(began); took > 3*time.Second+lateness {
-				t.Errorf("it took %v, want 3s; the call hears of it: %t", took, !deaf)
+				t.Errorf("it took %v, want 3s; the call ends with its context: %t", took, !deaf)
 			}
 		})
 	}
 }
 
-func TestWhatIsKept(t *testing.T) {
+func TestAnswersToProvenCallersAreCached(t *testing.T) {
 	var answer error
 	n := &nova{takes: 500 * time.Millisecond}
 	n.answer = func(id attest.InstanceID) (attest.Instance, error) { return attest.Instance{ID: id}, answer }
@@ -370,8 +370,7 @@ func TestWhatIsKept(t *testing.T) {
 	})
 }
 
-// A verdict takes the place of the one before, whichever it is.
-func TestLaterVerdictReplacesTheEarlier(t *testing.T) {
+func TestLaterAnswerReplacesTheEarlier(t *testing.T) {
 	answer := attest.ErrNoInstance
 	n := &nova{}
 	n.answer = func(id attest.InstanceID) (attest.Instance, error) { return attest.Instance{ID: id}, answer }
@@ -386,7 +385,7 @@ func TestLaterVerdictReplacesTheEarlier(t *testing.T) {
 			t.Fatal(err)
 		}
 		if _, kept := l.unknown.get(id, time.Now().Add(-unknownFor)); kept {
-			t.Error("an instance that was found is still kept as unknown")
+			t.Error("an instance that was found is still cached as unknown")
 		}
 		pass(freshFor)
 		answer = attest.ErrNoInstance
@@ -394,13 +393,13 @@ func TestLaterVerdictReplacesTheEarlier(t *testing.T) {
 			t.Fatal(err)
 		}
 		if _, kept := l.found.get(id, time.Now().Add(-freshFor)); kept {
-			t.Error("an instance that is gone is still kept as found")
+			t.Error("a deleted instance is still cached as found")
 		}
 	})
 }
 
-// Flights that others took the place of are ended, too.
-func TestCloseEndsAllFlights(t *testing.T) {
+// Flights that were replaced by newer ones are canceled, too.
+func TestCloseCancelsAllCalls(t *testing.T) {
 	n := &nova{takes: time.Hour}
 	synctest.Test(t, func(t *testing.T) {
 		l := newLookups(n.ask, Plan{timeout: time.Minute, maxConcurrent: 64}, time.Now)
@@ -408,11 +407,11 @@ func TestCloseEndsAllFlights(t *testing.T) {
 		for i := range 10 {
 			asking.Go(func() {
 				if err := patient(t, l, server(t, i/2), i); err == nil {
-					t.Error("a call that was ended gave a record")
+					t.Error("a canceled call returned a record")
 				}
 			})
 			if i%2 == 0 {
-				pass(freshFor) // the next is a flight of its own
+				pass(freshFor) // the next caller starts a flight
 			}
 		}
 		synctest.Wait()
@@ -429,9 +428,9 @@ func TestCloseEndsAllFlights(t *testing.T) {
 	})
 }
 
-// Strangers who ask for many instances must not keep those out who were
-// recognised, also not from an instance that a stranger asked for first.
-func TestAShareOfTheCallsIsReserved(t *testing.T) {
+// Unproven callers that ask for many instances cannot keep proven ones out, also of an instance that an unproven caller
+// asked for first.
+func TestPartOfTheCallsIsReservedForProvenCallers(t *testing.T) {
 	n := &nova{takes: time.Second}
 	inBubble(t, n, 8, func(t *testing.T, l *lookups) {
 		var asking sync.WaitGroup
@@ -440,26 +439,26 @@ func TestAShareOfTheCallsIsReserved(t *testing.T) {
 		}
 		synctest.Wait()
 		if calls, most, _ := n.counts(); calls != 6 || most != 6 {
-			t.Errorf("strangers make %d calls, %d at a time, want 6 of 8", calls, most)
+			t.Errorf("unproven callers make %d calls, %d at a time, want 6 of 8", calls, most)
 		}
-		recognised := func(id attest.InstanceID) {
+		accepted := func(id attest.InstanceID) {
 			if in, err := l.get(t.Context(), id, netip.Addr{}); err != nil || in.ID != id {
-				t.Errorf("who was recognised got %v, %v", in.ID, err)
+				t.Errorf("a proven caller got %v, %v", in.ID, err)
 			}
 		}
 		began := time.Now()
-		asking.Go(func() { recognised(server(t, 100)) })
-		asking.Go(func() { recognised(server(t, 19)) }) // for which an unproven caller waits
+		asking.Go(func() { accepted(server(t, 100)) })
+		asking.Go(func() { accepted(server(t, 19)) }) // for which an unproven caller waits
 		asking.Wait()
 		if took := time.Since(began); took != time.Second {
-			t.Errorf("who was recognised waited %v, want 1s", took)
+			t.Errorf("proven callers waited %v, want 1s", took)
 		}
 	})
 }
 
-// An attacker with many addresses keeps an instance elsewhere waiting for no longer than
-// one call, and fails none. Nova answers in 0.2 s.
-func TestAnAttackerDelaysOthersByOneCall(t *testing.T) {
+// An attacker with many addresses delays an instance of another network by one call at most, and makes none fail. Nova
+// answers in 0.2 s.
+func TestAttackerDelaysOthersByOneCall(t *testing.T) {
 	v6 := func(subnet, host int) netip.Addr {
 		return netip.AddrFrom16([16]byte{0x20, 1, 0xd, 0xb8, 0, 0, byte(subnet >> 8), byte(subnet), 14: byte(host >> 8), 15: byte(host)})
 	}
@@ -474,6 +473,9 @@ func TestAnAttackerDelaysOthersByOneCall(t *testing.T) {
 		{"fifty IPv4 addresses all over", 50, func(i int) netip.Addr { return netip.AddrFrom4([4]byte{198, 18, byte(i), 7}) }},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			if testing.Short() && tt.addresses > 50 {
+				t.Skip("takes seconds")
+			}
 			n := &nova{takes: 200 * time.Millisecond}
 			inBubble(t, n, 64, func(t *testing.T, l *lookups) {
 				ctx, end := context.WithCancel(t.Context())
@@ -493,10 +495,10 @@ func TestAnAttackerDelaysOthersByOneCall(t *testing.T) {
 				for who := range 20 {
 					began := time.Now()
 					if err := patient(t, l, server(t, who), 0x100*(100+who)); err != nil {
-						t.Errorf("an instance elsewhere: %v", err)
+						t.Errorf("an instance of another network: %v", err)
 					}
 					if took := time.Since(began); took > 2*n.takes {
-						t.Errorf("an instance elsewhere waited %v, of which its own call took %v", took, n.takes)
+						t.Errorf("an instance of another network waited %v, its own call took %v", took, n.takes)
 					}
 					pass(30 * time.Millisecond)
 				}
@@ -507,7 +509,7 @@ func TestAnAttackerDelaysOthersByOneCall(t *testing.T) {
 	}
 }
 
-// Instances that share a /64, as those of a subnet do, boot together.
+// Instances of a subnet share a /64, and boot at the same time.
 func TestInstancesOfOneSubnetBootTogether(t *testing.T) {
 	n := &nova{takes: 200 * time.Millisecond}
 	inBubble(t, n, 64, func(t *testing.T, l *lookups) {
@@ -524,7 +526,7 @@ func TestInstancesOfOneSubnetBootTogether(t *testing.T) {
 	})
 }
 
-func TestTheRecognisedAreNotCountedByAddress(t *testing.T) {
+func TestProvenCallersHaveNoLimitByAddress(t *testing.T) {
 	n := &nova{takes: time.Second}
 	inBubble(t, n, 64, func(t *testing.T, l *lookups) {
 		var asking sync.WaitGroup
@@ -539,9 +541,9 @@ func TestTheRecognisedAreNotCountedByAddress(t *testing.T) {
 	})
 }
 
-// Nova asks us five times for a config drive, one after the other, and waits a
-// second for each: who is recognised and leaves finds the answer when he comes back.
-func TestTheFiveCallsOfAConfigDrive(t *testing.T) {
+// For a config drive Nova asks five times, one after the other, and waits a second for each answer. A proven caller that
+// left finds the answer when it retries.
+func TestRetriesForAConfigDriveFindTheAnswer(t *testing.T) {
 	n := &nova{takes: 1500 * time.Millisecond}
 	inBubble(t, n, 64, func(t *testing.T, l *lookups) {
 		var answered int
@@ -553,7 +555,7 @@ func TestTheFiveCallsOfAConfigDrive(t *testing.T) {
 			cancel()
 		}
 		if answered != 4 {
-			t.Errorf("%d of five were answered, want all but the first", answered)
+			t.Errorf("%d of five requests were answered, want all but the first", answered)
 		}
 		n.expect(t, 1, 0)
 	})

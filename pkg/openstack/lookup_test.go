@@ -48,7 +48,7 @@ func TestRightsChooseTheLookup(t *testing.T) {
 			sees: []string{web}, doesNot: []string{foreign, unknown},
 		},
 		{
-			name: "a project's reader may be meant", user: "reader", project: "workloads", lookup: openstack.LookupShow,
+			name: "show chosen by the operator, for a project's reader", user: "reader", project: "workloads", lookup: openstack.LookupShow,
 			want: openstack.Info{Lookup: openstack.LookupShow, Narrow: true}, scope: "of project workloads alone",
 			sees: []string{web}, doesNot: []string{foreign, unknown},
 		},
@@ -74,7 +74,6 @@ func TestRightsChooseTheLookup(t *testing.T) {
 	}
 }
 
-// Both ways of the lookup give the same record.
 func TestRecord(t *testing.T) {
 	cloud := startCloud(t)
 	for name, c := range map[string]*openstack.Client{
@@ -109,7 +108,7 @@ func TestUpperCaseNeverReachesNova(t *testing.T) {
 	}
 }
 
-// The list is asked for one ID, and for nothing that would show what is deleted.
+// The query has one ID, and nothing that would include deleted servers.
 func TestListAsksForOneID(t *testing.T) {
 	cloud := startCloud(t)
 	c := newLister(t, cloud, openstack.Options{})
@@ -125,7 +124,7 @@ func TestListAsksForOneID(t *testing.T) {
 	}
 }
 
-func TestListThatLosesItsRights(t *testing.T) {
+func TestListRightsThatAreRevoked(t *testing.T) {
 	for _, test := range []struct {
 		name    string
 		policy  simulator.Policy
@@ -136,7 +135,7 @@ func TestListThatLosesItsRights(t *testing.T) {
 		{"the uuid filter, with two servers in the cloud", simulator.Policy{GetAllTenants: true}, []string{web, foreign}, policyFilters},
 		{"the uuid filter, with another's server alone in the cloud", simulator.Policy{GetAllTenants: true}, []string{foreign}, policyFilters},
 	} {
-		t.Run("the right to "+test.name+" is withdrawn while we run", func(t *testing.T) {
+		t.Run("the right to "+test.name+" is revoked while the server runs", func(t *testing.T) {
 			cloud := startCloud(t)
 			c := newLister(t, cloud, openstack.Options{})
 			cloud.SetPolicy(test.policy)
@@ -166,7 +165,7 @@ func TestListThatLosesItsRights(t *testing.T) {
 	}
 }
 
-// completeRecord is web as a JSON object with all that is needed.
+// completeRecord returns web as a JSON object with all required keys.
 func completeRecord() map[string]any {
 	return map[string]any{
 		"id": web, "name": "web-1", "status": "ACTIVE", "tenant_id": "workloads-id", "user_id": "user-id",
@@ -191,9 +190,8 @@ func marshal(t *testing.T, v any) []byte {
 
 type object = map[string]any
 
-// Whatever Nova answers, it is a failure if it cannot be used: never a verdict,
-// never another server's record, never later than the timeout.
-func TestAnswersThatCannotBeUsed(t *testing.T) {
+// An answer that cannot be used is a failure: not a denial, not another server's record, and not later than the timeout.
+func TestInvalidAnswersAreFailures(t *testing.T) {
 	type row struct {
 		name string
 		simulator.Fault
@@ -266,7 +264,7 @@ func TestAnswersThatCannotBeUsed(t *testing.T) {
 			row{"a record of more than a mebibyte", wrap(change("name", huge))},
 			row{"an empty record", wrap(object{})},
 			row{"another server", wrap(change("id", foreign))},
-			row{"an ID that is none", wrap(change("id", "detail"))},
+			row{"an invalid ID", wrap(change("id", "detail"))},
 			row{"an empty ID", wrap(change("id", ""))},
 			row{"a number for an ID", wrap(change("id", 7))},
 			row{"status UNKNOWN, of a cell that is down", wrap(change("status", "UNKNOWN"))},
@@ -317,16 +315,16 @@ func TestAnswersThatCannotBeUsed(t *testing.T) {
 					t.Errorf("it took %v", took)
 				}
 				if !in.ID.IsZero() {
-					t.Errorf("it gave the record %+v", in)
+					t.Errorf("it returned the record %+v", in)
 				}
 				checkBroken(t, err)
 				if err != nil && len(err.Error()) > 1000 {
-					t.Errorf("the error has %d letters: %.100s", len(err.Error()), err)
+					t.Errorf("the error has %d bytes: %.100s", len(err.Error()), err)
 				}
-				// Nothing of it is kept.
+				// The answer is not cached.
 				cloud.Fail("nova", simulator.Fault{})
 				if in, err := ask(t, c, unknown); !errors.Is(err, attest.ErrNoInstance) {
-					t.Errorf("then, Instance of an unknown one = %s, %v", in.ID, err)
+					t.Errorf("after it, Instance of an unknown one = %s, %v", in.ID, err)
 				}
 			})
 		}
@@ -351,7 +349,7 @@ func TestAnswersThatCannotBeUsed(t *testing.T) {
 	}
 }
 
-// A redirect would carry the token to whoever it names.
+// A redirect would send the token to another host.
 func TestRedirectIsNotFollowed(t *testing.T) {
 	for _, status := range []int{301, 302, 303, 307, 308} {
 		for _, service := range []string{"identity", "compute"} {
@@ -410,8 +408,8 @@ func TestServersOfACellThatIsDown(t *testing.T) {
 	}
 }
 
-func TestVanishedInstance(t *testing.T) {
-	t.Run("shown, it is gone at once", func(t *testing.T) {
+func TestDeletedInstance(t *testing.T) {
+	t.Run("with show, it is unknown at once", func(t *testing.T) {
 		cloud, clock := startCloud(t), newClock()
 		c := newAdmin(t, cloud, openstack.Options{Now: clock.Now})
 		mustFind(t, c, web)
@@ -421,7 +419,7 @@ func TestVanishedInstance(t *testing.T) {
 			t.Errorf("Instance = %v, want ErrNoInstance", err)
 		}
 	})
-	t.Run("listed, it is a failure for an hour after it was last seen, and gone then", func(t *testing.T) {
+	t.Run("with list, it is a failure for an hour after it was last seen, and unknown then", func(t *testing.T) {
 		cloud, clock := startCloud(t), newClock()
 		c := newLister(t, cloud, openstack.Options{Now: clock.Now})
 		mustFind(t, c, web)
@@ -443,9 +441,8 @@ func TestVanishedInstance(t *testing.T) {
 	})
 }
 
-// What proven callers ask is kept for a while.
 func TestCache(t *testing.T) {
-	for name, client := range map[string]func(*testing.T, *simulator.Cloud, openstack.Options) *openstack.Client{"show": newAdmin, "list": newLister} {
+	for name, client := range bothLookups {
 		t.Run(name+": one lookup is one call, good for two seconds from its start", func(t *testing.T) {
 			cloud, clock := startCloud(t), newClock()
 			c := client(t, cloud, openstack.Options{Now: clock.Now})
@@ -494,7 +491,7 @@ func TestCache(t *testing.T) {
 			clock.advance(time.Second)
 			mustFindProven(t, c, unknown)
 		})
-		t.Run(name+": a failure is not kept, and forgets nothing", func(t *testing.T) {
+		t.Run(name+": a failure is not cached, and removes nothing from the cache", func(t *testing.T) {
 			cloud, clock := startCloud(t), newClock()
 			c := client(t, cloud, openstack.Options{Now: clock.Now})
 			mustFindProven(t, c, web)
@@ -515,9 +512,9 @@ func TestCache(t *testing.T) {
 	}
 }
 
-// How long an answer takes must not tell an unproven caller whether somebody has asked for an instance.
-func TestCacheIsForProvenCallers(t *testing.T) {
-	for name, client := range map[string]func(*testing.T, *simulator.Cloud, openstack.Options) *openstack.Client{"show": newAdmin, "list": newLister} {
+// An unproven caller must not learn from the time of an answer whether the instance asked before.
+func TestUnprovenCallersDoNotUseTheCache(t *testing.T) {
+	for name, client := range bothLookups {
 		t.Run(name, func(t *testing.T) {
 			cloud, clock := startCloud(t), newClock()
 			c := client(t, cloud, openstack.Options{Now: clock.Now})
@@ -536,7 +533,7 @@ func TestCacheIsForProvenCallers(t *testing.T) {
 	}
 }
 
-func TestCallersDoNotShareARecord(t *testing.T) {
+func TestCallersGetCopiesOfARecord(t *testing.T) {
 	cloud, clock := startCloud(t), newClock()
 	c := newAdmin(t, cloud, openstack.Options{Now: clock.Now})
 	for range 2 {
@@ -552,7 +549,7 @@ func TestCallersDoNotShareARecord(t *testing.T) {
 	}
 }
 
-// What has not been launched has no address and no time of launch.
+// An instance that was not launched has no address and no launch time.
 func TestBuildingInstance(t *testing.T) {
 	cloud := startCloud(t)
 	cloud.SetServer(simulator.Server{ID: unknown, Name: "probe", Status: "BUILD", TaskState: "spawning", ProjectID: "p", UserID: "u", Created: created})

@@ -14,7 +14,7 @@ import (
 
 const projects = "/v3/projects/"
 
-// withTenant adds a project and gives its ID.
+// withTenant adds a project and returns its ID.
 func withTenant(t *testing.T, cloud *simulator.Cloud) string {
 	t.Helper()
 	cloud.AddAccount(simulator.Account{Name: "tenant", ProjectID: "tenant-project-id", ProjectName: "shop", ProjectDomainID: "shop-domain", Roles: []string{"member"}})
@@ -51,7 +51,7 @@ func TestProject(t *testing.T) {
 	}
 }
 
-func TestProjectThatCannotBeRead(t *testing.T) {
+func TestProjectErrors(t *testing.T) {
 	cloud := startCloud(t)
 	id := withTenant(t, cloud)
 	c := newAdmin(t, cloud, openstack.Options{ProjectNames: true})
@@ -60,7 +60,7 @@ func TestProjectThatCannotBeRead(t *testing.T) {
 	}
 	for name, f := range map[string]simulator.Fault{
 		"an error":                 {Status: 500},
-		"no JSON":                  {Body: []byte("<html>")},
+		"not JSON":                 {Body: []byte("<html>")},
 		"no project":               {Body: []byte("{}")},
 		"another project":          {Body: []byte(`{"project":{"id":"other","name":"other"}}`)},
 		"a project without a name": {Body: []byte(`{"project":{"id":"tenant-project-id"}}`)},
@@ -71,7 +71,7 @@ func TestProjectThatCannotBeRead(t *testing.T) {
 			t.Errorf("%s: Project = %q, %v", name, got, err)
 		}
 	}
-	// None of it is kept.
+	// The failures are not cached.
 	cloud.Fail("keystone", simulator.Fault{})
 	if got, _, err := c.Project(t.Context(), id); err != nil || got != "shop" {
 		t.Errorf("Project = %q, %v", got, err)
@@ -79,14 +79,14 @@ func TestProjectThatCannotBeRead(t *testing.T) {
 	gone, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, _, err := c.Project(gone, "another"); !errors.Is(err, context.Canceled) {
-		t.Errorf("who hung up was told %v", err)
+		t.Errorf("after the caller left, the error is %v", err)
 	}
 }
 
 func TestProjectNamesNeedARight(t *testing.T) {
 	cloud := startCloud(t)
 	c := newClient(t, as("authenticator", "service", cloud.AuthURL()), config(), openstack.Options{ProjectNames: true})
-	// Roles that need no names go on without the right.
+	// Roles that need no names work without the right.
 	info, err := c.Connect(t.Context())
 	if err != nil || len(info.Lacks) != 1 || !strings.Contains(info.Lacks[0], "identity:get_project") {
 		t.Errorf("Connect = %+v, %v, want the missing right", info, err)
@@ -99,6 +99,6 @@ func TestProjectNamesNeedARight(t *testing.T) {
 		t.Errorf("Project = %v, want the missing right", err)
 	}
 	if _, _, err := newLister(t, cloud, openstack.Options{}).Project(t.Context(), "any"); err == nil {
-		t.Error("a client that was not told so reads projects")
+		t.Error("a client without ProjectNames reads projects")
 	}
 }

@@ -15,7 +15,7 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
 )
 
-// recorded gives the body of an answer that a real Nova gave (OpenStack Zed).
+// recorded returns the body of a recorded answer of a real Nova (OpenStack Zed).
 func recorded(t testing.TB, name string) []byte {
 	t.Helper()
 	b, err := os.ReadFile(filepath.Join("testdata", "recorded", name+".json"))
@@ -29,7 +29,7 @@ func recorded(t testing.TB, name string) []byte {
 	return file.Body
 }
 
-// decode does what a lookup does with a body.
+// decode decodes a body as a lookup does.
 func decode(body []byte) (attest.Instance, error) {
 	var answer struct {
 		Server *record `json:"server"`
@@ -99,17 +99,17 @@ func TestAddressesAreCanonical(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got := in.Addresses[0].Addr; got != netip.MustParseAddr("10.20.0.11") {
-		t.Errorf("an IPv4 address in IPv6 became %v", got)
+		t.Errorf("the IPv4-mapped address became %v", got)
 	}
 }
 
-// leastRecord is the least that is accepted.
+// leastRecord is the smallest accepted record.
 const leastRecord = `{"server":{"id":"64dfbbdf-552c-4ae7-9dab-666eade6030f","name":"","status":"ACTIVE","tenant_id":"p","user_id":"u","metadata":{},` +
 	`"created":"2026-11-22T07:25:01Z","OS-EXT-STS:task_state":null,"OS-SRV-USG:launched_at":null,"image":"","flavor":{},"OS-EXT-AZ:availability_zone":"","addresses":{"n":[{"addr":"fe80::1%eth0","OS-EXT-IPS:type":"fixed"}]}}}`
 
-// Null and absent are not empty. The first word of want is the key that the error
-// names; none is wanted where the value has no rule and its claim is left out.
-func TestRecordsThatLackAValue(t *testing.T) {
+// Null and absent values are not empty values. want is in the error. It is empty where no rule uses the value, and its
+// claim is omitted.
+func TestIncompleteRecords(t *testing.T) {
 	const address = `{"addr":"fe80::1%eth0","OS-EXT-IPS:type":"fixed"}`
 	tests := []struct{ name, from, to, want string }{
 		{"the id null", `"id":"64dfbbdf-552c-4ae7-9dab-666eade6030f"`, `"id":null`, "no id"},
@@ -198,8 +198,8 @@ func TestRecordsThatLackAValue(t *testing.T) {
 	}
 }
 
-// A key of null is not there, so that no rule holds and no claim is written.
-func TestAMetadataValueOfNullIsAbsent(t *testing.T) {
+// A key with null satisfies no rule and gives no claim.
+func TestNullInMetadataIsAbsent(t *testing.T) {
 	in, err := decode([]byte(strings.Replace(leastRecord, `"metadata":{}`, `"metadata":{"role":null,"empty":"","env":"production"}`, 1)))
 	if err != nil {
 		t.Fatal(err)
@@ -209,7 +209,7 @@ func TestAMetadataValueOfNullIsAbsent(t *testing.T) {
 	}
 }
 
-// An accepted record has what rules and tokens stand on.
+// An accepted record has what rules and tokens use.
 func FuzzRecord(f *testing.F) {
 	for _, name := range []string{"server-show-2.1-member", "server-show-2.93-admin", "server-show-build", "server-show-rebuilt"} {
 		f.Add(recorded(f, name))
@@ -234,7 +234,7 @@ func FuzzRecord(f *testing.F) {
 			t.Errorf("a partial record was accepted: %+v", in)
 		}
 		if again, err := attest.ParseInstanceID(in.ID.String()); err != nil || again != in.ID {
-			t.Errorf("the ID %q is none: %v", in.ID, err)
+			t.Errorf("the ID %q is invalid: %v", in.ID, err)
 		}
 		var raw struct {
 			Server struct{ Metadata map[string]any }
@@ -242,7 +242,7 @@ func FuzzRecord(f *testing.F) {
 		if json.Unmarshal(body, &raw) == nil {
 			for key, value := range in.Metadata {
 				if raw.Server.Metadata[key] != value {
-					t.Errorf("the metadata %q is %q, and Nova said %v", key, value, raw.Server.Metadata[key])
+					t.Errorf("the metadata %q is %q, Nova's answer has %v", key, value, raw.Server.Metadata[key])
 				}
 			}
 		}

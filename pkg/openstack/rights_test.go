@@ -27,8 +27,7 @@ func leastRights() simulator.Policy {
 	return simulator.Policy{GetAllTenants: true, AllowAllFilters: true}
 }
 
-// addScoped adds accounts with roles on the system and in a domain, and gives what logs
-// them in there.
+// addScoped adds accounts with roles on the system and in a domain, and returns the variables of their logins.
 func addScoped(cloud *simulator.Cloud) map[string]map[string]string {
 	env := map[string]map[string]string{}
 	for scope, name := range map[string][2]string{simulator.ScopeSystem: {"OS_SYSTEM_SCOPE", "all"}, simulator.ScopeDomain: {"OS_DOMAIN_ID", "default"}} {
@@ -40,8 +39,8 @@ func addScoped(cloud *simulator.Cloud) map[string]map[string]string {
 	return env
 }
 
-// The names of roles decide nothing: what Nova answers does.
-func TestRightsAreAsked(t *testing.T) {
+// The answers of Nova count, not the names of roles.
+func TestRightsAreProbed(t *testing.T) {
 	const auto, show, list = openstack.LookupAuto, openstack.LookupShow, openstack.LookupList
 	withoutAll, adminByName, noLists := simulator.Policy{AllowAllFilters: true}, leastRights(), leastRights()
 	adminByName.AdminIsNoAdmin, noLists.RefuseDetail = true, true
@@ -51,34 +50,34 @@ func TestRightsAreAsked(t *testing.T) {
 		policy             simulator.Policy
 		fault              simulator.Fault
 
-		lacks   []string // in the one right that it lacks
-		want    string   // the way of the lookup if it lacks none
+		lacks   []string // parts of the text of the one missing right
+		want    string   // the lookup if no right is missing
 		scope   string
 		narrow  bool
 		missing string
 	}{
 		{name: "the least rights list", user: "authenticator", lookup: auto, policy: adminByName, want: list, scope: "of all projects (list)"},
-		{name: "an admin by name alone sees its project", user: "admin", lookup: auto, policy: adminByName, want: show, scope: "of project admin alone", narrow: true},
-		{name: "and is told so where it is to show", user: "admin", lookup: show, policy: adminByName, want: show, scope: "of project admin alone", narrow: true},
+		{name: "an admin only by name sees its project", user: "admin", lookup: auto, policy: adminByName, want: show, scope: "of project admin alone", narrow: true},
+		{name: "the same, with lookup show", user: "admin", lookup: show, policy: adminByName, want: show, scope: "of project admin alone", narrow: true},
 		{
-			name: "and may not list", user: "admin", lookup: list, policy: adminByName,
+			name: "the same, with lookup list", user: "admin", lookup: list, policy: adminByName,
 			lacks: []string{policyTenants, "user admin (project admin, roles admin)", "openstack role add --project admin-id --user admin-id instance_reader", "example/openstack"},
 		},
-		{name: "an admin by name who has the least rights, too, lists", user: "both", lookup: auto, policy: adminByName, want: list, scope: "of all projects (list)"},
-		{name: "an admin who is one shows where it is to", user: "admin", lookup: show, policy: leastRights(), want: show, scope: "of all projects (admin)"},
-		{name: "a token of the system chooses nothing", user: "system-admin", lookup: auto, lacks: []string{policyShow, "user system-admin (system scope all, roles admin)", "instead of OS_SYSTEM_SCOPE", "set OS_PROJECT_NAME"}},
-		{name: "a token of the system shows nothing", user: "system-admin", lookup: show, lacks: []string{policyShow, "system scope all", "set OS_PROJECT_NAME"}},
-		{name: "a token of the system lists nothing", user: "system-admin", lookup: list, lacks: []string{policyTenants, "system scope all", "set OS_PROJECT_NAME"}},
-		{name: "a token of a domain chooses nothing", user: "domain-admin", lookup: auto, lacks: []string{policyShow, "user domain-admin (domain Default, roles admin)", "instead of OS_DOMAIN_ID", "set OS_PROJECT_NAME"}},
+		{name: "an admin only by name who has the least rights lists", user: "both", lookup: auto, policy: adminByName, want: list, scope: "of all projects (list)"},
+		{name: "an admin shows with lookup show", user: "admin", lookup: show, policy: leastRights(), want: show, scope: "of all projects (admin)"},
+		{name: "a token of the system, with lookup auto", user: "system-admin", lookup: auto, lacks: []string{policyShow, "user system-admin (system scope all, roles admin)", "instead of OS_SYSTEM_SCOPE", "set OS_PROJECT_NAME"}},
+		{name: "a token of the system, with lookup show", user: "system-admin", lookup: show, lacks: []string{policyShow, "system scope all", "set OS_PROJECT_NAME"}},
+		{name: "a token of the system, with lookup list", user: "system-admin", lookup: list, lacks: []string{policyTenants, "system scope all", "set OS_PROJECT_NAME"}},
+		{name: "a token of a domain, with lookup auto", user: "domain-admin", lookup: auto, lacks: []string{policyShow, "user domain-admin (domain Default, roles admin)", "instead of OS_DOMAIN_ID", "set OS_PROJECT_NAME"}},
 		{name: "an admin to whom Nova refuses everything", user: "admin", lookup: auto, fault: refused, lacks: []string{policyShow, "user admin (project admin, roles admin)", "openstack role add --project admin-id --user admin-id reader"}},
-		{name: "the same, who is to show", user: "admin", lookup: show, fault: refused, lacks: []string{policyShow, "openstack role add --project admin-id --user admin-id reader"}},
-		{name: "the same, who is to list", user: "admin", lookup: list, fault: refused, lacks: []string{policyTenants}},
-		{name: "one without the role reader", user: "bare", lookup: auto, policy: noLists, lacks: []string{policyDetail, "user bare (project workloads, no role)", "openstack role add --project workloads-id --user bare-id reader"}},
+		{name: "the same, with lookup show", user: "admin", lookup: show, fault: refused, lacks: []string{policyShow, "openstack role add --project admin-id --user admin-id reader"}},
+		{name: "the same, with lookup list", user: "admin", lookup: list, fault: refused, lacks: []string{policyTenants}},
+		{name: "an account without the role reader", user: "bare", lookup: auto, policy: noLists, lacks: []string{policyDetail, "user bare (project workloads, no role)", "openstack role add --project workloads-id --user bare-id reader"}},
 		{name: "a reader who may not list", user: "reader", lookup: auto, policy: noLists, lacks: []string{policyDetail, `in nova's policy.yaml, allow "os_compute_api:servers:detail" to role:reader`}},
 		{name: "a reader who may not list may be shown instances", user: "reader", lookup: show, policy: noLists, want: show, scope: "of project workloads alone", narrow: true, missing: "os_compute_api:servers:detail)"},
 		{name: "the least rights without the policy", user: "authenticator", lookup: list, policy: withoutAll, lacks: []string{policyTenants, `in nova's policy.yaml, allow "` + policyTenants + `" and "` + policyFilters + `" to role:instance_reader`}},
 		{name: "the least rights without the uuid filter", user: "authenticator", lookup: list, policy: simulator.Policy{GetAllTenants: true}, lacks: []string{policyFilters, "role:instance_reader"}},
-		{name: "the same, left to choose", user: "authenticator", lookup: auto, policy: simulator.Policy{GetAllTenants: true}, lacks: []string{policyFilters}},
+		{name: "the same, with lookup auto", user: "authenticator", lookup: auto, policy: simulator.Policy{GetAllTenants: true}, lacks: []string{policyFilters}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			cloud, clock := startCloud(t), newClock()
@@ -112,13 +111,13 @@ func TestRightsAreAsked(t *testing.T) {
 			said := strings.Join(info.Lacks, "\n")
 			for _, want := range test.lacks {
 				if !strings.Contains(said, want) {
-					t.Errorf("what is missing is told as %q, which lacks %q", said, want)
+					t.Errorf("the missing right is %q, want %q in it", said, want)
 				}
 			}
 			if strings.Contains(said, "\n") || info.Narrow {
-				t.Errorf("Connect = %+v, want one right on one line, and no warning beside it", info)
+				t.Errorf("Connect = %+v, want one right on one line and no warning", info)
 			}
-			// Requests fail with it, and ask Nova no more until a while has passed.
+			// Lookups fail with the same error, and make no call for some time.
 			asked := countLookups(cloud)
 			for range 3 {
 				_, err := ask(t, c, web)
@@ -128,7 +127,7 @@ func TestRightsAreAsked(t *testing.T) {
 				}
 			}
 			if n := countLookups(cloud) - asked; n != 0 {
-				t.Errorf("Nova was asked %d times for nothing", n)
+				t.Errorf("Nova was called %d times", n)
 			}
 			if err := errors.Join(c.Refused()...); err == nil || err.Error() != said || len(c.Refused()) != 1 {
 				t.Errorf("Rights = %v", err)
@@ -138,14 +137,13 @@ func TestRightsAreAsked(t *testing.T) {
 				t.Errorf("later, Connect = %+v after %d more calls and %d logins", again, countLookups(cloud)-asked, countLogins(cloud))
 			}
 			if n := strings.Count(log.String(), "level=ERROR"); n != 1 {
-				t.Errorf("it is logged %d times:\n%s", n, log.String())
+				t.Errorf("it was logged %d times:\n%s", n, log.String())
 			}
 		})
 	}
 }
 
-// A right that is given while the server runs is noticed, by a request and by Connect.
-func TestRightThatIsGivenLater(t *testing.T) {
+func TestRightThatIsGrantedLater(t *testing.T) {
 	for name, notice := range map[string]func(*testing.T, *openstack.Client){
 		"a request": func(t *testing.T, c *openstack.Client) { mustFind(t, c, web) },
 		"Connect":   func(t *testing.T, c *openstack.Client) { connect(t, c) },
@@ -165,10 +163,10 @@ func TestRightThatIsGivenLater(t *testing.T) {
 			cloud.SetPolicy(leastRights())
 			clock.advance(4 * time.Second)
 			if _, err := ask(t, c, web); err == nil {
-				t.Error("the right was asked for again within five seconds")
+				t.Error("the cloud was asked for the right again within five seconds")
 			}
 			clock.advance(time.Second)
-			// A cloud that is away meanwhile leaves the matter as it is.
+			// A failure of the cloud changes nothing.
 			cloud.Fail("nova", simulator.Fault{Status: 503})
 			if _, err := ask(t, c, web); err == nil || !strings.Contains(err.Error(), policyTenants) || len(c.Refused()) != 1 {
 				t.Errorf("Instance = %v", err)
@@ -187,9 +185,8 @@ func TestRightThatIsGivenLater(t *testing.T) {
 	}
 }
 
-// One instance that is refused keeps no other from being looked up: Nova's policy of
-// showing is asked for each.
-func TestRightThatIsTakenAway(t *testing.T) {
+// Nova checks the policy for showing for each server, so a refusal of one blocks no other.
+func TestRightThatIsRevoked(t *testing.T) {
 	cloud, clock := startCloud(t), newClock()
 	c := newAdmin(t, cloud, openstack.Options{Now: clock.Now})
 	policy := leastRights()
@@ -200,7 +197,7 @@ func TestRightThatIsTakenAway(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), policyShow) || !strings.Contains(err.Error(), "user admin (project admin, roles admin)") {
 		t.Errorf("Instance = %v", err)
 	}
-	// Nova tells an unknown one before it asks its policy.
+	// Nova looks for the server before it checks the policy.
 	if _, err := ask(t, c, unknown); !errors.Is(err, attest.ErrNoInstance) || len(c.Refused()) != 1 {
 		t.Errorf("Instance of an unknown one = %v, and %d rights are missing", err, len(c.Refused()))
 	}
@@ -214,7 +211,7 @@ func TestRightThatIsTakenAway(t *testing.T) {
 	}
 }
 
-// A 404 that is not of an unknown server is no right, but another service.
+// A 404 other than for an unknown server comes from another service.
 func TestEndpointOfAnotherService(t *testing.T) {
 	for what, fault := range map[string]simulator.Fault{
 		"a balancer's page":  {Status: 404, ContentType: "text/html", Body: []byte("<h1>Not Found</h1>")},
@@ -241,7 +238,7 @@ func TestEndpointOfAnotherService(t *testing.T) {
 }
 
 // An access rule of an application credential may allow GET /servers/ID and no list.
-func TestShowWithoutAnyList(t *testing.T) {
+func TestAccessRuleThatAllowsOnlyShow(t *testing.T) {
 	cloud := startCloud(t)
 	f := newFront(t, cloud)
 	f.answerInstead(func(w http.ResponseWriter, r *http.Request) bool {
@@ -273,13 +270,13 @@ func TestRightToValidateTokens(t *testing.T) {
 		{name: "the role service", user: "validator"},
 		{name: "an admin", user: "admin"},
 		{
-			name: "neither", user: "authenticator",
+			name: "an account with neither role", user: "authenticator",
 			lacks: []string{"identity:validate_token", "user authenticator (project service, roles instance_reader, reader)", "openstack role add --project service-id --user authenticator-id service", "example/vendordata"},
 		},
-		{name: "a role whose name says nothing", user: "validator", fault: simulator.Fault{Status: 403}, lacks: []string{"identity:validate_token"}},
-		{name: "an admin who may not", user: "admin", fault: simulator.Fault{Status: 403}, lacks: []string{"identity:validate_token"}},
-		{name: "a Keystone that does not tell", user: "authenticator", fault: simulator.Fault{Status: 400}, missing: "roles service and admin"},
-		{name: "a Keystone that is away", user: "validator", fault: simulator.Fault{Status: 503}, broken: true},
+		{name: "the role service without the right", user: "validator", fault: simulator.Fault{Status: 403}, lacks: []string{"identity:validate_token"}},
+		{name: "an admin without the right", user: "admin", fault: simulator.Fault{Status: 403}, lacks: []string{"identity:validate_token"}},
+		{name: "a Keystone that does not tell the right", user: "authenticator", fault: simulator.Fault{Status: 400}, missing: "roles service and admin"},
+		{name: "a Keystone that fails", user: "validator", fault: simulator.Fault{Status: 503}, broken: true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			cloud := startCloud(t)
@@ -304,7 +301,7 @@ func TestRightToValidateTokens(t *testing.T) {
 			said := strings.Join(info.Lacks, "\n")
 			for _, want := range test.lacks {
 				if !strings.Contains(said, want) {
-					t.Errorf("what is missing is told as %q, which lacks %q", said, want)
+					t.Errorf("the missing right is %q, want %q in it", said, want)
 				}
 			}
 			if (said == "") != (len(test.lacks) == 0) || (info.Missing == "") != (test.missing == "") || !strings.Contains(info.Missing, test.missing) {
@@ -317,7 +314,7 @@ func TestRightToValidateTokens(t *testing.T) {
 	}
 }
 
-// An application credential keeps the roles that it was made with.
+// An application credential keeps its roles, so that the remedy is a new one.
 func TestRemedyOfAnApplicationCredential(t *testing.T) {
 	cloud := startCloud(t)
 	c := newClient(t, map[string]string{

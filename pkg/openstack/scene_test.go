@@ -38,7 +38,7 @@ const (
 
 var created = time.Date(2026, 11, 22, 7, 25, 1, 0, time.UTC)
 
-// webInstance is what the cloud knows of web, in our words.
+// webInstance is web as an instance.
 func webInstance(t *testing.T) attest.Instance {
 	t.Helper()
 	return attest.Instance{
@@ -53,8 +53,8 @@ func webInstance(t *testing.T) attest.Instance {
 	}
 }
 
-// startCloud gives a cloud with an admin, the account of least rights, a reader
-// of project workloads, an admin of another domain, and two servers.
+// startCloud returns a cloud with an admin, the least-rights account, a reader of project workloads, an admin of another
+// domain, and two servers.
 func startCloud(t *testing.T) *simulator.Cloud {
 	t.Helper()
 	cloud, err := simulator.Start()
@@ -102,7 +102,7 @@ func webServer() simulator.Server {
 	}
 }
 
-// numbered is one of many servers, and its ID.
+// numbered adds server n and returns its ID.
 func numbered(t *testing.T, cloud *simulator.Cloud, n int) attest.InstanceID {
 	t.Helper()
 	s := webServer()
@@ -111,12 +111,12 @@ func numbered(t *testing.T, cloud *simulator.Cloud, n int) attest.InstanceID {
 	return instanceID(t, s.ID)
 }
 
-// cleanEnvironment hides what the machine knows of clouds.
+// cleanEnvironment removes the machine's own cloud configuration.
 func cleanEnvironment(t *testing.T) {
 	t.Helper()
 	for _, line := range os.Environ() {
 		if name, _, _ := strings.Cut(line, "="); strings.HasPrefix(name, "OS_") || name == "XDG_CONFIG_HOME" {
-			t.Setenv(name, "") // so that it comes back
+			t.Setenv(name, "") // so that it is restored
 			if err := os.Unsetenv(name); err != nil {
 				t.Fatal(err)
 			}
@@ -126,7 +126,7 @@ func cleanEnvironment(t *testing.T) {
 	t.Chdir(t.TempDir())
 }
 
-// as is the environment of a login by password.
+// as returns the variables of a login by password.
 func as(user, project, authURL string) map[string]string {
 	return map[string]string{"OS_AUTH_URL": authURL, "OS_USERNAME": user, "OS_PASSWORD": password, "OS_PROJECT_NAME": project}
 }
@@ -142,7 +142,7 @@ func config() openstack.Config {
 	return openstack.Config{Lookup: openstack.LookupAuto, Timeout: 5 * time.Second, MaxConcurrent: 64}
 }
 
-// tryNew makes a client of a configuration that is right in itself.
+// tryNew makes a client of a valid configuration.
 func tryNew(t *testing.T, cfg openstack.Config, opts openstack.Options) (*openstack.Client, error) {
 	t.Helper()
 	plan, err := cfg.Plan()
@@ -152,7 +152,7 @@ func tryNew(t *testing.T, cfg openstack.Config, opts openstack.Options) (*openst
 	return openstack.New(plan, opts)
 }
 
-// newClient gives a client with the credentials of env, closed at the end.
+// newClient returns a client with the variables of env. It is closed at the end.
 func newClient(t *testing.T, env map[string]string, cfg openstack.Config, opts openstack.Options) *openstack.Client {
 	t.Helper()
 	cleanEnvironment(t)
@@ -165,7 +165,7 @@ func newClient(t *testing.T, env map[string]string, cfg openstack.Config, opts o
 	return c
 }
 
-// newAdmin gives a client that is logged in as admin and shows.
+// newAdmin returns a client that is logged in as an admin and uses show.
 func newAdmin(t *testing.T, cloud *simulator.Cloud, opts openstack.Options) *openstack.Client {
 	t.Helper()
 	c := newClient(t, as("admin", "admin", cloud.AuthURL()), config(), opts)
@@ -173,15 +173,18 @@ func newAdmin(t *testing.T, cloud *simulator.Cloud, opts openstack.Options) *ope
 	return c
 }
 
-// newLister gives a client that is logged in with the least rights and lists.
+// newLister returns a client that is logged in with the least rights and uses list.
 func newLister(t *testing.T, cloud *simulator.Cloud, opts openstack.Options) *openstack.Client {
 	t.Helper()
 	c := newClient(t, as("authenticator", "service", cloud.AuthURL()), config(), opts)
 	if info := connect(t, c); info.Lookup != openstack.LookupList {
-		t.Fatalf("the account with the least rights is to list, not %+v", info)
+		t.Fatalf("the least-rights account must use list: %+v", info)
 	}
 	return c
 }
+
+// bothLookups makes a client for each way of the lookup.
+var bothLookups = map[string]func(*testing.T, *simulator.Cloud, openstack.Options) *openstack.Client{"show": newAdmin, "list": newLister}
 
 func connect(t *testing.T, c *openstack.Client) openstack.Info {
 	t.Helper()
@@ -201,15 +204,15 @@ func instanceID(t testing.TB, s string) attest.InstanceID {
 	return id
 }
 
-// somebody is an address to ask from.
-var somebody = netip.MustParseAddr("192.0.2.1")
+// unproven is the address of an unproven caller.
+var unproven = netip.MustParseAddr("192.0.2.1")
 
-// neighbour is one of many addresses.
-func neighbour(n int) netip.Addr { return netip.AddrFrom4([4]byte{198, 18, byte(n >> 8), byte(n)}) }
+// neighbor returns one of many addresses.
+func neighbor(n int) netip.Addr { return netip.AddrFrom4([4]byte{198, 18, byte(n >> 8), byte(n)}) }
 
 func ask(t *testing.T, c *openstack.Client, id string) (attest.Instance, error) {
 	t.Helper()
-	return c.Instance(t.Context(), instanceID(t, id), somebody)
+	return c.Instance(t.Context(), instanceID(t, id), unproven)
 }
 
 func mustFind(t *testing.T, c *openstack.Client, id string) {
@@ -219,7 +222,7 @@ func mustFind(t *testing.T, c *openstack.Client, id string) {
 	}
 }
 
-// askProven and mustFindProven are ask and mustFind for a caller that has proven who it is.
+// askProven and mustFindProven are ask and mustFind for a proven caller.
 func askProven(t *testing.T, c *openstack.Client, id string) (attest.Instance, error) {
 	t.Helper()
 	return c.Instance(t.Context(), instanceID(t, id), netip.Addr{})
@@ -237,8 +240,7 @@ func sameInstance(a, b attest.Instance) string {
 		cmpopts.SortSlices(func(a, b attest.Address) bool { return a.Addr.Less(b.Addr) }))
 }
 
-// checkBroken fails the test unless err is a failure, neither a verdict nor a
-// throttle, and keeps the secrets.
+// checkBroken fails the test unless err is a failure, neither a denial nor a limit, without secrets.
 func checkBroken(t *testing.T, err error) {
 	t.Helper()
 	if err == nil || errors.Is(err, attest.ErrNoInstance) || errors.Is(err, attest.ErrTooManyLookups) {
@@ -247,12 +249,12 @@ func checkBroken(t *testing.T, err error) {
 	checkDiscreet(t, err)
 }
 
-// checkDiscreet fails the test if err tells a secret.
+// checkDiscreet fails the test if err has a secret in it.
 func checkDiscreet(t *testing.T, err error) {
 	t.Helper()
 	for _, s := range []string{password, secret, "gAAAAA"} {
 		if err != nil && strings.Contains(err.Error(), s) {
-			t.Errorf("the error tells %q: %v", s, err)
+			t.Errorf("the error contains the secret %q: %v", s, err)
 		}
 	}
 }
@@ -270,7 +272,7 @@ const (
 func countLogins(cloud *simulator.Cloud) int  { return cloud.Count("keystone", http.MethodPost, logins) }
 func countLookups(cloud *simulator.Cloud) int { return cloud.Count("nova", http.MethodGet, servers) }
 
-// clock stands still unless it is moved.
+// clock is moved by the test.
 type clock struct {
 	mu  sync.Mutex
 	now time.Time
@@ -290,9 +292,8 @@ func (c *clock) advance(d time.Duration) {
 	c.now = c.now.Add(d)
 }
 
-// front stands before a cloud and keeps the logins that pass. Its catalog has
-// an endpoint of Nova for each of two regions and two interfaces, and none of
-// interface admin, so that a test sees which was taken.
+// front forwards to a cloud and records the logins. Its catalog has an endpoint of Nova for each of two regions and two
+// interfaces, none of interface admin, so that a test sees which one is used.
 type front struct {
 	*httptest.Server
 	cloud http.Handler
@@ -302,7 +303,7 @@ type front struct {
 	logins  []string // bodies
 }
 
-// answerInstead has requests answered by answer where it reports true.
+// answerInstead makes answer the first to answer requests. It reports whether it did.
 func (f *front) answerInstead(answer func(w http.ResponseWriter, r *http.Request) bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -316,7 +317,7 @@ func newFront(t *testing.T, cloud *simulator.Cloud) *front {
 	return f
 }
 
-// newTLSFront also gives the path of its authority's certificate.
+// newTLSFront also returns the path of its authority's certificate.
 func newTLSFront(t *testing.T, cloud *simulator.Cloud) (f *front, ca string) {
 	t.Helper()
 	f = prepareFront(t, cloud)
@@ -395,12 +396,12 @@ func (f *front) catalog() any {
 	return []object{{"type": "compute", "name": "nova", "endpoints": endpoints}}
 }
 
-// endpoint is a URL of the catalog without what it has in common with others.
+// endpoint shortens a URL of the catalog to region and interface.
 func (f *front) endpoint(url string) string {
 	return strings.TrimSuffix(strings.TrimPrefix(url, f.URL+"/"), "/compute/v2.1/")
 }
 
-// lastLogin is the last login that arrived.
+// lastLogin returns the last login.
 func (f *front) lastLogin() string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -419,7 +420,7 @@ func parseJSON(t *testing.T, s string) any {
 	return v
 }
 
-// calls collects what an Observer is told.
+// calls records the calls of an observer.
 type calls struct {
 	mu  sync.Mutex
 	all []string
@@ -434,7 +435,7 @@ func (c *calls) observe(service, outcome string, took time.Duration) {
 	}
 }
 
-// take gives what was collected, and forgets it.
+// take returns the recorded calls and removes them.
 func (c *calls) take() []string {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -17,33 +17,29 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/listen/listentest"
 )
 
-// shape is how a cloud is built. In its URLs @HTTP and @HTTPS are the two
-// listeners, and @PROJECT is the ID of the project.
+// shape is the form of a cloud. In its URLs @HTTP and @HTTPS are the two listeners, and @PROJECT is the project's ID.
 type shape struct {
-	// keystone is the path of Keystone, as a rule /identity.
+	// keystone is the path of Keystone. Default: /identity.
 	keystone string
-	// link is the URL of v3 in the version documents of Keystone. As a rule it is
-	// that of the request.
+	// link is the URL of v3 in Keystone's version documents. Default: that of the request.
 	link string
-	// unlinked has a Keystone without version documents, which answers 404.
+	// unlinked means that Keystone has no version documents and answers 404.
 	unlinked bool
-	// nova are the paths below which there is a Nova, as a rule /compute alone.
+	// nova are the paths of Nova. Default: /compute.
 	nova []string
-	// novaLink is what is before the version in the links of Nova's version documents.
-	// As a rule it is that of the request.
+	// novaLink is the part before the version in the links of Nova's version documents. Default: that of the request.
 	novaLink string
-	// catalog are the endpoints of Nova, each as "region interface URL", and the type
-	// and name of the service if they are not compute and nova. As a rule it is one,
-	// public in RegionOne, on the listener of the login.
+	// catalog are the endpoints of Nova, each "region interface URL", with the type and name of the service if they are
+	// not compute and nova. Default: one, public in RegionOne, on the listener of the login.
 	catalog []string
-	// redirect sends all requests of the listener without TLS to the one with it.
+	// redirect redirects all requests without TLS to the listener with TLS.
 	redirect bool
-	// clientCert has the listener with TLS want a certificate of the client.
+	// clientCert makes the listener with TLS require a client certificate.
 	clientCert bool
 }
 
-// sdkCloud is a Keystone and a Nova of some shape, on a listener without TLS and one
-// with it, that take every account. It keeps the logins and the lookups of web.
+// sdkCloud is a Keystone and a Nova of some shape, on a listener without TLS and one with TLS. It accepts every account,
+// and records the logins and the lookups of web.
 type sdkCloud struct {
 	shape
 	plain, tls *httptest.Server
@@ -52,13 +48,12 @@ type sdkCloud struct {
 	reached reached
 }
 
-// reached is where the requests of a client went. A request is "METHOD URL", with the
-// name in the client's certificate if it showed one.
+// reached has the requests of a client, each "METHOD URL", with the name in the client's certificate if there is one.
 type reached struct {
 	Login  string `json:"login,omitempty"`  // the request
-	Body   any    `json:"body,omitempty"`   // what it says about account and scope
+	Body   any    `json:"body,omitempty"`   // its account and scope
 	Lookup string `json:"lookup,omitempty"` // of web
-	// Unverified says that the certificates of the cloud are taken as they come.
+	// Unverified says that the cloud's certificates are not verified.
 	Unverified bool `json:"unverified,omitempty"`
 }
 
@@ -88,14 +83,13 @@ func newSDKCloud(t *testing.T, s shape, ca *authority) *sdkCloud {
 	return c
 }
 
-// fill puts the addresses of the cloud in the place of @HTTP, @HTTPS, @AUTH and
-// @PROJECT, and dir in that of @HERE.
+// fill replaces @HTTP, @HTTPS, @AUTH and @PROJECT by the addresses of the cloud, and @HERE by dir.
 func (c *sdkCloud) fill(s, dir string) string {
 	return strings.NewReplacer("@HTTPS", c.tls.URL, "@HTTP", c.plain.URL, "@AUTH", c.plain.URL+c.keystone+"/v3",
 		"@PROJECT", sdkProject, "@HERE", dir).Replace(s)
 }
 
-// take returns what was reached, and forgets it.
+// take returns the requests and removes them.
 func (c *sdkCloud) take() reached {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -113,7 +107,7 @@ func (c *sdkCloud) serve(w http.ResponseWriter, r *http.Request) {
 	if r.TLS != nil {
 		base = c.tls.URL
 	}
-	// What is at the root comes last.
+	// The root comes last.
 	for _, root := range c.nova {
 		if path, ok := below(r.URL.Path, root); ok && root != "/" {
 			c.serveNova(w, r, base+root, path)
@@ -131,7 +125,7 @@ func (c *sdkCloud) serve(w http.ResponseWriter, r *http.Request) {
 	http.NotFound(w, r)
 }
 
-// below is the rest of path below root.
+// below returns the rest of path below root.
 func below(path, root string) (rest string, ok bool) {
 	rest, ok = strings.CutPrefix(path, strings.TrimSuffix(root, "/"))
 	return rest, ok && (rest == "" || strings.HasPrefix(rest, "/"))
@@ -193,7 +187,7 @@ func (c *sdkCloud) login(w http.ResponseWriter, r *http.Request, base string) {
 
 const keystoneTime = "2006-01-02T15:04:05.000000Z"
 
-// entries are those of the catalog: Keystone, and after it Nova.
+// entries returns the catalog: Keystone, then Nova.
 func (c *sdkCloud) entries(base string) []object {
 	lines := c.catalog
 	if lines == nil {
@@ -259,7 +253,7 @@ var sdkServer = object{
 	"image": "", "flavor": object{"original_name": "m1.nano", "vcpus": 1},
 }
 
-// request is the request with the addresses of this cloud as [shape] has them.
+// request returns the request with the addresses of this cloud in the form of [shape].
 func (c *sdkCloud) request(r *http.Request) string {
 	text := r.Method + " @HTTP" + r.URL.Path
 	if r.TLS != nil {

@@ -2,7 +2,7 @@ package openstack_test
 
 import "strings"
 
-// The parts of clouds.yaml.
+// Parts of clouds.yaml.
 const (
 	credentials = `auth_url: "@AUTH", username: authenticator, password: correct-horse, `
 	inDomains   = `user_domain_name: Default, project_domain_name: Default`
@@ -12,7 +12,7 @@ const (
 	byAppCred   = `application_credential_id: credential-id, application_credential_secret: battery-staple`
 )
 
-// oneCloud is a clouds.yaml with the cloud mine, which has these lines.
+// oneCloud returns a clouds.yaml with the cloud mine of these lines.
 func oneCloud(lines ...string) map[string]string {
 	return map[string]string{"clouds.yaml": cloudNamed("mine", lines...)}
 }
@@ -25,7 +25,7 @@ func cloudNamed(name string, lines ...string) string {
 	return text
 }
 
-// and gives one map of several.
+// and merges maps.
 func and(all ...map[string]string) map[string]string {
 	one := map[string]string{}
 	for _, m := range all {
@@ -36,7 +36,7 @@ func and(all ...map[string]string) map[string]string {
 	return one
 }
 
-// openrc is a login by password with other variables, or fewer: "-" takes one away.
+// openrc returns the variables of a login by password with changes. "-" removes a variable.
 func openrc(changes ...string) map[string]string {
 	env := map[string]string{
 		"OS_AUTH_URL": "@AUTH", "OS_USERNAME": "authenticator", "OS_PASSWORD": password, "OS_PROJECT_NAME": "service",
@@ -69,13 +69,13 @@ const (
 	account          = `{"auth":{"identity":` + byDefaultName + `,"scope":` + inDefaultName + `}}`
 	projectInDefault = `"scope":{"project":{"name":"service","domain":{"id":"default"}}}`
 
-	sameName = "the cloud of the file is used, which was asked for by its name; the SDK refuses to choose between it and the OS_* variables"
-	null     = "null is as good as no value"
-	noDomain = "a user or a project without a domain is one of the domain default, as the openstack command has it; the SDK names no domain, which Keystone refuses"
+	sameName = "the named cloud of the file is used; the SDK refuses to choose between it and the OS_* variables"
+	null     = "null counts as absent"
+	noDomain = "a user or a project without a domain belongs to the domain default, as with the openstack command; the SDK names no domain, which Keystone refuses"
 )
 
 var sdkRows = []sdkRow{
-	// What deployments and dashboards write.
+	// Files of deployments and dashboards.
 	{
 		name: "Kolla-Ansible: admin-openrc.sh",
 		env: openrc("OS_TENANT_NAME", "service", "OS_INTERFACE", "internal", "OS_ENDPOINT_TYPE", "internalURL", "OS_IDENTITY_API_VERSION", "3",
@@ -87,18 +87,9 @@ var sdkRows = []sdkRow{
 		env: openrc("OS_AUTH_URL", "@HTTPS/identity", "OS_TENANT_NAME", "service", "OS_INTERFACE", "public", "OS_ENDPOINT_TYPE", "publicURL",
 			"OS_IDENTITY_API_VERSION", "3", "OS_REGION_NAME", "RegionOne", "OS_AUTH_PLUGIN", "password", "OS_CACERT", "@HERE/ca.pem"),
 	},
-	{
-		name: "Kolla-Ansible: clouds.yaml, kolla-admin-internal", cloud: "kolla-admin-internal",
-		files: map[string]string{"clouds.yaml": kollaClouds}, shape: manyEndpoints,
-	},
-	{
-		name: "Kolla-Ansible: clouds.yaml, kolla-admin", cloud: "kolla-admin",
-		files: map[string]string{"clouds.yaml": kollaClouds}, shape: manyEndpoints,
-	},
-	{
-		name: "Kolla-Ansible: clouds.yaml, kolla-admin-system", cloud: "kolla-admin-system",
-		files: map[string]string{"clouds.yaml": kollaClouds}, shape: manyEndpoints,
-	},
+	{name: "Kolla-Ansible: clouds.yaml, kolla-admin-internal", cloud: "kolla-admin-internal", files: map[string]string{"clouds.yaml": kollaClouds}, shape: manyEndpoints},
+	{name: "Kolla-Ansible: clouds.yaml, kolla-admin", cloud: "kolla-admin", files: map[string]string{"clouds.yaml": kollaClouds}, shape: manyEndpoints},
+	{name: "Kolla-Ansible: clouds.yaml, kolla-admin-system", cloud: "kolla-admin-system", files: map[string]string{"clouds.yaml": kollaClouds}, shape: manyEndpoints},
 	{
 		name: "DevStack: openrc",
 		env: openrc("OS_AUTH_URL", "@HTTP/identity", "OS_AUTH_TYPE", "password", "OS_IDENTITY_API_VERSION", "3", "OS_REGION_NAME", "RegionOne",
@@ -110,18 +101,9 @@ var sdkRows = []sdkRow{
 		env: env("OS_AUTH_URL", "@HTTP/identity", "OS_USERNAME", "authenticator", "OS_PASSWORD", password, "OS_PROJECT_NAME", "service",
 			"OS_DEFAULT_DOMAIN_ID", "default", "OS_IDENTITY_API_VERSION", "3", "OS_NO_CACHE", "1"),
 	},
-	{
-		name: "DevStack: clouds.yaml, devstack-admin", env: env("OS_CLOUD", "devstack-admin"),
-		files: map[string]string{"home/.config/openstack/clouds.yaml": devstackClouds},
-	},
-	{
-		name: "DevStack: clouds.yaml, devstack-system-admin", env: env("OS_CLOUD", "devstack-system-admin"),
-		files: map[string]string{"home/.config/openstack/clouds.yaml": devstackClouds},
-	},
-	{
-		name: "DevStack: clouds.yaml with TLS", env: env("OS_CLOUD", "devstack"),
-		files: map[string]string{"home/.config/openstack/clouds.yaml": devstackClouds},
-	},
+	{name: "DevStack: clouds.yaml, devstack-admin", env: env("OS_CLOUD", "devstack-admin"), files: map[string]string{"home/.config/openstack/clouds.yaml": devstackClouds}},
+	{name: "DevStack: clouds.yaml, devstack-system-admin", env: env("OS_CLOUD", "devstack-system-admin"), files: map[string]string{"home/.config/openstack/clouds.yaml": devstackClouds}},
+	{name: "DevStack: clouds.yaml with TLS", env: env("OS_CLOUD", "devstack"), files: map[string]string{"home/.config/openstack/clouds.yaml": devstackClouds}},
 	{
 		name: "OpenStack-Ansible: openrc",
 		env: openrc("CINDER_ENDPOINT_TYPE", "internalURL", "NOVA_ENDPOINT_TYPE", "internalURL", "OS_ENDPOINT_TYPE", "internalURL", "OS_INTERFACE", "internalURL",
@@ -169,14 +151,8 @@ verify: false`)},
 		env: openrc("OS_CLOUDNAME", "overcloud", "OS_NO_CACHE", "True", "COMPUTE_API_VERSION", "1.1", "NOVA_VERSION", "1.1", "OS_IMAGE_API_VERSION", "2",
 			"OS_COMPUTE_API_VERSION", "2.latest", "OS_IDENTITY_API_VERSION", "3", "OS_AUTH_TYPE", "password", "OS_VOLUME_API_VERSION", "3", "PYTHONWARNINGS", "ignore"),
 	},
-	{
-		name: "Packstack: keystonerc_admin",
-		env:  openrc("OS_REGION_NAME", "RegionOne", "OS_IDENTITY_API_VERSION", "3", "OS_SERVICE_TOKEN", "", "PS1", "# "),
-	},
-	{
-		name: "the installation guide: admin-openrc",
-		env:  openrc("OS_IDENTITY_API_VERSION", "3", "OS_IMAGE_API_VERSION", "2"),
-	},
+	{name: "Packstack: keystonerc_admin", env: openrc("OS_REGION_NAME", "RegionOne", "OS_IDENTITY_API_VERSION", "3", "OS_SERVICE_TOKEN", "", "PS1", "# ")},
+	{name: "the installation guide: admin-openrc", env: openrc("OS_IDENTITY_API_VERSION", "3", "OS_IMAGE_API_VERSION", "2")},
 	{
 		name: "Horizon: openrc",
 		env: openrc("OS_PROJECT_ID", "service-id", "OS_PROJECT_DOMAIN_NAME", "-", "OS_PROJECT_DOMAIN_ID", "default", "OS_REGION_NAME", "RegionOne",
@@ -220,7 +196,7 @@ identity_api_version: 3
 auth_type: "v3applicationcredential"`)},
 	},
 
-	// What public clouds hand out.
+	// Files of public clouds.
 	{
 		name: "OVHcloud: openrc.sh",
 		env: openrc("OS_AUTH_URL", "@HTTP/identity/v3/", "OS_IDENTITY_API_VERSION", "3", "OS_USER_DOMAIN_NAME", "${OS_USER_DOMAIN_NAME:-\"Default\"}", "OS_TENANT_ID", "service-id",
@@ -267,10 +243,7 @@ interface: public`)},
 			"OS_DISCOVERY_ENDPOINT", "http://127.0.0.1:1/.well-known/openid-configuration", "OS_CLIENT_ID", "keystone", "OS_CLIENT_SECRET", "none", "OS_ACCESS_TOKEN_TYPE", "access_token"),
 		refused: "v3oidcpassword",
 	},
-	{
-		name: "CERN: openrc", env: openrc("OS_AUTH_TYPE", "v3fedkerb", "OS_IDENTITY_PROVIDER", "sssd", "OS_PROTOCOL", "kerberos"),
-		refused: "v3fedkerb",
-	},
+	{name: "CERN: openrc", env: openrc("OS_AUTH_TYPE", "v3fedkerb", "OS_IDENTITY_PROVIDER", "sssd", "OS_PROTOCOL", "kerberos"), refused: "v3fedkerb"},
 	{
 		name: "a lab course: clouds.yaml with all endpoints in it", cloud: "mine",
 		files: oneCloud(`auth: {`+credentials+`project_id: "90f1c80288444ed4bb4e41b5aa2d003f", project_name: labredes, user_domain_name: "Default", project_domain_id: "default"}`,
@@ -285,22 +258,13 @@ interface: public`)},
 		name: "clouds.json", cloud: "mine",
 		files: map[string]string{"clouds.json": `{"clouds": {"mine": {"auth": {"auth_url": "@AUTH", "username": "authenticator", "password": "correct-horse", "project_name": "service", "user_domain_name": "Default", "project_domain_name": "Default"}}}}`},
 	},
-	{
-		name: "clouds.yaml comes before clouds.yml", cloud: "mine",
-		files: map[string]string{"clouds.yaml": cloudNamed("mine", inAuth), "clouds.yml": cloudNamed("mine", "auth: {}")},
-	},
-	{
-		name: "the working directory comes before the home", cloud: "mine",
-		files: and(oneCloud(inAuth), map[string]string{"home/.config/openstack/clouds.yaml": cloudNamed("mine", "auth: {}")}),
-	},
+	{name: "clouds.yaml comes before clouds.yml", cloud: "mine", files: map[string]string{"clouds.yaml": cloudNamed("mine", inAuth), "clouds.yml": cloudNamed("mine", "auth: {}")}},
+	{name: "the working directory comes before the home", cloud: "mine", files: and(oneCloud(inAuth), map[string]string{"home/.config/openstack/clouds.yaml": cloudNamed("mine", "auth: {}")})},
 	{
 		name: "clouds.yml in the working directory comes before clouds.yaml in the home", cloud: "mine",
 		files: map[string]string{"clouds.yml": cloudNamed("mine", inAuth), "home/.config/openstack/clouds.yaml": cloudNamed("mine", "auth: {}")},
 	},
-	{
-		name: "XDG_CONFIG_HOME", cloud: "mine", env: env("XDG_CONFIG_HOME", "@HERE/xdg"),
-		files: map[string]string{"xdg/openstack/clouds.yaml": cloudNamed("mine", inAuth)},
-	},
+	{name: "XDG_CONFIG_HOME", cloud: "mine", env: env("XDG_CONFIG_HOME", "@HERE/xdg"), files: map[string]string{"xdg/openstack/clouds.yaml": cloudNamed("mine", inAuth)}},
 	{
 		name: "XDG_CONFIG_HOME comes before ~/.config", cloud: "mine", env: env("XDG_CONFIG_HOME", "@HERE/xdg"),
 		files: map[string]string{"xdg/openstack/clouds.yaml": cloudNamed("mine", inAuth), "home/.config/openstack/clouds.yaml": cloudNamed("mine", "auth: {}")},
@@ -309,10 +273,7 @@ interface: public`)},
 		name: "~/.config beside an XDG_CONFIG_HOME without clouds.yaml", cloud: "mine", env: env("XDG_CONFIG_HOME", "@HERE/xdg"),
 		files: map[string]string{"home/.config/openstack/clouds.yaml": cloudNamed("mine", inAuth)},
 	},
-	{
-		name: "XDG_CONFIG_DIRS", cloud: "mine", env: env("XDG_CONFIG_DIRS", "@HERE/xdg"),
-		files: map[string]string{"xdg/openstack/clouds.yaml": cloudNamed("mine", inAuth)},
-	},
+	{name: "XDG_CONFIG_DIRS", cloud: "mine", env: env("XDG_CONFIG_DIRS", "@HERE/xdg"), files: map[string]string{"xdg/openstack/clouds.yaml": cloudNamed("mine", inAuth)}},
 	{name: "no HOME", cloud: "mine", env: env("HOME", "-"), files: oneCloud(inAuth)},
 	{
 		name: "OS_CLIENT_CONFIG_FILE", cloud: "mine", env: env("OS_CLIENT_CONFIG_FILE", "@HERE/etc/my-clouds"),
@@ -324,19 +285,13 @@ interface: public`)},
 	},
 	{name: "OS_CLIENT_CONFIG_FILE that is not there", cloud: "mine", env: env("OS_CLIENT_CONFIG_FILE", "@HERE/nowhere.yaml"), files: oneCloud(inAuth)},
 	{name: "OS_CLIENT_CONFIG_FILE that is empty", cloud: "mine", env: env("OS_CLIENT_CONFIG_FILE", ""), files: oneCloud(inAuth)},
-	{
-		name: "a clouds.yaml that is not YAML is passed over", cloud: "mine",
-		files: map[string]string{"clouds.yaml": "clouds: [", "home/.config/openstack/clouds.yaml": cloudNamed("mine", inAuth)},
-	},
+	{name: "a clouds.yaml that is not YAML is passed over", cloud: "mine", files: map[string]string{"clouds.yaml": "clouds: [", "home/.config/openstack/clouds.yaml": cloudNamed("mine", inAuth)}},
 	{
 		name: "a clouds.yaml that is empty is not passed over", cloud: "mine",
 		files:   map[string]string{"clouds.yaml": "", "home/.config/openstack/clouds.yaml": cloudNamed("mine", inAuth)},
 		refused: "mine",
 	},
-	{
-		name: "a clouds.yaml without clouds", cloud: "mine",
-		files: map[string]string{"clouds.yaml": "cache: {expiration_time: 3600}\n", "secure.yaml": cloudNamed("mine", inAuth)},
-	},
+	{name: "a clouds.yaml without clouds", cloud: "mine", files: map[string]string{"clouds.yaml": "cache: {expiration_time: 3600}\n", "secure.yaml": cloudNamed("mine", inAuth)}},
 	{
 		name: "secure.yaml in another folder than clouds.yaml", cloud: "mine",
 		files: and(oneCloud(`auth: {auth_url: "@AUTH", username: authenticator, project_name: service, `+inDomains+`}`),
@@ -385,10 +340,7 @@ interface: public`)},
 	},
 	{name: "a profile that is unknown", cloud: "mine", files: oneCloud("profile: our-own-cloud", inAuth)},
 	{name: "cloud: with the name of the cloud itself", cloud: "mine", files: oneCloud("cloud: mine", inAuth)},
-	{
-		name: "a profile that is unknown, beside a clouds-public.yaml", cloud: "mine",
-		files: and(oneCloud("profile: our-own-cloud", inAuth), map[string]string{"clouds-public.yaml": publicClouds}),
-	},
+	{name: "a profile that is unknown, beside a clouds-public.yaml", cloud: "mine", files: and(oneCloud("profile: our-own-cloud", inAuth), map[string]string{"clouds-public.yaml": publicClouds})},
 	{name: "the SDK's profile citycloud, whose regions have values", cloud: "mine", files: oneCloud("profile: citycloud", inAuth), shape: endpoints("Buf1 public @HTTP/compute/v2.1/@PROJECT")},
 	{name: "the SDK's profile catalyst with a region", cloud: "mine", files: oneCloud("profile: catalyst", "region_name: nz-hlz-1", inAuth), shape: endpoints("nz-por-1 public @HTTP/compute/v2.1/por", "nz-hlz-1 public @HTTP/compute/v2.1/@PROJECT")},
 	{name: "the SDK's profile of a cloud that does not exist any more", cloud: "mine", files: oneCloud("profile: betacloud", inAuth), refused: "betacloud"},
@@ -544,9 +496,7 @@ interface: public`)},
 	{name: "domain_name beside auth, with a project", cloud: "mine", files: oneCloud(`auth: {`+credentials+`project_name: service, user_domain_name: Default, project_domain_name: Default}`, "domain_name: Abroad")},
 	{name: "default_domain_id", cloud: "mine", files: oneCloud(`auth: {` + credentials + `project_name: service, default_domain_id: abroad}`)},
 	{name: "default_domain_name", cloud: "mine", files: oneCloud(`auth: {` + credentials + `project_name: service, default_domain_name: Abroad}`)},
-	{
-		name: "default_domain_id beside domains by name", cloud: "mine", files: oneCloud(`auth: {` + credentials + `project_name: service, default_domain_id: abroad, ` + inDomains + `}`),
-	},
+	{name: "default_domain_id beside domains by name", cloud: "mine", files: oneCloud(`auth: {` + credentials + `project_name: service, default_domain_id: abroad, ` + inDomains + `}`)},
 	{name: "OS_DEFAULT_DOMAIN_NAME", env: openrc("OS_USER_DOMAIN_NAME", "-", "OS_PROJECT_DOMAIN_NAME", "-", "OS_DEFAULT_DOMAIN_NAME", "Abroad")},
 	{
 		name: "no domain at all", cloud: "mine", files: oneCloud(`auth: {` + credentials + `project_name: service}`),
@@ -567,9 +517,7 @@ interface: public`)},
 		name: "OS_TENANT_NAME beside an OS_PROJECT_NAME that is empty", env: openrc("OS_PROJECT_NAME", "", "OS_TENANT_NAME", "service"),
 		ours: "an empty variable is as good as none; the SDK logs in without a project", want: reached{Login: "POST @HTTP/identity/v3/auth/tokens", Body: account, Lookup: "GET @HTTP/compute/v2.1/servers/" + web},
 	},
-	{
-		name: "a key with a dash and with an underscore", cloud: "mine", files: oneCloud(`auth: {` + credentials + `project_name: service, user-domain-name: Dash, ` + inDomains + `}`),
-	},
+	{name: "a key with a dash and with an underscore", cloud: "mine", files: oneCloud(`auth: {` + credentials + `project_name: service, user-domain-name: Dash, ` + inDomains + `}`)},
 	{name: "no password", cloud: "mine", files: oneCloud(`auth: {auth_url: "@AUTH", username: authenticator, project_name: service, ` + inDomains + `}`), refused: "password"},
 	{name: "an empty password", cloud: "mine", files: oneCloud(`auth: {auth_url: "@AUTH", username: authenticator, password: "", project_name: service, ` + inDomains + `}`), refused: "password"},
 	{name: "no user", cloud: "mine", files: oneCloud(`auth: {auth_url: "@AUTH", password: correct-horse, project_name: service, ` + inDomains + `}`), ours: "a login without a user is refused; the SDK sends it", refused: "user"},
@@ -745,19 +693,10 @@ clouds:
 	{name: "auth_url with v and a digit earlier in its path, and no version", env: openrc("OS_AUTH_URL", "@HTTP/dev1/identity"), shape: shape{keystone: "/dev1/identity"}},
 	{name: "auth_url of a Keystone without version documents", env: openrc("OS_AUTH_URL", "@HTTP/v3"), shape: shape{keystone: "/", unlinked: true}},
 	{name: "auth_url with {region_name}", cloud: "mine", files: oneCloud(`auth: {auth_url: "@HTTP/{region_name}/v3", username: authenticator, password: correct-horse, project_name: service, `+inDomains+`}`, "region_name: RegionOne"), shape: shape{keystone: "/RegionOne"}},
-	{
-		name: "auth_url with TLS, and links without", env: openrc("OS_AUTH_URL", "@HTTPS/identity", "OS_CACERT", "ca.pem"), shape: shape{link: "@HTTP/identity/v3/"},
-	},
-	{
-		name: "auth_url with TLS and a version, and links without", env: openrc("OS_AUTH_URL", "@HTTPS/identity/v3", "OS_CACERT", "ca.pem"), shape: shape{link: "@HTTP/identity/v3/"},
-	},
-	{
-		name: "auth_url without TLS, and links with", env: openrc("OS_CACERT", "ca.pem"), shape: shape{link: "@HTTPS/identity/v3/"},
-	},
-	{
-		name: "auth_url that redirects to TLS", env: openrc("OS_CACERT", "ca.pem"), shape: shape{redirect: true},
-		ours: "a redirect is not followed: it could lead a password anywhere", refused: "redirect",
-	},
+	{name: "auth_url with TLS, and links without", env: openrc("OS_AUTH_URL", "@HTTPS/identity", "OS_CACERT", "ca.pem"), shape: shape{link: "@HTTP/identity/v3/"}},
+	{name: "auth_url with TLS and a version, and links without", env: openrc("OS_AUTH_URL", "@HTTPS/identity/v3", "OS_CACERT", "ca.pem"), shape: shape{link: "@HTTP/identity/v3/"}},
+	{name: "auth_url without TLS, and links with", env: openrc("OS_CACERT", "ca.pem"), shape: shape{link: "@HTTPS/identity/v3/"}},
+	{name: "auth_url that redirects to TLS", env: openrc("OS_CACERT", "ca.pem"), shape: shape{redirect: true}, ours: "a redirect is not followed: it could lead a password anywhere", refused: "redirect"},
 	{name: "auth_url with links to a host that is not there", env: openrc("OS_AUTH_URL", "@HTTP/identity"), shape: shape{link: "http://127.0.0.1:1/identity/v3/"}},
 	{name: "auth_url with a version, and links to a host that is not there", env: openrc(), shape: shape{link: "http://127.0.0.1:1/identity/v3/"}},
 	{name: "auth_url below a prefix that the links do not have", env: openrc(), shape: shape{link: "http://127.0.0.1:1/v3/"}},
@@ -789,10 +728,7 @@ clouds:
 		name: "Nova's legacy version with the project", env: openrc(), shape: endpoints("RegionOne public @HTTP/compute/v2/@PROJECT"),
 		ours: "the legacy API has no microversions, which are needed", refused: "legacy",
 	},
-	{
-		name: "Nova's legacy version", env: openrc(), shape: endpoints("RegionOne public @HTTP/compute/v2"),
-		ours: "the legacy API has no microversions, which are needed", refused: "legacy",
-	},
+	{name: "Nova's legacy version", env: openrc(), shape: endpoints("RegionOne public @HTTP/compute/v2"), ours: "the legacy API has no microversions, which are needed", refused: "legacy"},
 	{name: "Nova with TLS, Keystone without", env: openrc("OS_CACERT", "ca.pem"), shape: endpoints("RegionOne public @HTTPS/compute/v2.1")},
 	{name: "Nova with TLS, and links without", env: openrc("OS_CACERT", "ca.pem"), shape: shape{novaLink: "@HTTP/compute", catalog: []string{"RegionOne public @HTTPS/compute/v2.1"}}},
 	{name: "Nova with TLS and no version, and links without", env: openrc("OS_CACERT", "ca.pem"), shape: shape{novaLink: "@HTTP/compute", catalog: []string{"RegionOne public @HTTPS/compute"}}},

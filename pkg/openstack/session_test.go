@@ -18,13 +18,13 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/simulator"
 )
 
-// askMany asks for each instance from an address of its own, all at once.
+// askMany asks for all instances at once, each from another address.
 func askMany(t *testing.T, c *openstack.Client, ids []attest.InstanceID) []error {
 	t.Helper()
 	errs := make([]error, len(ids))
 	var asking sync.WaitGroup
 	for i, id := range ids {
-		asking.Go(func() { _, errs[i] = c.Instance(t.Context(), id, neighbour(i)) })
+		asking.Go(func() { _, errs[i] = c.Instance(t.Context(), id, neighbor(i)) })
 	}
 	asking.Wait()
 	return errs
@@ -40,7 +40,7 @@ func manyServers(t *testing.T, cloud *simulator.Cloud, n int) []attest.InstanceI
 }
 
 func TestExpiredTokenIsRenewedOnce(t *testing.T) {
-	for name, client := range map[string]func(*testing.T, *simulator.Cloud, openstack.Options) *openstack.Client{"show": newAdmin, "list": newLister} {
+	for name, client := range bothLookups {
 		t.Run(name, func(t *testing.T) {
 			cloud, clock := startCloud(t), newClock()
 			cloud.SetNow(clock.Now)
@@ -58,7 +58,7 @@ func TestExpiredTokenIsRenewedOnce(t *testing.T) {
 				}
 				clock.advance(time.Hour)
 			}
-			// What the answer says is the same after a renewal on the way.
+			// A renewal does not change the answer.
 			if _, err := ask(t, c, unknown); !errors.Is(err, attest.ErrNoInstance) {
 				t.Errorf("Instance of an unknown one with an expired token = %v, want ErrNoInstance", err)
 			}
@@ -70,7 +70,7 @@ func TestExpiredTokenIsRenewedOnce(t *testing.T) {
 	}
 }
 
-func TestNovaThatRefusesEveryTokenIsNoReasonToLogInEachTime(t *testing.T) {
+func TestNovaThatRefusesEveryTokenCausesOneLoginASecond(t *testing.T) {
 	cloud, clock := startCloud(t), newClock()
 	ids := manyServers(t, cloud, 10)
 	c := newAdmin(t, cloud, openstack.Options{Now: clock.Now})
@@ -80,7 +80,7 @@ func TestNovaThatRefusesEveryTokenIsNoReasonToLogInEachTime(t *testing.T) {
 		for _, err := range askMany(t, c, ids) {
 			checkBroken(t, err)
 			if isSetup(err) {
-				t.Errorf("a login that Keystone granted is called wrong: %v", err)
+				t.Errorf("a login that succeeded is reported as refused: %v", err)
 			}
 		}
 		clock.advance(step)
@@ -96,9 +96,8 @@ func TestNovaThatRefusesEveryTokenIsNoReasonToLogInEachTime(t *testing.T) {
 	}
 }
 
-// A password that Keystone refuses is tried less and less often, so that an account which it locked for that is not kept locked;
-// requests of instances do not change that.
-func TestPasswordThatIsNoLongerRightIsTriedWithGrowingPauses(t *testing.T) {
+// The pauses let Keystone unlock the account. Requests of instances do not shorten them.
+func TestChangedPasswordIsRetriedWithGrowingPauses(t *testing.T) {
 	cloud, clock := startCloud(t), newClock()
 	c := newAdmin(t, cloud, openstack.Options{Now: clock.Now})
 	changed := simulator.Account{Name: "admin", ID: "admin-id", ProjectName: "admin", Roles: []string{"admin"}, Password: "another one"}
@@ -111,7 +110,7 @@ func TestPasswordThatIsNoLongerRightIsTriedWithGrowingPauses(t *testing.T) {
 		_, err := ask(t, c, web)
 		checkBroken(t, err)
 		if !isSetup(err) || !strings.Contains(err.Error(), "keystone refuses the login of admin") {
-			t.Fatalf("Instance = %v, want a SetupError that tells of the login", err)
+			t.Fatalf("Instance = %v, want a SetupError about the login", err)
 		}
 		clock.advance(step)
 	}
@@ -124,7 +123,7 @@ func TestPasswordThatIsNoLongerRightIsTriedWithGrowingPauses(t *testing.T) {
 	clock.advance(13 * time.Minute)
 	mustFind(t, c, web)
 
-	// The next refusal is a first one again.
+	// After a success the pauses start again with the shortest.
 	changed.Password = "another one"
 	cloud.AddAccount(changed)
 	cloud.RevokeTokens()
@@ -138,7 +137,7 @@ func TestPasswordThatIsNoLongerRightIsTriedWithGrowingPauses(t *testing.T) {
 	mustFind(t, c, web)
 }
 
-func TestWrongPasswordFromTheStartIsTriedWithGrowingPauses(t *testing.T) {
+func TestWrongPasswordIsRetriedWithGrowingPauses(t *testing.T) {
 	cloud, clock := startCloud(t), newClock()
 	env := as("admin", "admin", cloud.AuthURL())
 	env["OS_PASSWORD"] = "another one"
@@ -154,7 +153,7 @@ func TestWrongPasswordFromTheStartIsTriedWithGrowingPauses(t *testing.T) {
 	}
 }
 
-func TestKeystoneThatIsAwayAtTheStart(t *testing.T) {
+func TestKeystoneFailsAtTheFirstLogin(t *testing.T) {
 	for name, fault := range map[string]simulator.Fault{
 		"drops connections":              {Drop: true},
 		"does not answer":                {Hang: true},
@@ -173,15 +172,15 @@ func TestKeystoneThatIsAwayAtTheStart(t *testing.T) {
 			_, err := c.Connect(t.Context())
 			checkBroken(t, err)
 			if isSetup(err) {
-				t.Errorf("Connect = %v: waiting could mend it", err)
+				t.Errorf("Connect = %v: a retry can help", err)
 			}
-			// It is not asked more than once a second.
+			// There is at most one login a second.
 			tried := countLogins(cloud)
 			for range 20 {
 				_, err := ask(t, c, web)
 				checkBroken(t, err)
 				if err := c.Check(t.Context()); err == nil {
-					t.Error("Check found nothing wrong")
+					t.Error("Check did not report it")
 				}
 			}
 			if n := countLogins(cloud) - tried; n != 0 {
@@ -197,22 +196,22 @@ func TestKeystoneThatIsAwayAtTheStart(t *testing.T) {
 	}
 }
 
-func TestNovaThatIsAwayAtTheStart(t *testing.T) {
+func TestNovaFailsAtTheFirstLogin(t *testing.T) {
 	cloud, clock := startCloud(t), newClock()
 	cloud.Fail("nova", simulator.Fault{Status: 503})
 	c := newClient(t, as("authenticator", "service", cloud.AuthURL()), config(), openstack.Options{Now: clock.Now})
 	_, err := c.Connect(t.Context())
 	checkBroken(t, err)
 	if isSetup(err) {
-		t.Errorf("Connect = %v: waiting could mend it", err)
+		t.Errorf("Connect = %v: a retry can help", err)
 	}
 	cloud.Fail("nova", simulator.Fault{})
 	clock.advance(time.Second)
 	mustFind(t, c, web)
 }
 
-// A renewal that fails for Keystone's sake is tried again a second later.
-func TestKeystoneThatIsAwayAtARenewal(t *testing.T) {
+// A renewal that failed because of Keystone is retried a second later.
+func TestKeystoneFailsAtARenewal(t *testing.T) {
 	cloud, clock := startCloud(t), newClock()
 	c := newAdmin(t, cloud, openstack.Options{Now: clock.Now})
 	cloud.RevokeTokens()
@@ -230,7 +229,7 @@ func TestKeystoneThatIsAwayAtARenewal(t *testing.T) {
 	mustFind(t, c, web)
 }
 
-func TestCallerWhoLeavesALoginFailsNobody(t *testing.T) {
+func TestLoginContinuesWhenACallerLeaves(t *testing.T) {
 	for _, renewal := range []bool{false, true} {
 		t.Run(map[bool]string{false: "the first", true: "a renewal"}[renewal], func(t *testing.T) {
 			cloud, clock := startCloud(t), newClock()
@@ -247,22 +246,22 @@ func TestCallerWhoLeavesALoginFailsNobody(t *testing.T) {
 			leaving, leave := context.WithCancel(t.Context())
 			left, stayed := make(chan error, 1), make(chan error, 1)
 			go func() {
-				_, err := c.Instance(leaving, instanceID(t, web), somebody)
+				_, err := c.Instance(leaving, instanceID(t, web), unproven)
 				left <- err
 			}()
 			awaittest.True(t, "the login", func() bool { return countLogins(cloud) == before+1 })
 			go func() {
-				_, err := c.Instance(t.Context(), instanceID(t, foreign), somebody)
+				_, err := c.Instance(t.Context(), instanceID(t, foreign), unproven)
 				stayed <- err
 			}()
 			awaittest.True(t, "the other caller", func() bool { return c.InFlight() == 2 })
 			leave()
 			if err := <-left; !errors.Is(err, context.Canceled) {
-				t.Errorf("who left got %v", err)
+				t.Errorf("the caller that left got %v", err)
 			}
 			close(held)
 			if err := <-stayed; err != nil {
-				t.Errorf("who stayed got %v", err)
+				t.Errorf("the other caller got %v", err)
 			}
 			if n := countLogins(cloud) - before; n != 1 {
 				t.Errorf("there were %d logins, want 1", n)
@@ -280,23 +279,23 @@ func TestOneCallAnswersAHundredCallers(t *testing.T) {
 	first, leave := context.WithCancel(t.Context())
 	left := make(chan error)
 	go func() {
-		_, err := c.Instance(first, instanceID(t, web), somebody)
+		_, err := c.Instance(first, instanceID(t, web), unproven)
 		left <- err
 	}()
 	awaittest.True(t, "the call", func() bool { return countLookups(cloud) == before+1 })
 	var asking sync.WaitGroup
 	for i := range 100 {
 		asking.Go(func() {
-			// Proven callers: one that comes late finds what the others asked.
+			// They are proven callers, so that a late one finds the cached answer.
 			if _, err := askProven(t, c, web); err != nil {
 				t.Errorf("caller %d got %v", i, err)
 			}
 		})
 	}
-	// The one who began it may leave before or after the others came.
+	// The first caller may leave before or after the others came.
 	leave()
 	if err := <-left; !errors.Is(err, context.Canceled) {
-		t.Errorf("who left got %v", err)
+		t.Errorf("the caller that left got %v", err)
 	}
 	close(held)
 	asking.Wait()
@@ -305,8 +304,8 @@ func TestOneCallAnswersAHundredCallers(t *testing.T) {
 	}
 }
 
-// Each lookup that is given up is given up at Nova, too.
-func TestCallIsCancelledWhenItsLastCallerLeaves(t *testing.T) {
+// The request to Nova ends, too.
+func TestCallIsCanceledWhenItsLastCallerLeaves(t *testing.T) {
 	f := newFront(t, startCloud(t))
 	arrived, gone := make(chan struct{}, 1), make(chan struct{})
 	c := newClient(t, as("admin", "admin", f.authURL()), config(), openstack.Options{})
@@ -323,7 +322,7 @@ func TestCallIsCancelledWhenItsLastCallerLeaves(t *testing.T) {
 	ctx, leave := context.WithCancel(t.Context())
 	done := make(chan error)
 	go func() {
-		_, err := c.Instance(ctx, instanceID(t, web), somebody)
+		_, err := c.Instance(ctx, instanceID(t, web), unproven)
 		done <- err
 	}()
 	<-arrived
@@ -335,7 +334,7 @@ func TestCallIsCancelledWhenItsLastCallerLeaves(t *testing.T) {
 	select {
 	case <-gone:
 	case <-time.After(4 * time.Second): // less than the timeout
-		t.Error("Nova still works for a caller who left")
+		t.Error("the request to Nova still runs")
 	}
 	mustFind(t, c, web)
 }
@@ -350,7 +349,7 @@ func TestFloodOfOneAddress(t *testing.T) {
 	var asking sync.WaitGroup
 	find := func(n int, caller int) {
 		asking.Go(func() {
-			if _, err := c.Instance(t.Context(), ids[n], neighbour(caller)); err != nil {
+			if _, err := c.Instance(t.Context(), ids[n], neighbor(caller)); err != nil {
 				t.Errorf("instance %d, caller %d: %v", n, caller, err)
 			}
 		})
@@ -359,19 +358,19 @@ func TestFloodOfOneAddress(t *testing.T) {
 		find(n, 1)
 	}
 	awaittest.True(t, "eight calls", func() bool { return countLookups(cloud) == before+8 })
-	if _, err := c.Instance(t.Context(), ids[8], neighbour(1)); !errors.Is(err, attest.ErrTooManyLookups) {
+	if _, err := c.Instance(t.Context(), ids[8], neighbor(1)); !errors.Is(err, attest.ErrTooManyLookups) {
 		t.Errorf("one more lookup of one address = %v, want ErrTooManyLookups", err)
 	}
 	find(9, 2)
 	awaittest.True(t, "another's call", func() bool { return countLookups(cloud) == before+9 })
-	find(9, 1) // is under way, and costs nothing
+	find(9, 1) // joins the call in flight
 	close(held)
 	asking.Wait()
 	if n := countLookups(cloud) - before; n != 9 {
 		t.Errorf("Nova was called %d times, want 9", n)
 	}
-	if _, err := c.Instance(t.Context(), ids[8], neighbour(1)); err != nil {
-		t.Errorf("once the others are done, Instance = %v", err)
+	if _, err := c.Instance(t.Context(), ids[8], neighbor(1)); err != nil {
+		t.Errorf("after the others, Instance = %v", err)
 	}
 }
 
@@ -407,7 +406,7 @@ func TestCloseEndsEverything(t *testing.T) {
 				t.Errorf("Close took %v", took)
 			}
 			if ours := running(); ours != "" {
-				t.Errorf("after Close this still runs:\n%s", ours)
+				t.Errorf("after Close these goroutines run:\n%s", ours)
 			}
 			for _, err := range <-answered {
 				checkBroken(t, err)
@@ -421,14 +420,14 @@ func TestCloseEndsEverything(t *testing.T) {
 			if !test.connect {
 				checkBroken(t, err)
 			}
-			c.Close() // again does no harm
+			c.Close() // a second Close has no effect
 			// The connections, and the simulator's ends of them.
 			awaittest.True(t, fmt.Sprintf("for the %d goroutines of before", before), func() bool { return runtime.NumGoroutine() <= before })
 		})
 	}
 }
 
-func TestCloseWaitsForALoginThatNobodyWaitsForAnyMore(t *testing.T) {
+func TestCloseWaitsForALoginWithoutCallers(t *testing.T) {
 	cloud := startCloud(t)
 	asked, release := make(chan struct{}), make(chan struct{})
 	var ended atomic.Bool
@@ -448,7 +447,7 @@ func TestCloseWaitsForALoginThatNobodyWaitsForAnyMore(t *testing.T) {
 	<-asked
 	leave()
 	if err := <-left; !errors.Is(err, context.Canceled) {
-		t.Errorf("who left got %v", err)
+		t.Errorf("the caller that left got %v", err)
 	}
 	time.AfterFunc(50*time.Millisecond, func() { close(release) })
 	c.Close()
@@ -457,7 +456,7 @@ func TestCloseWaitsForALoginThatNobodyWaitsForAnyMore(t *testing.T) {
 	}
 }
 
-// running gives the stacks of the client's own goroutines.
+// running returns the stacks of the client's own goroutines.
 func running() string {
 	stacks := make([]byte, 1<<20)
 	stacks = stacks[:runtime.Stack(stacks, true)]
