@@ -94,7 +94,7 @@ func (a *Agents) authenticate(r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if len(c.agents) > 0 && !within(c.agents, peer) {
+	if len(c.agents) > 0 && !c.agents.contain(peer) {
 		return errNotListed
 	}
 	if len(c.agents) == 0 && (c.tls.ClientCAFile == "" || len(c.tls.ClientNames) == 0) {

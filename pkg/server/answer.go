@@ -62,12 +62,8 @@ func refuse(c echo.Context, status int, word, description string, wait time.Dura
 // die.
 func retryAfter(wait time.Duration, id string) string {
 	seconds := max(1, int(math.Ceil(wait.Seconds())))
-	die := 0
-	if len(id) > 0 {
-		n, _ := strconv.ParseUint(id[:1], 16, 8)
-		die = int(n) // 0 to 15
-	}
-	return strconv.Itoa(seconds + die%(seconds/3+2))
+	die, _ := strconv.ParseInt(id[:min(1, len(id))], 16, 8) // 0 to 15
+	return strconv.Itoa(seconds + int(die)%(seconds/3+2))
 }
 
 // handleError answers a request that has no handler, and one whose handler panicked.

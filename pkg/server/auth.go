@@ -2,7 +2,6 @@ package server
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/http"
 	"time"
@@ -31,11 +30,8 @@ func (s *Server) readDocument(d *decision) error {
 		return nil
 	}
 	evidence, document, err := d.evidence.WithDocument(s.issuer, d.request.document)
-	if errors.As(err, new(*attest.Denied)) {
-		return err
-	}
 	if err != nil {
-		return &attest.Failure{Reason: signingUnavailable, Err: err}
+		return err
 	}
 	d.document = document.ID
 	if d.request.instance.IsZero() {
@@ -62,9 +58,8 @@ func (s *Server) grant(ctx context.Context, d *decision) error {
 	}
 	if d.token, err = s.issuer.Issue(ctx, d.identity); err != nil {
 		s.giveBack(ctx, d)
-		return &attest.Failure{Reason: signingUnavailable, Err: err}
 	}
-	return nil
+	return err
 }
 
 // giveBack returns the attempts that were spent for a token that the client does not

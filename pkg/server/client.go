@@ -13,10 +13,10 @@ import (
 
 const headerForwardedFor = "X-Forwarded-For"
 
-func (p Proxy) trusts(addr netip.Addr) bool { return within(p.trusted, addr) }
+type networks []netip.Prefix
 
-func within(list []netip.Prefix, addr netip.Addr) bool {
-	return slices.ContainsFunc(list, func(p netip.Prefix) bool { return p.Contains(addr) })
+func (n networks) contain(addr netip.Addr) bool {
+	return slices.ContainsFunc(n, func(p netip.Prefix) bool { return p.Contains(addr) })
 }
 
 // parsePeer reads the address:port of the other end of a connection.
@@ -40,7 +40,7 @@ func (p Proxy) evidence(r *http.Request) attest.Evidence {
 	if err != nil {
 		return attest.Evidence{}
 	}
-	if !p.trusts(at) {
+	if !p.trusted.contain(at) {
 		return attest.FromAddress(at)
 	}
 	if p.protocol {
@@ -57,7 +57,7 @@ func (p Proxy) evidence(r *http.Request) attest.Evidence {
 			return attest.FromIntermediary(at, quoteHop(hop)+" in X-Forwarded-For is not an IP address: a proxy must write the address alone, without a port or brackets")
 		}
 		at = attest.Canonical(addr)
-		if !p.trusts(at) {
+		if !p.trusted.contain(at) {
 			return attest.FromAddress(at)
 		}
 	}

@@ -36,7 +36,7 @@ type ProxyConfig struct {
 
 // Proxy is a parsed [ProxyConfig]. The zero value trusts no load balancer.
 type Proxy struct {
-	trusted  []netip.Prefix
+	trusted  networks
 	protocol bool
 }
 
@@ -100,17 +100,14 @@ type VendordataConfig struct {
 type Vendordata struct {
 	listen   string
 	users    []string
-	from     []netip.Prefix
+	from     networks
 	expiry   time.Duration
 	audience []string
 	static   map[string]string
 }
 
 // open reports whether any caller may use the door.
-func (v *Vendordata) open() bool { return len(v.users) > 0 }
-
-// names reports whether vendordata.from contains an address.
-func (v *Vendordata) names(addr netip.Addr) bool { return within(v.from, addr) }
+func (v Vendordata) open() bool { return len(v.users) > 0 }
 
 var keystoneID = regexp.MustCompile(`\A[0-9a-f]{32}(?:[0-9a-f]{32})?\z`)
 
@@ -195,7 +192,7 @@ type agentsTLSConfig struct {
 type MetadataService struct {
 	listen          string
 	tls             agentsTLSConfig
-	agents, proxies []netip.Prefix
+	agents, proxies networks
 	secrets         [][]byte
 	nova            *url.URL // nil for none
 }
@@ -210,9 +207,27 @@ func (c MetadataServiceConfig) Parse() (MetadataService, error) {
 	problems := append(checkPrefixes("agents", c.Agents, "any client would be an agent"), checkPrefixes("proxies", c.Proxies, "any client could name an agent")...)
 	add := func(path string, err error) { problems = append(problems, problem.At(path, err)) }
 	add("listen", listen.ValidateAddress(c.Listen))
-	add("tls", c.TLS.parse(len(c.Agents) > 0))
-	if len(c.Agents) == 0 && c.TLS.ClientCAFile == "" {
+	add("tls", c.TLS.Validate())
+	switch t := c.TLS; {
+	case t.ClientCAFile == "" && len(c.Agents) == 0:
 		add("agents", errors.New("is empty, and so is tls.clientCAFile: nothing tells an agent from another client"))
+	case t.ClientCAFile != "" && t.CertFile == "":
+		add("tls.clientCAFile", errors.New("needs certFile and keyFile: without TLS there are no client certificates"))
+	case t.ClientCAFile != "":
+		_, err := listen.LoadCA(t.ClientCAFile)
+		add("tls.clientCAFile", err)
+		if len(c.Agents) == 0 && len(t.ClientNames) == 0 {
+			add("tls.clientNames", errors.New("is empty, and so is agents: each certificate that a CA of clientCAFile has signed, for whatever purpose, would identify an agent"))
+		}
+	}
+	if len(c.TLS.ClientNames) > 0 && c.TLS.ClientCAFile == "" {
+		add("tls.clientNames", errors.New("needs clientCAFile, which has the CAs of the certificates"))
+	}
+	for i, name := range c.TLS.ClientNames {
+		// A DNS name of a host, without a final dot (RFC 1123, section 2.1).
+		if len(name) > 253 || !hostName.MatchString(name) {
+			add(fmt.Sprintf("tls.clientNames[%d]", i), fmt.Errorf("%q is not a DNS name such as agent.example.com; wildcards are not allowed", name))
+		}
 	}
 	var err error
 	if m.secrets, err = readSecrets(c.SharedSecretFile); err != nil {
@@ -229,34 +244,7 @@ func (c MetadataServiceConfig) Parse() (MetadataService, error) {
 	return m, nil
 }
 
-func (c agentsTLSConfig) parse(hasAddresses bool) error {
-	problems := []error{c.TLSConfig.Validate()}
-	add := func(path string, err error) { problems = append(problems, problem.At(path, err)) }
-	if c.ClientCAFile != "" && c.CertFile == "" {
-		add("clientCAFile", errors.New("needs certFile and keyFile: without TLS there are no client certificates"))
-	} else if c.ClientCAFile != "" {
-		_, err := listen.LoadCA(c.ClientCAFile)
-		add("clientCAFile", err)
-		if !hasAddresses && len(c.ClientNames) == 0 {
-			add("clientNames", errors.New("is empty, and so is agents: each certificate that a CA of clientCAFile has signed, for whatever purpose, would identify an agent"))
-		}
-	}
-	if len(c.ClientNames) > 0 && c.ClientCAFile == "" {
-		add("clientNames", errors.New("needs clientCAFile, which has the CAs of the certificates"))
-	}
-	for i, name := range c.ClientNames {
-		if !isHostName(name) {
-			add(fmt.Sprintf("clientNames[%d]", i), fmt.Errorf("%q is not a DNS name such as agent.example.com; wildcards are not allowed", name))
-		}
-	}
-	return errors.Join(problems...)
-}
-
 var hostName = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*$`)
-
-// isHostName reports whether s is a DNS name of a host, without a final dot (RFC 1123,
-// section 2.1).
-func isHostName(s string) bool { return len(s) <= 253 && hostName.MatchString(s) }
 
 func parseNova(s string) (*url.URL, error) {
 	if s == "" {

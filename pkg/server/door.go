@@ -30,6 +30,22 @@ const (
 	outcomeFailed    = "failed"
 )
 
+// The reasons that this package decides: what comes before a judgment, or prevents its
+// answer.
+const (
+	reasonGranted      attest.Reason = "granted"
+	requestInvalid     attest.Reason = "request_invalid"
+	agentUnknown       attest.Reason = "agent_unknown"
+	agentClaimInvalid  attest.Reason = "agent_claim_invalid"
+	callerDenied       attest.Reason = "caller_denied"
+	throttledAddress   attest.Reason = "throttled_address"
+	throttledInstance  attest.Reason = "throttled_instance"
+	throttledBodies    attest.Reason = "throttled_bodies"
+	signingUnavailable attest.Reason = "signing_unavailable"
+	auditUnavailable   attest.Reason = "audit_unavailable"
+	clientGone         attest.Reason = "client_gone"
+)
+
 // door has what differs from door to door.
 type door struct {
 	name string
@@ -139,7 +155,7 @@ func (d *decision) conclude(err error) {
 	case errors.As(err, &failure):
 		d.set(outcomeFailed, failure.Reason, http.StatusServiceUnavailable, time.Second)
 		d.detail = failure.Err.Error()
-	default:
+	default: // from the issuer
 		d.set(outcomeFailed, signingUnavailable, http.StatusServiceUnavailable, time.Second)
 	}
 }

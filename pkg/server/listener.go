@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/netip"
+	"slices"
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/listen"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/ratelimit"
@@ -46,15 +47,15 @@ const (
 // first listener, have connections that other clients cannot take.
 func (s *Server) Listen(address string, t listen.TLSConfig) ([]listen.Endpoint, error) {
 	o := listen.Options{
-		TLS: t, Connections: Connections, Trusted: s.proxy.trusts,
+		TLS: t, Connections: Connections, Trusted: s.proxy.trusted.contain,
 		Closed: s.metrics.closed(listenerInstances), Log: s.log,
 	}
 	if s.proxy.protocol && len(s.proxy.trusted) > 0 {
-		o.Proxies = s.proxy.trusts
+		o.Proxies = s.proxy.trusted.contain
 	}
 	separate := s.vendordata.open() && s.vendordata.listen != ""
 	if s.vendordata.open() && !separate {
-		o.Preferred = s.vendordata.names
+		o.Preferred = s.vendordata.from.contain
 	}
 	l, err := listen.Open(address, o)
 	if err != nil {
@@ -63,7 +64,7 @@ func (s *Server) Listen(address string, t listen.TLSConfig) ([]listen.Endpoint, 
 	all := []listen.Endpoint{{Name: "instances", Listener: l, Handler: s, TooLong: tooLongForClients}}
 	if separate {
 		o := listen.Options{
-			TLS: t, Connections: VendordataConnections, Preferred: s.vendordata.names,
+			TLS: t, Connections: VendordataConnections, Preferred: s.vendordata.from.contain,
 			Closed: s.metrics.closed(listenerVendordata), Log: s.log,
 		}
 		nova, err := listen.Open(s.vendordata.listen, o)
@@ -83,7 +84,7 @@ func (a *Agents) Listen() (listen.Endpoint, error) {
 	c := a.config
 	o := listen.Options{
 		TLS: c.tls.TLSConfig, ClientCAFile: c.tls.ClientCAFile, ClientNames: c.tls.ClientNames,
-		Trusted:     func(addr netip.Addr) bool { return within(c.agents, addr) || within(c.proxies, addr) },
+		Trusted:     append(slices.Clone(c.agents), c.proxies...).contain,
 		Connections: AgentConnections,
 		Refused:     a.recordRefusal,
 		Closed: func(why string) {
@@ -102,7 +103,7 @@ func (a *Agents) Listen() (listen.Endpoint, error) {
 		}
 	}
 	if len(c.proxies) > 0 {
-		o.Proxies, o.ProxyVersion2 = func(addr netip.Addr) bool { return within(c.proxies, addr) }, true
+		o.Proxies, o.ProxyVersion2 = c.proxies.contain, true
 	}
 	l, err := listen.Open(c.listen, o)
 	return listen.Endpoint{Name: "metadata agents", Listener: l, Handler: a, TooLong: func() []byte { return tooLongHeaders(http.StatusBadRequest) }}, err

@@ -1,12 +1,12 @@
 package server
 
 import (
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
-
-	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
+	"github.com/prometheus/client_golang/prometheus/promauto"
 )
 
 const namespace = "nova_authenticator"
@@ -25,16 +25,21 @@ type Metrics struct {
 
 // NewMetrics makes the metrics. inFlight returns how many lookups are in flight.
 func NewMetrics(version, commit string, inFlight func() int) *Metrics {
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	auto := promauto.With(registry)
 	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
-		return prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: namespace, Name: name, Help: help}, labels)
+		return auto.NewCounterVec(prometheus.CounterOpts{Namespace: namespace, Name: name, Help: help}, labels)
 	}
 	histogram := func(name, help string, buckets []float64, labels ...string) *prometheus.HistogramVec {
-		return prometheus.NewHistogramVec(prometheus.HistogramOpts{Namespace: namespace, Name: name, Help: help, Buckets: buckets}, labels)
+		return auto.NewHistogramVec(prometheus.HistogramOpts{Namespace: namespace, Name: name, Help: help, Buckets: buckets}, labels)
 	}
-	lost := counter("audit_lost_total", "Audit lines that could not be written.")
-	unknown := counter("unknown_agents_total", "Requests to the metadata service's listener from clients that are not a metadata agent.")
+	auto.NewGauge(prometheus.GaugeOpts{
+		Namespace: namespace, Name: "build_info", Help: "1, with the version and commit as labels.",
+		ConstLabels: prometheus.Labels{"version": version, "commit": commit},
+	}).Set(1)
 	m := &Metrics{
-		registry: prometheus.NewRegistry(),
+		registry: registry,
 		decisions: counter("decisions_total", "Requests for a token by door, role, outcome and reason. A role that is not configured is counted as unknown.",
 			"door", "role", "outcome", "reason"),
 		seconds: histogram("decision_seconds", "Time from a request's arrival to its decision.",
@@ -42,18 +47,11 @@ func NewMetrics(version, commit string, inFlight func() int) *Metrics {
 		upstream: histogram("upstream_seconds", "Time of a call to Keystone or Nova, by outcome.",
 			[]float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5}, "service", "outcome"),
 		throttled: counter("throttled_total", "Requests that were refused because there were too many, by limit.", "by"),
-		auditLost: lost.WithLabelValues(),
-		unknown:   unknown.WithLabelValues(),
+		auditLost: counter("audit_lost_total", "Audit lines that could not be written.").WithLabelValues(),
+		unknown:   counter("unknown_agents_total", "Requests to the metadata service's listener from clients that are not a metadata agent.").WithLabelValues(),
 		cut: counter("connections_closed_total", "Connections that were closed before their end, by listener and why: address (its address has the most that it may have), full (its network has more than all others), unknown (the peer may not connect), no_files (no file descriptor was left).",
 			"listener", "why"),
 	}
-	build := prometheus.NewGauge(prometheus.GaugeOpts{
-		Namespace: namespace, Name: "build_info", Help: "1, with the version and commit as labels.",
-		ConstLabels: prometheus.Labels{"version": version, "commit": commit},
-	})
-	build.Set(1)
-	m.registry.MustRegister(m.decisions, m.seconds, m.upstream, m.throttled, lost, unknown, m.cut, build,
-		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	m.gauge("lookups_in_flight", "Lookups that query the cloud or wait to do so.", inFlight)
 	return m
 }
@@ -86,15 +84,6 @@ func (m *Metrics) closed(listener string) func(why string) {
 	return func(why string) { m.cut.WithLabelValues(listener, why).Inc() }
 }
 
-// limits names, as a label, the limit of each reason of a throttled request.
-var limits = map[attest.Reason]string{
-	throttledAddress:        "address",
-	throttledInstance:       "instance",
-	attest.ThrottledLookups: "lookups",
-	attest.ThrottledCallers: "callers",
-	throttledBodies:         "bodies",
-}
-
 // observe counts a decision. known reports whether its role is configured: clients must
 // not be able to make labels.
 func (m *Metrics) observe(d *decision, known bool, took time.Duration) {
@@ -104,7 +93,7 @@ func (m *Metrics) observe(d *decision, known bool, took time.Duration) {
 	}
 	m.decisions.WithLabelValues(d.door, role, d.outcome, string(d.reason)).Inc()
 	m.seconds.WithLabelValues(d.door, d.outcome).Observe(took.Seconds())
-	if limit, ok := limits[d.reason]; ok {
+	if limit, ok := strings.CutPrefix(string(d.reason), "throttled_"); ok {
 		m.throttled.WithLabelValues(limit).Inc()
 	}
 }

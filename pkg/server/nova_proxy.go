@@ -8,6 +8,7 @@ import (
 	"net/http/httputil"
 	"net/url"
 	"path"
+	"regexp"
 	"strings"
 	"time"
 
@@ -100,6 +101,9 @@ func rawPath(r *http.Request) string {
 	return target
 }
 
+// parameters are what follows a semicolon in a segment of a path.
+var parameters = regexp.MustCompile(`;[^/]*`)
+
 // leadsToUs reports whether a path is below /identity for a program that unescapes it,
 // folds its case, drops parameters or cleans it. Nova must not get a path that a proxy
 // between the agent and us reads as one of ours.
@@ -108,7 +112,7 @@ func leadsToUs(raw string) bool {
 	for range 4 {
 		folded := strings.ToLower(p)
 		slashed := strings.ReplaceAll(folded, `\`, "/")
-		for _, reading := range []string{folded, dropParameters(folded), slashed, dropParameters(slashed)} {
+		for _, reading := range []string{folded, parameters.ReplaceAllString(folded, ""), slashed, parameters.ReplaceAllString(slashed, "")} {
 			clean := path.Clean("/" + reading)
 			if clean == strings.TrimSuffix(identityPrefix, "/") || strings.HasPrefix(clean, identityPrefix) {
 				return true
@@ -121,12 +125,4 @@ func leadsToUs(raw string) bool {
 		p = next
 	}
 	return true // escaped four times over
-}
-
-func dropParameters(p string) string {
-	segments := strings.Split(p, "/")
-	for i, s := range segments {
-		segments[i], _, _ = strings.Cut(s, ";")
-	}
-	return strings.Join(segments, "/")
 }

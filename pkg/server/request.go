@@ -65,16 +65,30 @@ const (
 
 // parseAuth reads the body, a form or JSON. It refuses a query string, as that ends up
 // in logs. The error is a [*badRequest], or a [*throttled] if there is no memory.
-func parseAuth(w http.ResponseWriter, r *http.Request, memory *bodies) (authRequest, error) {
-	var a authRequest
+func parseAuth(w http.ResponseWriter, r *http.Request, memory *bodies) (a authRequest, err error) {
 	if r.URL.RawQuery != "" || r.URL.ForceQuery {
 		return a, badField("parameters go into the body, not into the URL")
 	}
-	fields, err := readFields(w, r, memory)
-	if err != nil {
-		return a, err
+	if e := r.Header.Get("Content-Encoding"); e != "" && !strings.EqualFold(e, "identity") {
+		return a, &badRequest{http.StatusUnsupportedMediaType, "the body must not be compressed"}
 	}
-	return a, a.fill(fields, fieldInstance, fieldRole, fieldAudience, fieldDocument, fieldFormat)
+	media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	parse := map[string]func([]byte) (map[string]string, error){"application/x-www-form-urlencoded": parseForm, "application/json": parseJSON}[media]
+	if err != nil || parse == nil {
+		return a, &badRequest{http.StatusUnsupportedMediaType, "the body must be application/x-www-form-urlencoded or application/json"}
+	}
+	var fields map[string]string
+	err = memory.read(w, r, maxRequest, func(body []byte) (err error) {
+		if !utf8.Valid(body) {
+			return badField("the body is not UTF-8")
+		}
+		fields, err = parse(body)
+		return err
+	})
+	if err == nil {
+		err = a.fill(fields, fieldInstance, fieldRole, fieldAudience, fieldDocument, fieldFormat)
+	}
+	return a, err
 }
 
 // fill parses the fields. A field that is not among those known is an error.
@@ -114,32 +128,6 @@ func (a *authRequest) fill(fields map[string]string, known ...string) error {
 		note(fieldFormat, errors.New("is json or token"))
 	}
 	return first
-}
-
-// readFields reads the body by its media type.
-func readFields(w http.ResponseWriter, r *http.Request, memory *bodies) (map[string]string, error) {
-	if e := r.Header.Get("Content-Encoding"); e != "" && !strings.EqualFold(e, "identity") {
-		return nil, &badRequest{http.StatusUnsupportedMediaType, "the body must not be compressed"}
-	}
-	media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
-	var parse func([]byte) (map[string]string, error)
-	switch {
-	case err == nil && media == "application/x-www-form-urlencoded":
-		parse = parseForm
-	case err == nil && media == "application/json":
-		parse = parseJSON
-	default:
-		return nil, &badRequest{http.StatusUnsupportedMediaType, "the body must be application/x-www-form-urlencoded or application/json"}
-	}
-	var fields map[string]string
-	err = memory.read(w, r, maxRequest, func(body []byte) (err error) {
-		if !utf8.Valid(body) {
-			return badField("the body is not UTF-8")
-		}
-		fields, err = parse(body)
-		return err
-	})
-	return fields, err
 }
 
 func tooLong(limit int64) *badRequest {
