@@ -14,51 +14,46 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/secret"
 )
 
-// ErrNoInstance is the cloud's definite word that there is no such instance.
-var ErrNoInstance = errors.New("the cloud knows no such instance")
+// The errors of [Instances] that are not failures of the cloud.
+var (
+	ErrNoInstance     = errors.New("the cloud has no such instance")
+	ErrTooManyLookups = errors.New("the client's address has too many lookups in flight")
+)
 
-// ErrTooManyLookups says that the caller's address has as many lookups in
-// flight as one address may have. Nothing was asked of the cloud.
-var ErrTooManyLookups = errors.New("one address has too many lookups in flight")
-
-// clockSkew is how far ahead of ours the cloud's clock may be.
+// clockSkew is how far the cloud's clock may be ahead of this server's.
 const clockSkew = time.Minute
 
 // Instances looks instances up in the cloud.
 type Instances interface {
-	// Instance gives the record of id, at most some seconds old, on behalf of a
-	// caller at an address, or of one that was recognised if that is the zero
-	// value. The error is [ErrNoInstance] if the cloud says that
-	// there is none, [ErrTooManyLookups] if the caller must wait, and anything
-	// else if the cloud could not be asked or its answer not be used.
-	Instance(ctx context.Context, id InstanceID, caller netip.Addr) (Instance, error)
+	// Instance returns the record of an instance, at most some seconds old. The lookup
+	// counts against the limit of the client's address, which is the zero value for a
+	// client that a document or an agent identified. The error is [ErrNoInstance],
+	// [ErrTooManyLookups], or any other if the cloud gave no usable answer.
+	Instance(ctx context.Context, id InstanceID, client netip.Addr) (Instance, error)
 }
 
-// State is what is kept between requests. An error of it is a failure, never a
-// verdict.
+// State holds the counts of attempts. Its errors are failures, not verdicts.
 type State interface {
-	// Count is the count of key, 0 if there is none.
+	// Count returns the count of key, 0 if there is none.
 	Count(ctx context.Context, key string) (int64, error)
-	// Increment adds one to the count of key and gives the number of this call, which
-	// no other call is given, unless it is given back. The count is forgotten at
-	// expires. After an error the count may or may not have moved.
+	// Increment adds one to the count of key and returns a number that no other call
+	// returns, unless it is given back. The count ends at expires. After an error the
+	// count may have changed or not.
 	Increment(ctx context.Context, key string, expires time.Time) (int64, error)
-	// GiveBack takes back a number that Increment gave; the next call is given it.
+	// GiveBack takes back a number of Increment, whose next call returns it.
 	GiveBack(ctx context.Context, key string, n int64) error
 }
 
-// Request is one caller's wish to be recognised as an instance in a role.
+// Request asks for an instance to be identified in a role.
 type Request struct {
 	Instance InstanceID
 	Role     RoleName
-	// Audience is whom the token is to be for; the zero value leaves it to the
-	// role.
-	Audience Audience
+	Audience Audience // of the token; the zero value is the first of the role
 	Evidence Evidence
 }
 
-// Identity is an instance in a role, as proven. Only [Attestor.Attest] makes
-// one; the zero value is no identity.
+// Identity is a proven instance in a role. Only [Attestor.Attest] makes one; the zero
+// value is invalid.
 type Identity struct {
 	instance  Instance
 	role      RoleName
@@ -69,13 +64,13 @@ type Identity struct {
 	spent     []attempt
 }
 
-// IsZero reports whether nothing was proven.
+// IsZero reports whether i is the invalid zero value.
 func (i Identity) IsZero() bool { return i.instance.ID.IsZero() || i.role == RoleName{} }
 
-// Instance is the record that was judged.
+// Instance returns the record that was judged.
 func (i Identity) Instance() Instance { return i.instance }
 
-// Role is the role that was granted.
+// Role returns the role that was granted.
 func (i Identity) Role() RoleName { return i.role }
 
 // Audience returns the audience of the token, never the zero value.
@@ -85,14 +80,14 @@ func (i Identity) Audience() Audience { return i.audience }
 // issuer, because the role lists none.
 func (i Identity) DefaultAudience() bool { return i.byDefault }
 
-// Address is the instance's own from which it was seen to speak, the zero value
-// if it was seen at none.
+// Address returns the address of the instance from which the request came, the zero
+// value if it came from none.
 func (i Identity) Address() netip.Addr { return i.addr }
 
-// Proofs names what was proven.
+// Proofs returns the proofs that held.
 func (i Identity) Proofs() []Proof { return i.proofs }
 
-// Attempt is which attempt this was, from 1; 0 where none are counted.
+// Attempt returns the number of this attempt, from 1; 0 if attempts are not counted.
 func (i Identity) Attempt() (n int64) {
 	for _, a := range i.spent {
 		n = max(n, a.n)
@@ -105,8 +100,7 @@ type Attestor struct {
 	Policy    Policy
 	Instances Instances
 	State     State
-	// Denials tells who is denied. Without it nothing is granted.
-	Denials Denials
+	Denials   Denials // nil grants nothing
 	// Now is the clock. Optional, nil means time.Now.
 	Now func() time.Time
 }
@@ -150,9 +144,9 @@ func (a *Attestor) Attest(ctx context.Context, r Request) (j Judgment, err error
 	return j, nil
 }
 
-// lookup asks the cloud.
+// lookup asks the cloud for an instance. The errors are [*Denied] and [*Failure].
 func (a *Attestor) lookup(ctx context.Context, id InstanceID, e Evidence) (Instance, error) {
-	in, err := a.Instances.Instance(ctx, id, e.caller())
+	in, err := a.Instances.Instance(ctx, id, e.client())
 	switch {
 	case errors.Is(err, ErrNoInstance):
 		return Instance{}, denied(InstanceUnknown, "%v", err)
@@ -166,9 +160,9 @@ func (a *Attestor) lookup(ctx context.Context, id InstanceID, e Evidence) (Insta
 	return in, nil
 }
 
-// Roles gives the roles that an instance could have with what it shows now, in
-// the order of their names. Nothing is spent, and attempts do not count. Errors
-// and the instance are those of [Attestor.Attest].
+// Roles returns the names of the roles that an instance could have with this evidence,
+// sorted. It spends no attempt, and does not look at attempts. The errors are those of
+// [Attestor.Attest]; the instance is for the operator's log.
 func (a *Attestor) Roles(ctx context.Context, id InstanceID, e Evidence) ([]RoleName, Instance, error) {
 	if e.offers(ProofMetadataService) && !a.Policy.believes(ProofMetadataService) {
 		return nil, Instance{}, errUnlimited()
@@ -210,23 +204,23 @@ func (a *Attestor) Roles(ctx context.Context, id InstanceID, e Evidence) ([]Role
 	return names, in, checkPhase(in)
 }
 
-// Vouched is an instance that Nova itself spoke for. Only [Attestor.Vouch] makes
-// one; the zero value is none.
+// Vouched is an instance that Nova vouched for. Only [Attestor.Vouch] makes one; the zero
+// value is invalid.
 type Vouched struct {
 	instance      Instance
 	agentsLimited bool
 }
 
-// IsZero reports whether nobody was spoken for.
+// IsZero reports whether v is the invalid zero value.
 func (v Vouched) IsZero() bool { return v.instance.ID.IsZero() }
 
-// Instance is the record that was judged.
+// Instance returns the record that was judged.
 func (v Vouched) Instance() Instance { return v.instance }
 
-// MayHaveToken is nil if the instance may be given a token for itself in Nova's
-// answer. A metadata agent hands the answer out, so without the operator's word
-// ([Policy.WithLimitedAgents]) it is a [*Denied]; a document is possible, as by itself
-// it proves nothing then.
+// MayHaveToken returns nil if the answer to Nova may contain a token for the instance.
+// A metadata agent gives the answer to the guest, so the error is a [*Denied] without
+// [Policy.WithLimitedAgents]. A document is possible: without it a document alone proves
+// nothing.
 func (v Vouched) MayHaveToken() error {
 	if !v.agentsLimited {
 		return errUnlimited()
@@ -234,9 +228,8 @@ func (v Vouched) MayHaveToken() error {
 	return nil
 }
 
-// Launched is the launch that the instance has behind it, zero if the next one is
-// under way and nothing runs that could have asked for itself: a config drive is
-// made then.
+// Launched returns the time of the last launch. It is the zero value while a launch is
+// under way and nothing of the instance runs: Nova makes a config drive then.
 func (v Vouched) Launched() time.Time {
 	if v.instance.Launching {
 		return time.Time{}
@@ -244,10 +237,10 @@ func (v Vouched) Launched() time.Time {
 	return v.instance.Launched
 }
 
-// Vouch judges what a caller says, who was recognised as Nova itself: that it
-// asks for an instance of a project. Nova does so while it builds the instance,
-// and goes on for some seconds after its end with what it remembers. Errors and
-// the instance are those of [Attestor.Attest].
+// Vouch judges a request of Nova for an instance of a project. The caller must have been
+// authenticated as Nova. Nova asks while it builds the instance, and from its cache for
+// some seconds after the instance was deleted. The errors are those of [Attestor.Attest];
+// the instance is for the operator's log.
 func (a *Attestor) Vouch(ctx context.Context, id InstanceID, project string) (Vouched, Instance, error) {
 	in, err := a.lookup(ctx, id, Evidence{})
 	if err != nil {
@@ -259,14 +252,14 @@ func (a *Attestor) Vouch(ctx context.Context, id InstanceID, project string) (Vo
 	if err := a.checkDenial(ctx, in.ID); err != nil {
 		return Vouched{}, in, err
 	}
-	// One that changes will run.
+	// An instance that is changing will run.
 	if err := checkPhase(in); isVerdict(err) {
 		return Vouched{}, in, err
 	}
 	return Vouched{in, a.Policy.agentsLimited}, in, nil
 }
 
-// proven is what was proven, with what counts the attempts of it.
+// proven is the proofs that held, and the counters of their attempts.
 type proven struct {
 	proofs   []Proof
 	counters []counter
@@ -278,8 +271,8 @@ type counter struct {
 	expires time.Time
 }
 
-// prove gives the first of the proofs that holds. If none does, a verdict gives
-// way to an error that is none: the same request may be granted later.
+// prove returns the first of the proofs that holds. If no proof holds, a retryable error
+// goes before a denial: the same request may be granted later.
 func (a *Attestor) prove(j *Judgment, role Role, offered []Proof, in Instance, e Evidence) (proven, error) {
 	var failure error
 	for _, p := range offered {
@@ -302,7 +295,7 @@ func (a *Attestor) proveOne(j *Judgment, role Role, p Proof, in Instance, e Evid
 	for _, part := range got.proofs {
 		switch part {
 		case ProofAddress:
-			proof := e.checkAddress(in) // a verdict, or not yet
+			proof := e.checkAddress(in)
 			if j.failed("address", in.Addresses, e, proof) && isVerdict(proof) {
 				return proven{}, proof
 			}
@@ -324,20 +317,20 @@ func (a *Attestor) proveOne(j *Judgment, role Role, p Proof, in Instance, e Evid
 				return proven{}, err
 			}
 		default:
-			return proven{}, denied(ProofNotAccepted, "%q is no proof", part)
+			return proven{}, denied(ProofNotAccepted, "unknown proof %q", part)
 		}
 	}
 	return got, nil
 }
 
-// attempt is one that was counted.
+// attempt is an attempt that was counted.
 type attempt struct {
 	key string
 	n   int64
 }
 
-// admit judges an instance whose identity is proven. The attempts that it spent
-// stay spent if a rule of the role denies.
+// admit judges an instance whose identity is proven, and spends its attempts. They stay
+// spent if a rule of the role denies.
 func (a *Attestor) admit(ctx context.Context, j *Judgment, role Role, counters []counter) (spent []attempt, err error) {
 	if err := a.checkDenial(ctx, j.Instance.ID); j.failed("denial", "none", j.Instance.ID, err) {
 		return nil, err
@@ -348,7 +341,6 @@ func (a *Attestor) admit(ctx context.Context, j *Judgment, role Role, counters [
 	for _, c := range counters {
 		n, err := a.spend(ctx, c, int64(role.window.Limit))
 		if j.failed("attempts", role.window.Limit, n, err) {
-			// Nothing is granted, and so nothing else is spent.
 			return nil, a.giveBack(ctx, spent, err)
 		}
 		spent = append(spent, attempt{c.key, n})
@@ -356,17 +348,16 @@ func (a *Attestor) admit(ctx context.Context, j *Judgment, role Role, counters [
 	return spent, role.rules.allow(j, j.Instance)
 }
 
-// GiveBack gives back the attempts of an identity that is not made use of, since its
-// token could not be signed, or not be recorded: what fails on our side must not
-// use up what an instance needs. It is called once, by the one who called Attest,
-// and only if nothing was or will be answered that could be used. An error means
-// that they may stay spent.
+// GiveBack gives back the attempts of an identity whose token could not be signed or
+// recorded: a failure of this server must not use up the attempts of an instance. The
+// caller of Attest calls it once, and only if the client gets no token. After an error
+// the attempts may stay spent.
 func (a *Attestor) GiveBack(ctx context.Context, id Identity) error {
 	return a.giveBack(ctx, id.spent, nil)
 }
 
-// giveBack adds what goes wrong to the error that it happens after. That the caller
-// has hung up is no reason not to.
+// giveBack joins its errors to the error after which it is called. It goes on if the
+// client has closed the connection.
 func (a *Attestor) giveBack(ctx context.Context, spent []attempt, after error) error {
 	var failures []error
 	for _, s := range spent {
@@ -380,13 +371,13 @@ func (a *Attestor) giveBack(ctx context.Context, spent []attempt, after error) e
 	return cmp.Or(after, errors.Join(failures...))
 }
 
-// open gives the moment at which the instance's window opened, if it is open now.
+// open returns the time at which the window of the instance opened, if it is still open.
 func (w Window) open(in Instance, now time.Time) (time.Time, error) {
 	start := in.Created
 	if w.Since == SinceLaunched {
 		start = in.Launched
 		if start.IsZero() {
-			// What ended before its first launch will never have one.
+			// An instance that ended before its first launch will not be launched.
 			if err := checkPhase(in); err != nil {
 				return start, err
 			}
@@ -394,7 +385,7 @@ func (w Window) open(in Instance, now time.Time) (time.Time, error) {
 		}
 	}
 	if start.After(now.Add(clockSkew)) {
-		return start, &Failure{CloudUnavailable, fmt.Errorf("the cloud says the instance was %s at %s, which is still to come: compare the clocks", w.Since, start.Format(time.RFC3339))}
+		return start, &Failure{CloudUnavailable, fmt.Errorf("the cloud says the instance was %s at %s, which is in the future: compare the clocks", w.Since, start.Format(time.RFC3339))}
 	}
 	if end := start.Add(w.Period); !now.Before(end) {
 		return start, denied(WindowClosed, "%s at %s, the window closed at %s", w.Since, start.Format(time.RFC3339), end.Format(time.RFC3339))
@@ -402,8 +393,8 @@ func (w Window) open(in Instance, now time.Time) (time.Time, error) {
 	return start, nil
 }
 
-// spend counts an attempt. It reads before it writes, so that an exhausted
-// counter costs the store no write.
+// spend counts an attempt. It reads first, so that a request beyond the limit does not
+// write to the store.
 func (a *Attestor) spend(ctx context.Context, c counter, limit int64) (int64, error) {
 	n, err := a.State.Count(ctx, c.key)
 	if err != nil {
@@ -416,8 +407,8 @@ func (a *Attestor) spend(ctx context.Context, c counter, limit int64) (int64, er
 		if n <= limit {
 			return n, nil
 		}
-		// Others were faster. A number beyond the limit must not be missing when one
-		// of them gives its own back.
+		// Other requests were faster. Without the give back, a number within the limit
+		// would be lost when one of them gives its number back.
 		return 0, a.giveBack(ctx, []attempt{{c.key, n}}, denied(AttemptsExhausted, "all %d attempts were made", limit))
 	}
 	return 0, denied(AttemptsExhausted, "all %d attempts were made", limit)

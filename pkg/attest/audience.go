@@ -10,14 +10,14 @@ import (
 )
 
 var (
-	errSeparator = errors.New("it has a ; or a comma, and is two audiences to verifiers that split there")
-	errSpelling  = errors.New("it is an http(s) URL that can be written in another way: lower-case scheme and host, no user, no default port, no final dot, no dot segments, no needless percent-encoding and no fragment are wanted")
+	errSeparator = errors.New("it has a ; or a comma, where some verifiers split it into two audiences")
+	errSpelling  = errors.New("it is an http(s) URL that is not in its normal form: lower-case scheme and host, no user, no default port, no final dot, no dot segments, no needless percent-encoding and no fragment")
 )
 
-// checkSpelling is nil for an audience that a request may choose freely, as far as its
-// form goes. An http(s) URL must be in the one normal form that it has (RFC 3986,
-// section 6.2): verifiers differ in which spellings they take for the same. Keystone's
-// mapping splits values at a semicolon (keystone/federation/utils.py).
+// checkSpelling returns nil if a request may choose an audience of this form. An http(s)
+// URL must be in its normal form (RFC 3986, section 6.2), as verifiers differ in which
+// forms they treat as equal. Keystone's mapping splits values at a semicolon
+// (keystone/federation/utils.py).
 func checkSpelling(name string) error {
 	if strings.ContainsAny(name, ";,") {
 		return errSeparator
@@ -43,7 +43,7 @@ func isHTTP(name string) bool {
 	return ok && (strings.EqualFold(scheme, "http") || strings.EqualFold(scheme, "https"))
 }
 
-// isNormalHost looks at host and port of an http(s) URL.
+// isNormalHost reports whether host and port of an http(s) URL are in normal form.
 func isNormalHost(u *url.URL) bool {
 	host, port := u.Hostname(), u.Port()
 	switch {
@@ -63,8 +63,8 @@ func isNormalHost(u *url.URL) bool {
 	}) || strings.HasPrefix(host, ".") || strings.HasSuffix(host, ".") || strings.Contains(host, "..") {
 		return false
 	}
-	// What ends with a number is an IPv4 address, of which there are many forms (WHATWG
-	// URL, "ends in a number").
+	// A host that ends in a number is an IPv4 address, which has many forms (WHATWG URL,
+	// "ends in a number").
 	last := host[strings.LastIndex(host, ".")+1:]
 	if last[0] >= '0' && last[0] <= '9' {
 		addr, err := netip.ParseAddr(host)
@@ -73,8 +73,7 @@ func isNormalHost(u *url.URL) bool {
 	return true
 }
 
-// isNormalEscaping reports whether s has percent-encoding where it is needed alone, with
-// capital digits.
+// isNormalEscaping reports whether s has percent-encoding only where needed, in capitals.
 func isNormalEscaping(s string) bool {
 	for {
 		_, rest, ok := strings.Cut(s, "%")
@@ -92,13 +91,14 @@ func isNormalEscaping(s string) bool {
 	}
 }
 
-// isUnreserved are the characters of RFC 3986, section 2.3.
+// isUnreserved reports whether b is an unreserved character (RFC 3986, section 2.3).
 func isUnreserved(b byte) bool {
 	return b >= 'a' && b <= 'z' || b >= 'A' && b <= 'Z' || b >= '0' && b <= '9' || strings.IndexByte("-._~", b) >= 0
 }
 
-// loosely is an audience in a form in which all spellings are equal that some verifier
-// may take for the same. It is for refusals: it also makes equal what no verifier does.
+// loosely returns an audience in a form that is equal for all audiences that some verifier
+// may treat as equal. It is only for refusals: it makes more audiences equal than any
+// verifier does.
 func loosely(name string) string {
 	s := strings.ToLower(name)
 	for range 4 {

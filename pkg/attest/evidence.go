@@ -9,31 +9,30 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/secret"
 )
 
-// Proof is a way to show that a caller is an instance, in the words of the
-// configuration and of the `amr` claim (RFC 8176 leaves them to the issuer).
+// Proof names how an instance proves its identity, in the configuration and in the `amr`
+// claim (RFC 8176 leaves its values to the issuer).
 type Proof string
 
 // The proofs.
 const (
-	// ProofAddress is to speak from one of the instance's own addresses.
+	// ProofAddress: the client connects from an address of the instance.
 	ProofAddress Proof = "address"
-	// ProofDocument is to hold a document that the instance's metadata service or
-	// config drive alone hands out.
+	// ProofDocument: the client has a document that only the instance can read, from its
+	// metadata service or config drive.
 	ProofDocument Proof = "document"
-	// ProofMetadataService is what Neutron's metadata agent says of the instance
-	// that asked it.
+	// ProofMetadataService: Neutron's metadata agent names the instance that asked it.
 	ProofMetadataService Proof = "metadataService"
-	// ProofVendordata is Nova's own word, when it asks for vendordata. No role takes
-	// it: what is given to Nova is for the instance to show.
+	// ProofVendordata: Nova asks for the instance's vendordata. No role takes it: a token
+	// for Nova's answer has no role.
 	ProofVendordata Proof = "vendordata"
-	// ProofAddressAndDocument is both of its parts. Without [Policy.WithLimitedAgents]
-	// it rests on the address alone.
+	// ProofAddressAndDocument: both. Without [Policy.WithLimitedAgents] the address alone
+	// identifies the instance.
 	ProofAddressAndDocument Proof = "address+document"
 )
 
 var knownProofs = []Proof{ProofAddress, ProofDocument, ProofMetadataService, ProofAddressAndDocument}
 
-// parts are what has to be proven for p.
+// parts returns the proofs that must all hold for p.
 func (p Proof) parts() []Proof {
 	var parts []Proof
 	for part := range strings.SplitSeq(string(p), "+") {
@@ -42,41 +41,40 @@ func (p Proof) parts() []Proof {
 	return parts
 }
 
-// Evidence is what a caller shows to prove that it is an instance. The zero
-// value proves nothing.
+// Evidence is what a request has to prove an instance's identity. The zero value proves
+// nothing.
 type Evidence struct {
 	addr         netip.Addr
-	intermediary bool   // addr is a load balancer's
-	why          string // no client is known, if addr is a load balancer's
+	intermediary bool   // addr is a load balancer's, and the client is unknown
+	why          string // the client is unknown
 	agent        agentClaim
 	document     Document
 }
 
-// agentClaim is what a metadata agent says of the one who asked it.
+// agentClaim is what a metadata agent says about the guest that asked it.
 type agentClaim struct {
 	instance InstanceID
 	project  string
 }
 
-// FromAddress is the evidence of a caller that was seen to speak from addr. It
-// must be the peer of a connection, or what a trusted load balancer named as
-// such.
+// FromAddress is the evidence of a client at addr: the peer of a connection, or the
+// client that a trusted load balancer named.
 func FromAddress(addr netip.Addr) Evidence {
 	return Evidence{addr: Canonical(addr)}
 }
 
-// FromIntermediary is the evidence of a caller of which only the load balancer
-// in front of it was seen. It proves nothing, also when an instance has that
-// very address: everyone behind the balancer would be that instance. The operator
-// reads why, a short text without secrets; "" for a balancer that named no client.
+// FromIntermediary is the evidence of an unknown client behind a load balancer at addr.
+// It proves nothing, also if an instance has this address: each client of the balancer
+// would be that instance. why is a short text without secrets for the operator; "" if
+// the balancer named no client.
 func FromIntermediary(addr netip.Addr, why string) Evidence {
 	return Evidence{addr: Canonical(addr), intermediary: true, why: why}
 }
 
-// FromMetadataAgent is the evidence of a caller for whom a metadata agent
-// speaks: its instance, the project of its port, and the address from which it
-// asked the agent. The agent must have been recognised, and its signature over
-// the instance's ID verified. Without any one of the three it proves nothing.
+// FromMetadataAgent is the evidence of a guest that a metadata agent named: its instance,
+// the project of its port, and the address from which it asked the agent. The agent must
+// have been authenticated, and its signature over the instance's ID verified. If one of
+// the three is missing, the evidence proves nothing.
 func FromMetadataAgent(id InstanceID, project string, forwarded netip.Addr) Evidence {
 	if id.IsZero() || project == "" || !forwarded.IsValid() {
 		return Evidence{}
@@ -102,23 +100,21 @@ func (e Evidence) WithDocument(v Verifier, compact string) (Evidence, Document, 
 	return e, d, nil
 }
 
-// Addr is the address that the caller was seen to speak from, by us or by the
-// metadata agent.
+// Addr returns the client's address, as this server or the metadata agent saw it.
 func (e Evidence) Addr() netip.Addr { return e.addr }
 
-// Recognised reports whether the caller showed more than an address: a verified
-// document, or a metadata agent that speaks for it.
-func (e Evidence) Recognised() bool { return !e.document.IsZero() || e.agent != agentClaim{} }
+// Recognized reports whether a document or a metadata agent identifies the client.
+func (e Evidence) Recognized() bool { return !e.document.IsZero() || e.agent != agentClaim{} }
 
-// caller is on whose behalf the cloud is asked; see [Instances].
-func (e Evidence) caller() netip.Addr {
-	if e.Recognised() {
+// client returns the address whose limit a lookup counts against; see [Instances].
+func (e Evidence) client() netip.Addr {
+	if e.Recognized() {
 		return netip.Addr{}
 	}
 	return e.addr
 }
 
-// offers reports whether e has what a proof is made of, whatever it is worth.
+// offers reports whether e has a proof, valid or not.
 func (e Evidence) offers(part Proof) bool {
 	switch part {
 	case ProofAddress:
@@ -131,7 +127,7 @@ func (e Evidence) offers(part Proof) bool {
 	return false
 }
 
-// String is for the operator's log.
+// String returns the client's address for the operator's log.
 func (e Evidence) String() string {
 	if e.intermediary {
 		text := e.addr.String() + ", a trusted proxy that named no client"
@@ -143,24 +139,24 @@ func (e Evidence) String() string {
 	return e.addr.String()
 }
 
-// Canonical is addr in the one form in which addresses are compared: IPv4 in
-// IPv6 is unwrapped and a zone is dropped.
+// Canonical returns addr in the form in which addresses are compared: IPv4 rather than
+// IPv4 in IPv6, without a zone.
 func Canonical(addr netip.Addr) netip.Addr { return addr.Unmap().WithZone("") }
 
-// mayProve reports whether addr is of a kind that only one machine can speak
-// from.
+// mayProve reports whether addr is of a kind that belongs to one machine.
 func mayProve(addr netip.Addr) bool {
 	return addr.IsValid() && !addr.IsUnspecified() && !addr.IsMulticast() && !addr.IsLinkLocalUnicast() &&
 		addr != netip.AddrFrom4([4]byte{255, 255, 255, 255})
 }
 
-// isAt reports whether e was seen at an address of the instance.
+// isAt reports whether the client is at an address of the instance.
 func (e Evidence) isAt(in Instance) bool {
 	return !e.intermediary && mayProve(e.addr) &&
 		slices.ContainsFunc(in.Addresses, func(a Address) bool { return Canonical(a.Addr) == e.addr })
 }
 
-// checkAddress is nil if the caller speaks from an address of the instance.
+// checkAddress returns nil if the client is at an address of the instance. The error is a
+// [*Denied] or a [*NotYet].
 func (e Evidence) checkAddress(in Instance) error {
 	switch {
 	case e.offers(ProofAddress) && e.isAt(in):
@@ -170,16 +166,15 @@ func (e Evidence) checkAddress(in Instance) error {
 		// the only thing that a caller learns about an instance that may be another's.
 		return checkPhase(in)
 	}
-	return denied(AddressMismatch, "the caller speaks from %s, the instance has %v", e, addrs(in))
+	return denied(AddressMismatch, "the client is at %s, the instance has %v", e, addrs(in))
 }
 
-// checkAgent compares the agent's words with the record: its signature covers
-// the ID alone, so that one that was overheard comes with a project and an
-// address of the thief's choice.
+// checkAgent compares what the agent says with the record. The agent signs only the
+// instance's ID: an attacker who captured a signature can send any project and address.
 func (e Evidence) checkAgent(in Instance) error {
 	switch {
 	case e.agent == agentClaim{} || e.agent.instance != in.ID:
-		return denied(AddressMismatch, "the metadata agent speaks for another instance, %q", e.agent.instance)
+		return denied(AddressMismatch, "the metadata agent names another instance, %q", e.agent.instance)
 	case e.agent.project != in.ProjectID:
 		return denied(ProjectMismatch, "the metadata agent says that the project is %q", secret.Clip(e.agent.project, 64))
 	case e.isAt(in) || e.isLinkLocalOf(in):
@@ -190,44 +185,43 @@ func (e Evidence) checkAgent(in Instance) error {
 	return denied(AddressMismatch, "the metadata agent was asked from %s, the instance has %v", e, addrs(in))
 }
 
-// isLinkLocalOf reports whether e was seen at the address that IPv6 makes of a
-// MAC of the instance; the metadata agent finds the port by it, too.
+// isLinkLocalOf reports whether the client is at the link-local address of a MAC of the
+// instance. The metadata agent finds the port by this address, too.
 func (e Evidence) isLinkLocalOf(in Instance) bool {
 	return slices.ContainsFunc(in.Addresses, func(a Address) bool { return a.MAC != MAC{} && a.MAC.linkLocal() == e.addr })
 }
 
-// MAC is an Ethernet address; the zero value is none.
+// MAC is an Ethernet address; the zero value is invalid.
 type MAC [6]byte
 
-// linkLocal is fe80:: with the interface identifier made of the MAC (RFC 4291,
-// appendix A).
+// linkLocal returns fe80:: with the interface identifier of the MAC (RFC 4291, appendix
+// A).
 func (m MAC) linkLocal() netip.Addr {
 	return netip.AddrFrom16([16]byte{0xfe, 0x80, 0, 0, 0, 0, 0, 0, m[0] ^ 2, m[1], m[2], 0xff, 0xfe, m[3], m[4], m[5]})
 }
 
-// Document is what a verified instance document says: that Nova handed it to
-// this instance when it was this far. The zero value is no document.
+// Document is what an instance document says: Nova gave it to this instance, in this
+// state. The zero value is invalid.
 type Document struct {
-	// ID is the document's own, a short text of ours.
-	ID        string
+	ID        string // of the document
 	Instance  InstanceID
 	ProjectID string
 	ImageID   string    // "" for a boot from volume
-	Launched  time.Time // zero if it was made while a launch was under way; see [Vouched.Launched]
+	Launched  time.Time // see [Vouched.Launched]
 	Issued    time.Time
 	Expires   time.Time
 }
 
-// IsZero reports whether there is no document.
+// IsZero reports whether d is the invalid zero value.
 func (d Document) IsZero() bool { return d.ID == "" || d.Instance.IsZero() }
 
-// buildFor is how long after a document that was made while a launch was under way
-// that launch may be. Nova's record does not tell it from that after a rebuild: one
-// within this time goes unseen.
+// buildFor bounds the time between a document that was issued during a launch and the end
+// of that launch. Nova's record does not tell this launch from that of a later rebuild: a
+// rebuild within this time is not detected.
 const buildFor = 2 * time.Minute
 
-// check is nil if the document is about the instance as it now is: what runs
-// after a rebuild is another system with the same ID.
+// check returns nil if the document is about the instance as it is now: after a rebuild
+// another system runs with the same ID.
 func (d Document) check(in Instance, now time.Time) error {
 	switch {
 	case d.IsZero():

@@ -8,45 +8,44 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/problem"
 )
 
-// maxAudience bounds what a token carries, in bytes.
+// maxAudience is the longest audience of a token, in bytes.
 const maxAudience = 255
 
-// ErrInvalidAudience says that a string cannot be an audience.
-var ErrInvalidAudience = errors.New(`an audience is 1 to 255 printable ASCII characters other than space, " and \`)
+var errInvalidAudience = errors.New(`an audience is 1 to 255 printable ASCII characters other than space, " and \`)
 
-// Audience is whom a token is for (RFC 7519, section 4.1.3). The zero value
-// names nobody.
+// Audience is the audience of a token (RFC 7519, section 4.1.3). The zero value is
+// invalid.
 type Audience struct{ name string }
 
-// ParseAudience takes what verifiers and logs can be given as it is.
+// ParseAudience takes printable ASCII that verifiers and logs can take without escaping.
 func ParseAudience(s string) (Audience, error) {
 	if s == "" || len(s) > maxAudience || strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' || r == '"' || r == '\\' }) {
-		return Audience{}, ErrInvalidAudience
+		return Audience{}, errInvalidAudience
 	}
 	return Audience{s}, nil
 }
 
-// String is the audience, empty for the zero value.
+// String returns the audience, "" for the zero value.
 func (a Audience) String() string { return a.name }
 
-// Grant says how an instance proves itself for a role, and for whom its tokens
-// may be. Its zero value is the address proof and the role's default audience.
+// Grant says how an instance proves its identity for a role, and the audiences of its
+// tokens. The zero value is the address proof and the role's default audience.
 type Grant struct {
-	// Proof is what an instance must show: address, document, metadataService or
-	// address+document, which is both. Of a list any one. Default: auth.proof.
+	// Proof is how an instance proves its identity: address, document, metadataService or
+	// address+document, which needs both. One proof of a list is enough. Default:
+	// auth.proof.
 	Proof []Proof `yaml:"proof"`
-	// Audience is whom the role's tokens may be for. A request names one of them,
-	// or gets the first, byte for byte. Default: roles/<role>, resolved against the
-	// issuer.
+	// Audience lists the audiences of the role's tokens. A request names one of them, or
+	// gets the first. Default: roles/<role>, resolved against the issuer.
 	Audience []string `yaml:"audience"`
-	// AnyAudience lets a request name any audience, except what names the issuer's
-	// host (the issuer, and the default audiences of all roles), what is another
-	// role's, what has a ; or a comma, and an http(s) URL that is not in its normal
-	// form. Default: false.
+	// AnyAudience lets a request name any audience, except one that contains the issuer's
+	// host (as the issuer and the default audiences of all roles do), one of another role,
+	// one with a ; or a comma, and an http(s) URL that is not in its normal form. Default:
+	// false.
 	AnyAudience bool `yaml:"anyAudience"`
 }
 
-// grant is a Grant that can decide. Its zero value accepts no proof.
+// grant is a compiled Grant. The zero value accepts no proof.
 type grant struct {
 	proofs      []Proof
 	audiences   []Audience
@@ -58,7 +57,7 @@ func (g Grant) compile() (grant, error) {
 	var problems []error
 	list := g.Proof
 	if list != nil && len(list) == 0 {
-		problems = append(problems, problem.Errorf("proof", "an empty list proves nothing; leave it out or give it a value"))
+		problems = append(problems, problem.Errorf("proof", "is an empty list, so that nothing proves an identity; remove it or give it a value"))
 	}
 	for i, p := range list {
 		if !slices.Contains(knownProofs, p) {
@@ -68,7 +67,7 @@ func (g Grant) compile() (grant, error) {
 		}
 	}
 	if g.Audience != nil && len(g.Audience) == 0 {
-		problems = append(problems, problem.Errorf("audience", "an empty list is for nobody; leave it out or give it a value"))
+		problems = append(problems, problem.Errorf("audience", "is an empty list, so that there is no audience; remove it or give it a value"))
 	}
 	c := grant{proofs: g.Proof, anyAudience: g.AnyAudience}
 	if len(c.proofs) == 0 {
@@ -87,12 +86,12 @@ func (g Grant) compile() (grant, error) {
 	return c, errors.Join(problems...)
 }
 
-// needs reports whether a part of any of the proofs is p.
+// needs reports whether p is a proof of the grant, or a part of one.
 func (g grant) needs(p Proof) bool {
 	return slices.ContainsFunc(g.proofs, func(q Proof) bool { return slices.Contains(q.parts(), p) })
 }
 
-// offered gives those of the proofs for which e has something to show.
+// offered returns the proofs that e has.
 func (g grant) offered(e Evidence) []Proof {
 	var offered []Proof
 	for _, p := range g.proofs {
@@ -136,10 +135,10 @@ func (p Policy) checkFree(r Role, wanted Audience) error {
 	return nil
 }
 
-// Reserved reports whether an audience is not for an instance to name: another role's,
-// or one with the issuer's host in it, as the issuer and the default audiences of all
-// roles have. It compares more loosely than verifiers do, some of which fold case, cut
-// a slash off, or normalize.
+// Reserved reports whether a request must not name an audience freely: it is one that a
+// role lists, or contains the issuer's host, as the issuer and the default audiences of
+// all roles do. The comparison ignores more differences than verifiers do, some of which
+// fold case, remove a slash, or normalize.
 func (p Policy) Reserved(a Audience) bool {
 	if p.issuer.IsZero() || p.issuer.namedIn(a) {
 		return true

@@ -25,12 +25,12 @@ func TestParseAudience(t *testing.T) {
 func TestGrantThatIsWrong(t *testing.T) {
 	s := newScene(t)
 	for want, g := range map[string]attest.Grant{
-		"proof: an empty list":                 {Proof: []attest.Proof{}},
+		"proof: is an empty list":              {Proof: []attest.Proof{}},
 		`proof: "vendordata" is none of`:       {Proof: []attest.Proof{"vendordata"}},
 		`proof: "document+address" is none of`: {Proof: []attest.Proof{"document+address"}},
 		`proof: "" is none of`:                 {Proof: []attest.Proof{""}},
 		`proof: "address" is there twice`:      {Proof: []attest.Proof{"address", "document", "address"}},
-		"audience: an empty list":              {Audience: []string{}},
+		"audience: is an empty list":           {Audience: []string{}},
 		`audience: "a b": an audience is`:      {Audience: []string{"a b"}},
 		`audience: "a" is there twice`:         {Audience: []string{"a", "b", "a"}},
 	} {

@@ -5,12 +5,12 @@ import (
 	"time"
 )
 
-// Reason is a stable word for why a request was or was not granted: the label
-// of a metric, the key of an audit line. It never reaches the caller.
+// Reason is a stable word for the result of a request, in metrics and audit lines. The
+// client does not see it.
 type Reason string
 
-// All reasons. Those of a verdict are what [Denied] and [NotYet] carry; the
-// others name what came before the decision or kept it from being made.
+// The reasons of [Denied], [NotYet] and [Failure]. Package server has more, for what comes
+// before and after a judgment.
 const (
 	RoleUnknown       Reason = "role_unknown"
 	ProofNotAccepted  Reason = "proof_not_accepted"
@@ -38,9 +38,8 @@ const (
 	StateUnavailable Reason = "state_unavailable"
 )
 
-// Denied is a verdict: the caller has not shown that it may have what it asked
-// for. Detail is for the audit log of the operator and may quote the instance's
-// record.
+// Denied is a verdict: the request was judged and is not granted. Detail is for the
+// operator's audit log and may quote the instance's record.
 type Denied struct {
 	Reason Reason
 	Detail string
@@ -57,17 +56,17 @@ func denied(reason Reason, format string, args ...any) *Denied {
 	return &Denied{Reason: reason, Detail: fmt.Sprintf(format, args...)}
 }
 
-// NotYet says that the instance is in a state that ends by itself, and that the
-// same request may be granted after it.
+// NotYet says that the instance is changing, and that the same request may be granted
+// later.
 type NotYet struct {
 	Reason Reason
 	Detail string
-	After  time.Duration // when it is worth to ask again
+	After  time.Duration // wait so long before the next request
 }
 
 func (n *NotYet) Error() string { return fmt.Sprintf("not yet: %s: %s", n.Reason, n.Detail) }
 
-// Failure is why nothing could be decided.
+// Failure says why nothing was decided.
 type Failure struct {
 	Reason Reason
 	Err    error
@@ -75,5 +74,5 @@ type Failure struct {
 
 func (f *Failure) Error() string { return fmt.Sprintf("%s: %v", f.Reason, f.Err) }
 
-// Unwrap gives the cause.
+// Unwrap returns the cause.
 func (f *Failure) Unwrap() error { return f.Err }

@@ -19,10 +19,10 @@ const (
 
 	// maxListed bounds what Register.List holds at one time.
 	maxListed = 10_000
-	// unreadable is the reason of a denial that cannot be read.
+	// unreadable is the reason of a denial whose entry cannot be read.
 	unreadable = "the entry cannot be read"
 
-	// maxDenialReason bounds an operator's words, in bytes.
+	// maxDenialReason bounds the reason of a denial, in bytes.
 	maxDenialReason = 500
 )
 
@@ -34,37 +34,37 @@ func documentKey(id InstanceID, document string) string {
 	return documentPrefix + id.String() + "/" + document
 }
 
-// Denial is an operator's word that an instance gets no token. Tokens that are
-// out live on until they expire.
+// Denial is an entry of the denial list: an operator denied the instance. Tokens that it
+// has stay valid until they expire.
 type Denial struct {
 	Instance InstanceID `json:"instance_id"`
 	Reason   string     `json:"reason,omitempty"`
 	Since    time.Time  `json:"since"`
-	// Until is when it ends; the zero time is never.
+	// Until is the end of the denial; the zero time for none.
 	Until time.Time `json:"until,omitzero"`
 }
 
-// Denials tells which instances an operator denied.
+// Denials reads the denial list.
 type Denials interface {
-	// Entry is what the list of denials has for an instance, nil for nothing. An
-	// error says that this cannot be known now: nothing is granted then.
+	// Entry returns the entry of an instance, nil if there is none. After an error
+	// nothing is granted.
 	Entry(ctx context.Context, instance string) ([]byte, error)
 }
 
-// DenialList is the list of denials, of which all servers on one state have the
-// newest version.
+// DenialList is the denial list, whose newest version all servers on one state have.
 type DenialList interface {
 	Denials
-	// Entries are all entries.
+	// Entries returns all entries.
 	Entries(ctx context.Context) (map[string][]byte, error)
-	// Change replaces the entries by what change makes of them, with nothing coming
-	// between. It may call change more than once. Entries are JSON.
+	// Change changes the entries, which are JSON, atomically. It may call change more than
+	// once.
 	Change(ctx context.Context, change func(entries map[string][]byte) error) error
 }
 
-var errNoDenials = errors.New("there is no list of denials")
+var errNoDenials = errors.New("there is no denial list")
 
-// checkDenial fails if an operator denied the instance, or if that is not known.
+// checkDenial returns a [*Denied] if an operator denied the instance, and a [*Failure] if
+// the denial list cannot be read.
 func (a *Attestor) checkDenial(ctx context.Context, id InstanceID) error {
 	if a.Denials == nil {
 		return &Failure{StateUnavailable, errNoDenials}
@@ -81,15 +81,15 @@ func (a *Attestor) checkDenial(ctx context.Context, id InstanceID) error {
 	case d.over(a.now()):
 		return nil
 	case d.Until.IsZero():
-		return denied(InstanceDenied, "denied by an operator: %s", cmp.Or(d.Reason, "no reason was given"))
+		return denied(InstanceDenied, "denied by an operator: %s", cmp.Or(d.Reason, "without a reason"))
 	}
-	return denied(InstanceDenied, "denied by an operator until %s: %s", d.Until.Format(time.RFC3339), cmp.Or(d.Reason, "no reason was given"))
+	return denied(InstanceDenied, "denied by an operator until %s: %s", d.Until.Format(time.RFC3339), cmp.Or(d.Reason, "without a reason"))
 }
 
-// over reports whether the time of a denial is over.
+// over reports whether a denial has ended.
 func (d Denial) over(now time.Time) bool { return !d.Until.IsZero() && !now.Before(d.Until) }
 
-// decodeDenial makes the best of a value: whatever it says, it denies.
+// decodeDenial reads an entry. An entry that cannot be read denies as well.
 func decodeDenial(id InstanceID, value []byte) Denial {
 	var d Denial
 	if err := json.Unmarshal(value, &d); err != nil {
@@ -99,8 +99,8 @@ func decodeDenial(id InstanceID, value []byte) Denial {
 	return d
 }
 
-// RegisterStore is what a Register needs of state.Store.
-type RegisterStore interface {
+// registerStore is the part of state.Store that a Register needs.
+type registerStore interface {
 	// Forget takes the count and the value of key away.
 	Forget(ctx context.Context, key string) error
 	// Scan calls visit with every count and every value whose key begins with
@@ -116,15 +116,15 @@ type entry = struct {
 	Expires time.Time
 }
 
-// Register is the operator's view of what is kept of instances.
+// Register shows and changes what the state holds about instances, for the operator.
 type Register struct {
-	Store   RegisterStore
+	Store   registerStore
 	Denials DenialList
 	// Now is the clock. Optional, nil means time.Now.
 	Now func() time.Time
 }
 
-// Attempts are those of one window of an instance.
+// Attempts counts the attempts of an instance in one window.
 type Attempts struct {
 	Role    RoleName  `json:"role"`
 	Opened  time.Time `json:"window_opened"`
@@ -132,23 +132,23 @@ type Attempts struct {
 	Expires time.Time `json:"expires_at"`
 }
 
-// DocumentAttempts are those with one document.
-type DocumentAttempts struct {
+// documentAttempts counts the attempts with one document.
+type documentAttempts struct {
 	Document string    `json:"document"` // its ID
 	Count    int64     `json:"attempts"`
 	Expires  time.Time `json:"expires_at"`
 }
 
-// Kept is what is kept of one instance.
+// Kept is what the state holds about an instance.
 type Kept struct {
 	Instance  InstanceID         `json:"instance_id"`
 	Attempts  []Attempts         `json:"windows"`
-	Documents []DocumentAttempts `json:"documents,omitempty"`
+	Documents []documentAttempts `json:"documents,omitempty"`
 	Denial    *Denial            `json:"denied,omitempty"`
 }
 
-// List gives what is kept of all instances, in the order of their IDs, and
-// whether there are more than it shows.
+// List returns what the state holds about instances, in the order of their IDs, and
+// whether there are more instances than it returns.
 func (r *Register) List(ctx context.Context) (kept []Kept, more bool, err error) {
 	all := map[InstanceID]*Kept{}
 	if more, err = r.denials(ctx, all); err != nil {
@@ -168,7 +168,7 @@ func (r *Register) List(ctx context.Context) (kept []Kept, more bool, err error)
 	return kept, more, nil
 }
 
-// Show gives what is kept of one instance.
+// Show returns what the state holds about an instance.
 func (r *Register) Show(ctx context.Context, id InstanceID) (Kept, error) {
 	all := map[InstanceID]*Kept{}
 	for _, prefix := range counterPrefixes(id) {
@@ -190,8 +190,7 @@ func (r *Register) Show(ctx context.Context, id InstanceID) (Kept, error) {
 	return *k, nil
 }
 
-// denials adds the denied instances, and reports whether there are more than are
-// shown.
+// denials adds the denied instances, and reports whether there are more than it added.
 func (r *Register) denials(ctx context.Context, all map[InstanceID]*Kept) (more bool, err error) {
 	entries, err := r.Denials.Entries(ctx)
 	if err != nil {
@@ -234,7 +233,7 @@ func (r *Register) scan(ctx context.Context, prefix string, all map[InstanceID]*
 		if rest, ok := strings.CutPrefix(e.Key, documentPrefix); ok && e.Value == nil {
 			instance, document, _ := strings.Cut(rest, "/")
 			if k := at(instance); k != nil {
-				k.Documents = append(k.Documents, DocumentAttempts{document, e.Count, e.Expires.UTC()})
+				k.Documents = append(k.Documents, documentAttempts{document, e.Count, e.Expires.UTC()})
 			}
 			return !more
 		}
@@ -253,7 +252,7 @@ func (r *Register) scan(ctx context.Context, prefix string, all map[InstanceID]*
 		return !more
 	})
 	for _, k := range all {
-		slices.SortFunc(k.Documents, func(a, b DocumentAttempts) int {
+		slices.SortFunc(k.Documents, func(a, b documentAttempts) int {
 			return cmp.Or(a.Expires.Compare(b.Expires), strings.Compare(a.Document, b.Document))
 		})
 		slices.SortFunc(k.Attempts, func(a, b Attempts) int {
@@ -263,13 +262,13 @@ func (r *Register) scan(ctx context.Context, prefix string, all map[InstanceID]*
 	return more, err
 }
 
-// counterPrefixes are those of the counts of one instance.
+// counterPrefixes returns the prefixes of the counts of an instance.
 func counterPrefixes(id InstanceID) []string {
 	return []string{attemptsPrefix + id.String() + "/", documentPrefix + id.String() + "/"}
 }
 
-// Reset gives an instance its attempts back, and says of how many windows and
-// documents.
+// Reset gives an instance all its attempts back. It returns the number of windows and
+// documents whose counts it removed.
 func (r *Register) Reset(ctx context.Context, id InstanceID) (counts int, err error) {
 	var keys []string
 	for _, prefix := range counterPrefixes(id) {
@@ -292,17 +291,16 @@ func (r *Register) Reset(ctx context.Context, id InstanceID) (counts int, err er
 	return counts, nil
 }
 
-// Deny refuses an instance from now on, for a time or, with 0, until it is
-// allowed again.
+// Deny denies an instance for a time or, if life is 0, until Allow.
 func (r *Register) Deny(ctx context.Context, id InstanceID, life time.Duration, reason string) (Denial, error) {
 	if life < 0 || (life > 0 && life < time.Second) {
 		return Denial{}, fmt.Errorf("an instance is denied for at least a second, not %v", life)
 	}
-	if life > MaxPeriod {
-		return Denial{}, fmt.Errorf("an instance is denied for at most %v (100 years), not %v; without a time it is until it is allowed again", MaxPeriod, life)
+	if life > maxPeriod {
+		return Denial{}, fmt.Errorf("an instance is denied for at most %v (100 years), not %v; without a time the denial ends with allow", maxPeriod, life)
 	}
 	if len(reason) > maxDenialReason {
-		return Denial{}, fmt.Errorf("the reason has %d bytes; %d are kept", len(reason), maxDenialReason)
+		return Denial{}, fmt.Errorf("the reason has %d bytes, more than %d", len(reason), maxDenialReason)
 	}
 	now := r.now()
 	d := Denial{Instance: id, Reason: reason, Since: now.UTC().Truncate(time.Second)}
@@ -316,7 +314,7 @@ func (r *Register) Deny(ctx context.Context, id InstanceID, life time.Duration, 
 	return d, r.change(ctx, func(entries map[string][]byte) { entries[id.String()] = value })
 }
 
-// change changes the denials, and takes away those that are over.
+// change changes the denial list, and removes the denials that have ended.
 func (r *Register) change(ctx context.Context, edit func(entries map[string][]byte)) error {
 	return r.Denials.Change(ctx, func(entries map[string][]byte) error {
 		for id, value := range entries {
@@ -336,14 +334,14 @@ func (r *Register) now() time.Time {
 	return time.Now()
 }
 
-// Allow ends what Deny began. It is no error if nothing did.
+// Allow ends a denial. It returns no error if there is none.
 func (r *Register) Allow(ctx context.Context, id InstanceID) error {
 	return r.change(ctx, func(entries map[string][]byte) { delete(entries, id.String()) })
 }
 
-// FormerDenials are the denials that release 65ed6e0 kept, an entry of the store
-// for each.
-func FormerDenials(ctx context.Context, s RegisterStore) (map[string][]byte, error) {
+// FormerDenials returns the denials of release 65ed6e0, which kept each in an entry of the
+// store.
+func FormerDenials(ctx context.Context, s registerStore) (map[string][]byte, error) {
 	all := map[string][]byte{}
 	err := s.Scan(ctx, formerDenials, func(e entry) bool {
 		id, err := ParseInstanceID(strings.TrimPrefix(e.Key, formerDenials))

@@ -105,7 +105,7 @@ func TestDenyRefuses(t *testing.T) {
 	for _, tt := range []struct {
 		life   time.Duration
 		reason string
-	}{{-time.Second, ""}, {time.Millisecond, ""}, {attest.MaxPeriod + 1, ""}, {math.MaxInt64, ""}, {math.MinInt64, ""}, {0, strings.Repeat("x", 501)}} {
+	}{{-time.Second, ""}, {time.Millisecond, ""}, {maxPeriod + 1, ""}, {math.MaxInt64, ""}, {math.MinInt64, ""}, {0, strings.Repeat("x", 501)}} {
 		if d, err := r.Deny(t.Context(), s.instance.ID, tt.life, tt.reason); err == nil {
 			t.Errorf("Deny for %v = %+v", tt.life, d)
 		}
@@ -113,7 +113,7 @@ func TestDenyRefuses(t *testing.T) {
 	if got := s.ask(t); got != granted {
 		t.Errorf("after refusals: %s", got)
 	}
-	if d, err := r.Deny(t.Context(), s.instance.ID, attest.MaxPeriod, ""); err != nil || d.Until.Year() < 2100 {
+	if d, err := r.Deny(t.Context(), s.instance.ID, maxPeriod, ""); err != nil || d.Until.Year() < 2100 {
 		t.Errorf("Deny for the longest time = %+v, %v", d, err)
 	}
 	if got := s.ask(t); got != no(attest.InstanceDenied) {

@@ -9,26 +9,23 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/problem"
 )
 
-// ErrInvalidRoleName says that a string cannot be the name of a role.
-var ErrInvalidRoleName = errors.New("a role name is 1 to 64 of A-Z a-z 0-9 . _ - and not a mere . or double dot")
+var errInvalidRoleName = errors.New("a role name is 1 to 64 of A-Z a-z 0-9 . _ - and not a single or double dot")
 
 var roleName = regexp.MustCompile(`\A[A-Za-z0-9._-]{1,64}\z`)
 
-// RoleName is the name of a role as a request or the configuration spells it.
-// The zero value is invalid.
+// RoleName is the name of a role. The zero value is invalid.
 type RoleName struct{ name string }
 
-// ParseRoleName takes names that stay one segment of a URL: a role's default
-// audience is the name resolved against the issuer (RFC 3986, section 5.2.4,
-// would swallow `.` and `..`).
+// ParseRoleName takes names that are one segment of a URL, as a role's default audience is
+// the name resolved against the issuer. RFC 3986, section 5.2.4, removes `.` and `..`.
 func ParseRoleName(s string) (RoleName, error) {
 	if !roleName.MatchString(s) || s == "." || s == ".." {
-		return RoleName{}, ErrInvalidRoleName
+		return RoleName{}, errInvalidRoleName
 	}
 	return RoleName{s}, nil
 }
 
-// String is the name, empty for the zero value.
+// String returns the name, "" for the zero value.
 func (n RoleName) String() string { return n.name }
 
 // MarshalText implements [encoding.TextMarshaler].
@@ -40,32 +37,30 @@ func (n *RoleName) UnmarshalText(text []byte) (err error) {
 	return err
 }
 
-// Since is the moment of an instance's life that opens its window.
+// Since names the time that opens an instance's window.
 type Since string
 
-// The moments.
 const (
-	// SinceCreated is when Nova accepted the request for the instance. It never
-	// moves.
+	// SinceCreated is the time at which Nova accepted the request for the instance. It
+	// does not change.
 	SinceCreated Since = "created"
-	// SinceLaunched is when the instance was last put on a hypervisor. It moves
-	// with rebuild, unshelve, rescue and resize, which an owner can ask for.
+	// SinceLaunched is the time at which the instance was last started on a hypervisor. It
+	// changes with rebuild, unshelve, rescue and resize, which the owner can request.
 	SinceLaunched Since = "launched"
 )
 
-// MaxPeriod is the longest period of a window, and the longest time for which an
-// instance is denied: every store can keep what ends then (state.MaxLife).
-const MaxPeriod = 100 * 365 * 24 * time.Hour
+// maxPeriod is the longest window and the longest denial: every store can keep an entry
+// for this long (state.MaxLife).
+const maxPeriod = 100 * 365 * 24 * time.Hour
 
 // Window bounds when, and how often, an instance may ask.
 type Window struct {
-	// Limit is how many requests of one instance for one role are judged within
-	// the window. Default: 3.
+	// Limit is the number of attempts that an instance has for a role within the window.
+	// Default: 3.
 	Limit int `yaml:"limit"`
-	// Period is how long the window stays open, as a Go duration of up to 876000h.
-	// Default: 5m.
+	// Period is the length of the window, as a Go duration of up to 876000h. Default: 5m.
 	Period time.Duration `yaml:"period"`
-	// Since is what opens the window: created or launched. Default: created.
+	// Since is the time that opens the window: created or launched. Default: created.
 	Since Since `yaml:"since"`
 }
 
@@ -78,10 +73,10 @@ func (w Window) check(g grant) error {
 	switch {
 	case w.Period < 0:
 		problems = append(problems, problem.Errorf("period", "%v is negative", w.Period))
-	case w.Period > MaxPeriod:
-		problems = append(problems, problem.Errorf("period", "%v is longer than %v (100 years), and attempts are counted no longer than that", w.Period, MaxPeriod))
+	case w.Period > maxPeriod:
+		problems = append(problems, problem.Errorf("period", "%v is longer than %v (100 years), and attempts are counted no longer than that", w.Period, maxPeriod))
 	case w.Period == 0 && g.needs(ProofAddress):
-		problems = append(problems, problem.Errorf("period", "0 (no window) is not possible with the address proof: an address that has moved to another instance would go on proving"))
+		problems = append(problems, problem.Errorf("period", "0 (no window) is not possible with the address proof: an address would still prove an identity after it moved to another instance"))
 	}
 	if w.Since != SinceCreated && w.Since != SinceLaunched {
 		problems = append(problems, problem.Errorf("since", "%q is neither created nor launched", w.Since))
@@ -97,8 +92,7 @@ type Role struct {
 	rules  compiled
 }
 
-// NewRole compiles a role. The error joins one error for each problem, each
-// beginning with the key at fault where there is one.
+// NewRole compiles a role. The error has a [problem.Problem] for each key at fault.
 func NewRole(name string, grant Grant, window Window, rules Rules) (Role, error) {
 	n, nameErr := ParseRoleName(name)
 	g, grantErr := grant.compile()
@@ -109,16 +103,15 @@ func NewRole(name string, grant Grant, window Window, rules Rules) (Role, error)
 	return Role{n, g, window, c}, nil
 }
 
-// Policy is the set of roles, and the operator's word on the metadata agents. The
-// zero value has no role and so denies.
+// Policy is the set of roles, and what the operator says about the metadata agents. The
+// zero value has no role, and denies.
 type Policy struct {
 	roles         map[RoleName]Role
 	issuer        Issuer
 	agentsLimited bool // see WithLimitedAgents
 }
 
-// NewPolicy collects the roles of an issuer by their names; of two with one name the
-// last counts.
+// NewPolicy returns the policy of an issuer. Of two roles with one name the last counts.
 func NewPolicy(issuer Issuer, roles ...Role) Policy {
 	p := Policy{issuer: issuer, roles: make(map[RoleName]Role, len(roles))}
 	for _, r := range roles {
@@ -130,17 +123,17 @@ func NewPolicy(issuer Issuer, roles ...Role) Policy {
 // Name returns the role's name, the zero value for the zero Role.
 func (r Role) Name() RoleName { return r.name }
 
-// WithLimitedAgents returns the policy with the operator's word that each metadata
-// agent identifies the instance that asks it: it is of Neutron 2024.2 or older, or its
-// haproxy limits the size of requests (example/metadata-service/agent-limits). Without
-// it every proof that rests on an agent is denied with [AgentsUnlimited].
+// WithLimitedAgents returns the policy with the operator's statement that each metadata
+// agent identifies the instance that asks it: the agent is of Neutron 2024.2 or older, or
+// its haproxy limits the size of requests (example/metadata-service/agent-limits). Without
+// the statement each proof that depends on an agent is denied with [AgentsUnlimited].
 func (p Policy) WithLimitedAgents() Policy {
 	p.agentsLimited = true
 	return p
 }
 
-// believes reports whether a proof counts. What an agent says, and what it hands to
-// an instance, counts only with the operator's word. Of address+document the address
+// believes reports whether a proof counts. What an agent says, and what it gives to a
+// guest, counts only with the operator's statement. In address+document the address
 // identifies the instance.
 func (p Policy) believes(proof Proof) bool {
 	return p.agentsLimited || proof != ProofMetadataService && proof != ProofDocument
@@ -171,10 +164,10 @@ func (p Policy) role(name RoleName) (Role, error) {
 	return Role{}, denied(RoleUnknown, "no role %q is configured", name)
 }
 
-// errUnlimited is the denial of what rests on a metadata agent.
+// errUnlimited is the denial of a proof that depends on a metadata agent.
 func errUnlimited() *Denied {
 	return denied(AgentsUnlimited, "without metadataService.agentsLimitHeaders neither the metadata service nor vendordata identifies an instance: set it when each metadata agent is of Neutron 2024.2 or older, or has the limit of example/metadata-service/agent-limits")
 }
 
-// Has reports whether the policy knows the role.
+// Has reports whether the policy has the role.
 func (p Policy) Has(name RoleName) bool { _, ok := p.roles[name]; return ok }

@@ -11,28 +11,26 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/problem"
 )
 
-// Rules say which instances may have a role. All rules that are set must hold.
-// A rule holds when the value matches any of its patterns. A pattern covers the
-// whole value; `*` stands for any run of characters, `?` for one; case counts.
+// Rules say which instances may have a role. All rules that are set must hold. A rule
+// holds if the value matches one of its patterns. A pattern matches the whole value; `*`
+// stands for any characters, `?` for one; case counts.
 type Rules struct {
-	// ProjectID is the project that the instance belongs to. Only this and
-	// UserID are out of the reach of other tenants of the cloud: Optional, but
-	// a role with neither is open to whoever can create an instance.
+	// ProjectID is the project of the instance. Optional; but other tenants of the cloud
+	// can meet all rules other than this and UserID, so a role with neither is open to
+	// every user who can create an instance.
 	ProjectID []string `yaml:"projectID"`
-	// UserID is the user who created the instance. Optional.
+	// UserID is the user that created the instance. Optional.
 	UserID []string `yaml:"userID"`
-	// Metadata is the instance's metadata, which the members of its project can
-	// change at any time: key to patterns, a key that is not there does not
-	// match. Optional.
+	// Metadata maps keys of the instance's metadata to patterns. A missing key does not
+	// match. The members of the project can change metadata at any time. Optional.
 	Metadata map[string][]string `yaml:"metadata"`
-	// AllowAnyInstance says that a role without any rule is meant. Default: false.
+	// AllowAnyInstance permits a role without any rule. Default: false.
 	AllowAnyInstance bool `yaml:"allowAnyInstance"`
 }
 
-// ErrNoRule refuses a role that any instance of the cloud could have.
-var ErrNoRule = errors.New("has no rule, so every instance of the cloud could have it; add projectID, userID or metadata, or say allowAnyInstance: true if that is meant")
+var errNoRule = errors.New("has no rule, so every instance of the cloud could have it; add projectID, userID or metadata, or say allowAnyInstance: true if that is meant")
 
-// compiled is a rule set that can decide. Its zero value denies.
+// compiled is compiled Rules. The zero value denies.
 type compiled struct {
 	rules []rule
 	open  bool
@@ -43,11 +41,10 @@ type rule struct {
 	name   string
 	wanted []string
 	match  patterns
-	value  func(Instance) (value string, known bool) // a value that is not known matches no pattern
+	value  func(Instance) (value string, known bool) // an unknown value matches no pattern
 }
 
-// compile checks r and turns it into what can decide. The error joins one error
-// for each problem, each beginning with the path of the rule.
+// compile returns a [problem.Problem] for each rule at fault.
 func (r Rules) compile() (compiled, error) {
 	c := compiled{}
 	var problems []error
@@ -64,7 +61,7 @@ func (r Rules) compile() (compiled, error) {
 		values []string
 	}{{"projectID", r.ProjectID}, {"userID", r.UserID}} {
 		if slices.Contains(r.values, "") {
-			problems = append(problems, problem.Errorf(r.name, "an empty value matches no instance; leave the rule out or give it a value"))
+			problems = append(problems, problem.Errorf(r.name, "an empty value matches no instance; remove the rule or give it a value"))
 		}
 	}
 	if r.ProjectID != nil {
@@ -81,7 +78,7 @@ func (r Rules) compile() (compiled, error) {
 	}
 	if len(problems) == 0 && len(c.rules) == 0 {
 		if !r.AllowAnyInstance {
-			return compiled{}, ErrNoRule
+			return compiled{}, errNoRule
 		}
 		c.open = true
 	}
@@ -91,7 +88,7 @@ func (r Rules) compile() (compiled, error) {
 	return c, nil
 }
 
-// allow is nil when every rule holds.
+// allow returns nil if every rule holds.
 func (c compiled) allow(j *Judgment, in Instance) error {
 	if len(c.rules) == 0 && !c.open {
 		return denied(RoleUnknown, "the role was never compiled")
@@ -114,7 +111,7 @@ func (c compiled) allow(j *Judgment, in Instance) error {
 
 type patterns []*regexp.Regexp
 
-var errNoPattern = errors.New("an empty list matches nothing; leave the rule out or give it a value")
+var errNoPattern = errors.New("is an empty list, which matches nothing; remove the rule or give it a value")
 
 func compilePatterns(values []string) (patterns, error) {
 	if len(values) == 0 {
@@ -122,8 +119,7 @@ func compilePatterns(values []string) (patterns, error) {
 	}
 	compiled := make(patterns, len(values))
 	for i, v := range values {
-		// The whole value, newlines included: QuoteMeta leaves nothing of the
-		// pattern to the expression but the two wildcards.
+		// (?s): the value may contain a newline. QuoteMeta escapes all but the two wildcards.
 		quoted := strings.NewReplacer(`\*`, `.*`, `\?`, `.`).Replace(regexp.QuoteMeta(v))
 		re, err := regexp.Compile(`(?s)\A(?:` + quoted + `)\z`)
 		if err != nil {

@@ -1,7 +1,6 @@
 package attest_test
 
 import (
-	"errors"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -215,8 +214,8 @@ func TestARoleWithoutARuleIsRefused(t *testing.T) {
 		"nothing":               {},
 		"an empty metadata map": {Metadata: map[string][]string{}},
 	} {
-		if _, err := attest.NewRole("web", attest.Grant{}, newScene(t).window, rules); !errors.Is(err, attest.ErrNoRule) {
-			t.Errorf("%s: error %v, want ErrNoRule", name, err)
+		if _, err := attest.NewRole("web", attest.Grant{}, newScene(t).window, rules); err == nil || !strings.HasPrefix(err.Error(), "has no rule") {
+			t.Errorf("%s: error %v, want one that says so", name, err)
 		}
 	}
 }

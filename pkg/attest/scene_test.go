@@ -12,6 +12,9 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest/attesttest"
 )
 
+// maxPeriod is the longest window, and the longest denial.
+const maxPeriod = 100 * 365 * 24 * time.Hour
+
 // created is when the instance of a scene was created and launched.
 var created = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
 

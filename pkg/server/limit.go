@@ -44,7 +44,7 @@ func (t *throttled) Error() string { return fmt.Sprintf("too many requests; retr
 // It reads the clock anew. With d.began a client that delays its body could turn the
 // clock of its bucket back, which would fill the bucket again.
 func (s *Server) limit(d *decision) error {
-	if d.evidence.Recognised() {
+	if d.evidence.Recognized() {
 		return s.limitInstance(d)
 	}
 	d.limited = true

@@ -369,7 +369,7 @@ func TestDocumentThatIsNoneAtAuth(t *testing.T) {
 		"with another instance's ID":      {form("role", "web", "document", papers, "instance_id", other), 403, "access_denied", ""},
 		"empty":                           {form("role", "web", "document", ""), 400, "invalid_request", "document: is empty"},
 		"twice":                           {form("role", "web", "document", papers) + "&document=" + papers, 400, "invalid_request", `field "document" is there 2 times`},
-		"with an ID that is none":         {form("role", "web", "document", papers, "instance_id", "web-1"), 400, "invalid_request", "instance_id: " + attest.ErrInvalidInstanceID.Error()},
+		"with an ID that is none":         {form("role", "web", "document", papers, "instance_id", "web-1"), 400, "invalid_request", badID},
 		"none, for a role that wants one": {form("role", "web", "instance_id", webID), 403, "access_denied", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
