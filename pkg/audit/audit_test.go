@@ -20,12 +20,12 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/audit"
 )
 
-// output takes what it is told to take.
+// output accepts as much as a test wants.
 type output struct {
 	mu    sync.Mutex
 	text  bytes.Buffer
-	takes func(n int) (int, error) // of a write of n bytes; nil for all
-	stall chan struct{}            // a write waits for it; nil for not at all
+	takes func(n int) (int, error) // of a write of n bytes; nil accepts all
+	stall chan struct{}            // a write waits for it, unless it is nil
 }
 
 func (o *output) Write(p []byte) (int, error) {
@@ -61,7 +61,7 @@ func open(t *testing.T, s *audit.Stream) *audit.Log {
 	return l
 }
 
-// names are the messages of all lines, each of which must be whole.
+// names returns the messages of all lines, "torn" for one that is not whole.
 func names(t *testing.T, text string) []string {
 	t.Helper()
 	var all []string
@@ -76,22 +76,21 @@ func names(t *testing.T, text string) []string {
 	return all
 }
 
-// Denials of unproven callers, of which there may be any number, take no room from grants; what
-// was lost is said once lines are written again.
+// Denials of unproven callers take no room from grants. Losses are reported once lines are
+// written again.
 func TestDenialsAreDroppedFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		out := &output{stall: make(chan struct{})}
 		s := audit.NewStream(out, "json")
 		l := open(t, s)
-		ignore := func(error) {}
 		lost := 0
 		for range 3 * audit.QueueLines {
-			if l.Record(event("denial", false), ignore) != nil {
+			if l.Record(event("denial", false), func(error) {}) != nil {
 				lost++
 			}
 		}
 		for range audit.QueueLines {
-			if err := l.Record(event("grant", true), ignore); err != nil {
+			if err := l.Record(event("grant", true), func(error) {}); err != nil {
 				t.Fatalf("a grant: %v", err)
 			}
 		}
@@ -111,13 +110,13 @@ func TestDenialsAreDroppedFirst(t *testing.T) {
 			t.Errorf("lines: %v, lost %d", count, lost)
 		}
 		if !strings.Contains(out.String(), fmt.Sprintf(`"denials":%d`, lost)) {
-			t.Error("the log does not say how many denials were lost")
+			t.Error("the log does not report how many denials were lost")
 		}
 	})
 }
 
-// A queue is bounded in bytes, too, and long texts are cut.
-func TestBytesAreBounded(t *testing.T) {
+// A queue is also bounded in bytes, and long texts are clipped.
+func TestTheBytesOfAQueueAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		out := &output{stall: make(chan struct{})}
 		s := audit.NewStream(out, "json")
@@ -129,7 +128,7 @@ func TestBytesAreBounded(t *testing.T) {
 				taken++
 			}
 		}
-		if taken > audit.QueueBytes/2048+1 || taken < 100 {
+		if taken > 1<<20/2048+1 || taken < 100 {
 			t.Errorf("%d long lines were queued", taken)
 		}
 		close(out.stall)
@@ -142,31 +141,31 @@ func TestBytesAreBounded(t *testing.T) {
 	})
 }
 
-// A line that came too late is withdrawn, or followed by a line that says so.
-func TestALineThatIsWaitedFor(t *testing.T) {
+// A line that was not written in time is removed, or followed by its correction.
+func TestALineThatIsLateIsWithdrawn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		out := &output{stall: make(chan struct{})}
 		s := audit.NewStream(out, "json")
 		l := open(t, s)
 		began := time.Now()
 		if err := l.RecordAndWait(event("being written", true), event("withdrawn", true)); err == nil {
-			t.Error("a line that was not written is there")
+			t.Error("RecordAndWait of a line that was not written gave no error")
 		}
 		if err := l.RecordAndWait(event("queued", true), event("withdrawn", true)); err == nil {
-			t.Error("a line that was not written is there")
+			t.Error("RecordAndWait of a line that was not written gave no error")
 		}
 		if took := time.Since(began); took != 2*audit.Wait {
 			t.Errorf("both took %v", took)
 		}
 		if err := s.Err(); err == nil {
-			t.Error("a stalled output is well")
+			t.Error("Err of a stalled output = nil")
 		}
 		close(out.stall)
 		if err := l.RecordAndWait(event("in time", true), event("withdrawn", true)); err != nil {
 			t.Error(err)
 		}
 		if err := s.Err(); err != nil {
-			t.Errorf("an output that takes lines again: %v", err)
+			t.Errorf("Err of an output that accepts lines again: %v", err)
 		}
 		if err := s.Close(); err != nil {
 			t.Fatal(err)
@@ -188,20 +187,20 @@ func TestCloseOfAStalledOutputEnds(t *testing.T) {
 		}
 		began := time.Now()
 		if err := s.Close(); err == nil || time.Since(began) != audit.Wait {
-			t.Errorf("Close says %v after %v", err, time.Since(began))
+			t.Errorf("Close = %v after %v", err, time.Since(began))
 		}
 		if s.Lost() < audit.QueueLines-1 {
 			t.Errorf("%d lines of the process log are counted as lost", s.Lost())
 		}
 		if err := open(t, s).Record(event("late", true), func(error) {}); err == nil {
-			t.Error("a closed log takes a line")
+			t.Error("a closed log accepts a line")
 		}
 		close(out.stall)
 	})
 }
 
-// Whatever part of a line an output takes, no other line continues it.
-func TestTornLines(t *testing.T) {
+// If an output accepts a part of a line, no other line continues it.
+func TestNoLineContinuesATornLine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		out := &output{}
 		left := 200
@@ -227,7 +226,7 @@ func TestTornLines(t *testing.T) {
 		left = 1 << 20 // there is room again
 		out.mu.Unlock()
 		if err := s.Err(); err == nil {
-			t.Error("nothing was written since")
+			t.Error("Err = nil, but nothing was written since")
 		}
 		synctest.Wait()
 		if err := s.Err(); err != nil {
@@ -246,8 +245,8 @@ func TestTornLines(t *testing.T) {
 	})
 }
 
-// A file is cut back to its last whole line, and what a crash left is ended.
-func TestFile(t *testing.T) {
+// The part of a line that a crash left in a file is ended.
+func TestATornLineInAFileIsEnded(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "audit.log")
 	if err := os.WriteFile(file, []byte("{\"msg\":\"before\"}\n{\"msg\":\"a cra"), 0o600); err != nil {
 		t.Fatal(err)
@@ -257,10 +256,7 @@ func TestFile(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := l.RecordAndWait(event("line", true), event("withdrawn", true)); err != nil {
-			t.Fatal(err)
-		}
-		if err := l.Close(); err != nil {
+		if err := errors.Join(l.RecordAndWait(event("line", true), event("withdrawn", true)), l.Close()); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -279,10 +275,10 @@ func TestFile(t *testing.T) {
 	}
 }
 
-// On a disk that fills up within a line the file keeps whole lines alone.
+// On a disk that becomes full within a line, the file keeps only whole lines.
 func TestAFullDisk(t *testing.T) {
 	if os.Getenv("AUDIT_FULL_DISK") == "" {
-		t.Skip("run by TestAFullDiskInAProcess")
+		t.Skip("TestAFullDiskInAProcess runs it")
 	}
 	l, err := audit.Open(audit.Config{Output: os.Getenv("AUDIT_FULL_DISK")}, nil, nil)
 	if err != nil {
@@ -295,8 +291,11 @@ func TestAFullDisk(t *testing.T) {
 }
 
 func TestAFullDiskInAProcess(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts a process")
+	}
 	file := filepath.Join(t.TempDir(), "audit.log")
-	// A limit on the size of files, in half KiB, ends a write as a full disk does.
+	// A limit on the size of files, in 512 bytes, ends a write as a full disk does.
 	cmd := exec.CommandContext(t.Context(), "sh", "-c", `ulimit -f 3 && exec "$0" -test.run '^TestAFullDisk$'`, os.Args[0])
 	cmd.Env = append(os.Environ(), "AUDIT_FULL_DISK="+file)
 	if out, err := cmd.CombinedOutput(); err != nil {

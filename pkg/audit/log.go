@@ -1,16 +1,13 @@
-// Package audit writes the audit log, and keeps all that writes logs from waiting for who
-// reads them.
+// Package audit writes the audit log, and the process log, without blocking their callers.
 //
-// A line is written for each decision and for each act of an operator ([Log]). It and the
-// lines of the process log go through a [Stream], which queues a bounded number of them
-// and writes in a goroutine of its own: a reader that stalls, a pipe that is closed or a
-// disk that is full holds up no decision, no connection and no shutdown. What is lost is
-// counted, and said in the log. Grants, operators' acts and decisions about callers that
-// have proven who they are have a queue of their own, which denials of others cannot
-// fill.
+// There is a line for each decision and for each act of an operator ([Log]). These lines
+// and those of the process log go to a [Stream], which has bounded queues and writes in one
+// goroutine, so a stalled reader, a closed pipe or a full disk blocks no request and no
+// shutdown. Lost lines are counted and reported in the log. Grants, acts of operators and
+// decisions about proven callers have a queue that denials of others cannot fill.
 //
-// It does not promise that each line is written: only [Log.RecordAndWait] does, which an
-// operator asks for with audit.required.
+// It does not promise that every line is written. [Log.RecordAndWait] reports whether it
+// was; audit.required makes the server use it.
 package audit
 
 import (
@@ -26,32 +23,32 @@ import (
 
 // Config says where the line of each decision goes.
 type Config struct {
-	// Output is stdout, stderr or the path of a file, which is appended to.
+	// Output is stdout, stderr or the path of a file, to which lines are appended.
 	// Default: stdout.
 	Output string `yaml:"output"`
-	// Required refuses a token whose line could not be written. Default: false.
+	// Required refuses a token if its line could not be written. Default: false.
 	Required bool `yaml:"required"`
 }
 
 // Validate reports every problem, each beginning with its key.
 func (c Config) Validate() error {
 	if c.Output == "" {
-		return problem.Errorf("output", "is empty; stdout, stderr or the path of a file is wanted")
+		return problem.Errorf("output", "is empty; set it to stdout, stderr or the path of a file")
 	}
 	return nil
 }
 
-// maxValue is how much of a text a line has, in bytes.
+// maxValue is the maximum length of a text in a line, in bytes.
 const maxValue = 2 << 10
 
 // Log is the audit log.
 type Log struct {
 	stream   *Stream
-	own      bool
+	own      bool // Close closes the stream
 	required bool
 }
 
-// Open opens what the configuration names; stdout and stderr are the process's.
+// Open opens the output that the configuration names, which may be one of the process's.
 func Open(c Config, stdout, stderr *Stream) (*Log, error) {
 	l := &Log{required: c.Required}
 	switch c.Output {
@@ -60,59 +57,60 @@ func Open(c Config, stdout, stderr *Stream) (*Log, error) {
 	case "stderr":
 		l.stream = stderr
 	default:
-		var err error
-		if l.stream, err = openFile(c.Output); err != nil {
+		file, err := openFile(c.Output)
+		if err != nil {
 			return nil, fmt.Errorf("audit log: %w", err)
 		}
-		l.own = true
+		l.stream, l.own = newStream(file, "json"), true
 	}
 	return l, nil
 }
 
-// Required reports whether a token needs its line.
+// Required reports whether a token is refused if its line could not be written.
 func (l *Log) Required() bool { return l.required }
 
-// Err is why lines cannot be written, nil if they can.
+// Err returns why lines cannot be written, nil if they can.
 func (l *Log) Err() error { return l.stream.Err() }
 
-// Event is what a line is about.
+// Event is the content of a line.
 type Event struct {
 	Time  time.Time
-	Name  string // the line's msg
+	Name  string // msg of the line
 	Attrs []slog.Attr
-	// Proven is true for a decision about a caller that has proven who it is, for a grant
-	// and for an operator's act. Lines of others are dropped before these are.
+	// Proven is true for a grant, an act of an operator, and a decision about a caller
+	// that has proven who it is. Other lines are dropped first.
 	Proven bool
 }
 
-// Record queues a line. The error says that it is lost already; lost is told later if it
-// could not be written.
+// Record queues a line. It returns an error if the line is lost already. If the line
+// cannot be written later, lost is called.
 func (l *Log) Record(e Event, lost func(error)) error {
-	text, err := render(e)
+	queued, err := newLine(e)
 	if err != nil {
 		return err
 	}
-	return l.stream.add(&line{text: text, class: e.class(), written: func(err error) {
+	queued.written = func(err error) {
 		if err != nil {
 			lost(err)
 		}
-	}})
+	}
+	return l.stream.add(queued)
 }
 
-// RecordAndWait returns when the line is written, or after [Wait] with an error. The line
-// is then not written any more, or is followed by withdrawn if that could not be helped.
+// RecordAndWait returns when the line is written, or after [Wait] with an error. After an
+// error, the line is not written; if its write had begun, withdrawn is written after it.
 func (l *Log) RecordAndWait(e, withdrawn Event) error {
-	text, err := render(e)
+	queued, err := newLine(e)
 	if err != nil {
 		return err
 	}
-	correction, err := render(withdrawn)
+	correction, err := newLine(withdrawn)
 	if err != nil {
 		return err
 	}
 	written := make(chan error, 1)
-	waits := &line{text: text, class: e.class(), correction: correction, written: func(err error) { written <- err }}
-	if err := l.stream.add(waits); err != nil {
+	queued.correction, queued.written = correction.text, func(err error) { written <- err }
+	if err := l.stream.add(queued); err != nil {
 		return err
 	}
 	timeout := time.NewTimer(Wait)
@@ -121,21 +119,14 @@ func (l *Log) RecordAndWait(e, withdrawn Event) error {
 	case err := <-written:
 		return err
 	case <-timeout.C:
-		if !l.stream.giveUp(waits) {
-			return <-written // the write has ended, and the line stays
+		if !l.stream.giveUp(queued) {
+			return <-written // the write has ended
 		}
 		return errSlow
 	}
 }
 
-func (e Event) class() class {
-	if e.Proven {
-		return kept
-	}
-	return denials
-}
-
-// Close writes what was recorded, for at most [Wait].
+// Close writes the queued lines, for at most [Wait].
 func (l *Log) Close() error {
 	if l.own {
 		return l.stream.Close()
@@ -143,18 +134,21 @@ func (l *Log) Close() error {
 	return nil
 }
 
-// render makes one line of JSON. Long texts are cut: a line must fit into the queue.
-func render(e Event) ([]byte, error) {
+// newLine renders a line of JSON. It clips long texts, so that a line fits into the queue.
+func newLine(e Event) (*line, error) {
 	var text bytes.Buffer
 	record := slog.NewRecord(e.Time.UTC(), slog.LevelInfo, e.Name, 0)
 	for _, a := range e.Attrs {
 		if s := a.Value; s.Kind() == slog.KindString && len(s.String()) > maxValue {
-			a = slog.String(a.Key, fmt.Sprintf("%s... (%d bytes)", s.String()[:maxValue], len(s.String())))
+			a = slog.String(a.Key, fmt.Sprintf("%s (%d bytes)", secret.Clip(s.String(), maxValue), len(s.String())))
 		}
 		record.AddAttrs(a)
 	}
 	if err := slog.NewJSONHandler(&text, &slog.HandlerOptions{ReplaceAttr: secret.Attr}).Handle(context.Background(), record); err != nil {
 		return nil, err
 	}
-	return text.Bytes(), nil
+	if e.Proven {
+		return &line{text: text.Bytes(), class: kept}, nil
+	}
+	return &line{text: text.Bytes(), class: denials}, nil
 }

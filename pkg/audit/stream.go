@@ -2,72 +2,69 @@ package audit
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"os"
+	"slices"
 	"sync"
 	"time"
 )
 
 // The bounds of a [Stream].
 const (
-	// QueueLines and QueueBytes bound what waits to be written, of each class.
+	// QueueLines is the maximum number of lines in each queue.
 	QueueLines = 1024
-	QueueBytes = 1 << 20
-	// Classes is how many classes of lines have a queue of their own.
-	Classes = 3
-	// Memory is how many bytes the lines that wait for one output take at most, with what
-	// is kept beside each.
-	Memory = Classes * (QueueBytes + QueueLines*256)
-	// Wait is how long a caller waits for its line, and how long [Stream.Close] waits
-	// for those that are queued.
+	queueBytes = 1 << 20
+	// Memory is how many bytes the queues of one output use at most, with what is stored
+	// beside each line.
+	Memory = classes * (queueBytes + QueueLines*256)
+	// Wait is how long a caller waits for its line, and how long [Stream.Close] waits for
+	// the queued lines.
 	Wait = time.Second
 )
 
 var (
 	errFull   = errors.New("too many lines wait to be written")
-	errSlow   = errors.New("the output has taken no line for too long")
+	errSlow   = errors.New("the output has accepted no line for too long")
 	errClosed = errors.New("the log is closed")
 )
 
-// class says which queue a line waits in, and so what is dropped before what.
+// class selects the queue of a line. Lines of one class cannot fill the queue of another.
 type class int
 
 const (
-	kept    class = iota // grants, operators' acts, decisions about proven callers
-	denials              // decisions about callers that have proven nothing
+	kept    class = iota // grants, acts of operators, decisions about proven callers
+	denials              // decisions about unproven callers
 	process              // the process log
+	classes = iota
 )
 
-// Stream writes lines to one output. Nobody waits for the output: lines are queued, one
-// goroutine writes them in their order, and what does not fit into the queue of its
-// class is dropped and counted. When lines were lost, a line says so as soon as the
-// output takes lines again.
+// Stream writes lines to one output. Callers do not wait for the output: lines are
+// queued, and one goroutine writes them in order. A line that does not fit into its queue
+// is dropped and counted. After losses, a line with their numbers is written as soon as
+// the output accepts lines again.
 //
-// A line is written whole. When the output takes a part of one, that part is taken back
-// if the output is a file that Stream opened, and else ended with a newline, so that no
-// other line continues it.
+// If the output accepts only a part of a line, that part is removed from a file that [Open]
+// opened; in another output, the next write ends it with a newline.
 type Stream struct {
-	out  io.Writer
-	file *os.File // opened here; nil for another output
-	text bool     // the line about losses is in slog's text format
+	output output // of the writing goroutine alone
+	text   bool   // the line about losses is in slog's text format
 
 	mu      sync.Mutex
 	wake    chan struct{}
-	queues  [Classes]queue
+	queues  [classes]queue
 	lines   uint64
 	current *line
-	since   time.Time // current is being written
+	since   time.Time // when the write of current began
 	failure error     // of the last write
 	retry   bool
-	lost    [Classes]int // since the last line about losses
-	total   [Classes]uint64
+	lost    [classes]int // since the last line about losses
+	total   [classes]uint64
 	closed  bool
 
-	torn bool // the output ends within a line; of the writing goroutine alone
 	done chan struct{}
 }
 
@@ -76,48 +73,32 @@ type queue struct {
 	bytes int
 }
 
-// line is one that waits.
+// line is a line in a queue.
 type line struct {
 	text  []byte
 	class class
 	order uint64
-	// written is told how it went, once. A line that is given up and was being written
-	// then is followed by correction, unless that failed.
+	// written is called once, with the error of the write. If the caller gives up while
+	// the line is being written, correction is written after it.
 	written    func(error)
 	correction []byte
 	givenUp    bool
-	ended      bool // its write
+	ended      bool // the write has ended
 }
 
-// NewStream writes to out, which another part of the program owns. format is that of the
-// process log, "json" or "text".
+// NewStream writes to out and does not close it. format is the format of the process log,
+// "json" or "text".
 func NewStream(out io.Writer, format string) *Stream {
-	s := &Stream{out: out, text: format == "text", wake: make(chan struct{}, 1), done: make(chan struct{})}
+	return newStream(output{Writer: out}, format)
+}
+
+func newStream(out output, format string) *Stream {
+	s := &Stream{output: out, text: format == "text", wake: make(chan struct{}, 1), done: make(chan struct{})}
 	go s.run()
 	return s
 }
 
-// openFile appends to a file, which is its owner's alone when it is made. What a crash
-// left of a line is ended.
-func openFile(path string) (*Stream, error) {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	s := &Stream{out: f, file: f, wake: make(chan struct{}, 1), done: make(chan struct{})}
-	if info, err := f.Stat(); err == nil && info.Mode().IsRegular() && info.Size() > 0 {
-		last := make([]byte, 1)
-		if _, err := f.ReadAt(last, info.Size()-1); err != nil {
-			_ = f.Close()
-			return nil, err
-		}
-		s.torn = last[0] != '\n'
-	}
-	go s.run()
-	return s, nil
-}
-
-// Process is where the process log writes its lines, one with each call. It never blocks
+// Process is for the process log, which writes one line with each call. It never blocks
 // and never fails.
 func (s *Stream) Process() io.Writer { return processWriter{s} }
 
@@ -128,7 +109,7 @@ func (p processWriter) Write(text []byte) (int, error) {
 	return len(text), nil
 }
 
-// Lost is how many lines of the process log were lost.
+// Lost returns how many lines of the process log were lost.
 func (s *Stream) Lost() uint64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -143,7 +124,7 @@ func (s *Stream) add(l *line) error {
 	switch {
 	case s.closed:
 		return errClosed
-	case len(q.lines) >= QueueLines || q.bytes+len(l.text) > QueueBytes:
+	case len(q.lines) >= QueueLines || q.bytes+len(l.text) > queueBytes:
 		s.lose(l.class)
 		return errFull
 	}
@@ -168,9 +149,9 @@ func (s *Stream) nudge() {
 	}
 }
 
-// giveUp takes a line back that was not written in time. One that is being written just
-// now is followed by its correction. It returns false if the write has ended already:
-// then the line is not corrected, and written is told how the write went.
+// giveUp removes a line that was not written in time. If the line is being written, its
+// correction will follow. It returns false if the write has ended already: then there is
+// no correction, and written gets the result of the write.
 func (s *Stream) giveUp(l *line) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -178,20 +159,18 @@ func (s *Stream) giveUp(l *line) bool {
 		return false
 	}
 	q := &s.queues[l.class]
-	for i, other := range q.lines {
-		if other == l {
-			q.lines = append(q.lines[:i], q.lines[i+1:]...)
-			q.bytes -= len(l.text)
-			s.lose(l.class)
-			return true
-		}
+	if i := slices.Index(q.lines, l); i >= 0 {
+		q.lines = slices.Delete(q.lines, i, i+1)
+		q.bytes -= len(l.text)
+		s.lose(l.class)
+		return true
 	}
 	l.givenUp = true
 	return true
 }
 
-// Err is why the output takes no lines, nil if it does. After a failure it has the output
-// tried again.
+// Err returns why the output accepts no lines, nil if it does. After a failure it makes
+// the stream try again.
 func (s *Stream) Err() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -212,24 +191,22 @@ func (s *Stream) run() {
 		if !ok {
 			return
 		}
-		if lost != [Classes]int{} {
-			if err := s.write(s.losses(lost)); err != nil {
-				s.finish(l, lost, err)
-				continue
+		var err error
+		if lost != [classes]int{} {
+			if err = s.output.write(s.losses(lost)); err == nil {
+				lost = [classes]int{}
 			}
 		}
-		if l == nil {
-			s.finish(nil, [Classes]int{}, nil)
-			continue
+		if err == nil && l != nil {
+			err = s.output.write(l.text)
 		}
-		err := s.write(l.text)
-		s.finish(l, [Classes]int{}, err)
+		s.finish(l, lost, err)
 	}
 }
 
-// next waits for the oldest line, and takes over what has to be said of losses. The line
-// is nil if there are losses alone; ok is false at the end.
-func (s *Stream) next() (l *line, lost [Classes]int, ok bool) {
+// next waits for the oldest line. It also returns the losses to be reported before it. The
+// line is nil if there are only losses; ok is false when the stream has ended.
+func (s *Stream) next() (l *line, lost [classes]int, ok bool) {
 	for {
 		s.mu.Lock()
 		var from *queue
@@ -244,13 +221,10 @@ func (s *Stream) next() (l *line, lost [Classes]int, ok bool) {
 			from.lines = from.lines[1:]
 			from.bytes -= len(l.text)
 		}
-		if l != nil || s.retry && s.lost != [Classes]int{} {
-			lost, s.lost = s.lost, [Classes]int{}
+		if l != nil || s.retry && s.lost != [classes]int{} {
+			lost, s.lost = s.lost, [classes]int{}
 			s.retry = false
-			s.current, s.since = l, time.Now()
-			if l == nil {
-				s.current = &line{}
-			}
+			s.current, s.since = cmp.Or(l, new(line)), time.Now()
 			s.mu.Unlock()
 			return l, lost, true
 		}
@@ -263,8 +237,8 @@ func (s *Stream) next() (l *line, lost [Classes]int, ok bool) {
 	}
 }
 
-// finish notes how a write went. lost are those that could not be told of.
-func (s *Stream) finish(l *line, lost [Classes]int, err error) {
+// finish records the result of a write. lost are the losses that could not be reported.
+func (s *Stream) finish(l *line, lost [classes]int, err error) {
 	s.mu.Lock()
 	correct := false
 	if l != nil {
@@ -272,8 +246,8 @@ func (s *Stream) finish(l *line, lost [Classes]int, err error) {
 		correct = l.givenUp && err == nil
 	}
 	s.mu.Unlock()
-	if correct { // s.current is still set: a stall of this write is one of the output
-		err = s.write(l.correction)
+	if correct { // s.current is still set, so Err notices if this write stalls
+		err = s.output.write(l.correction)
 	}
 	s.mu.Lock()
 	s.current, s.failure = nil, err
@@ -289,46 +263,8 @@ func (s *Stream) finish(l *line, lost [Classes]int, err error) {
 	}
 }
 
-// write writes a line whole or, as far as the output lets it, not at all.
-func (s *Stream) write(text []byte) error {
-	if s.torn {
-		if _, err := s.out.Write([]byte("\n")); err != nil {
-			return err
-		}
-		s.torn = false
-	}
-	n, err := s.out.Write(text)
-	if err == nil && n < len(text) {
-		err = io.ErrShortWrite
-	}
-	if err == nil || n <= 0 {
-		return err
-	}
-	s.torn = !s.takeBack(text[:n])
-	return err
-}
-
-// takeBack cuts the part of a line off the end of the file, and reports whether that was
-// done: not if the file ends with anything else, as when another process has written
-// since, or the output is no file of ours.
-func (s *Stream) takeBack(part []byte) bool {
-	if s.file == nil {
-		return false
-	}
-	n := int64(len(part))
-	info, err := s.file.Stat()
-	if err != nil || !info.Mode().IsRegular() || info.Size() < n {
-		return false
-	}
-	end := make([]byte, n)
-	if _, err := s.file.ReadAt(end, info.Size()-n); err != nil || !bytes.Equal(end, part) {
-		return false
-	}
-	return s.file.Truncate(info.Size()-n) == nil
-}
-
-// losses is the line about lines that were lost.
-func (s *Stream) losses(lost [Classes]int) []byte {
+// losses returns the line about lost lines.
+func (s *Stream) losses(lost [classes]int) []byte {
 	var text bytes.Buffer
 	var h slog.Handler = slog.NewJSONHandler(&text, nil)
 	if s.text {
@@ -336,11 +272,11 @@ func (s *Stream) losses(lost [Classes]int) []byte {
 	}
 	r := slog.NewRecord(time.Now().UTC(), slog.LevelError, "lines of the log were lost", 0)
 	r.AddAttrs(slog.Int("decisions", lost[kept]), slog.Int("denials", lost[denials]), slog.Int("log", lost[process]))
-	_ = h.Handle(context.Background(), r) // a buffer takes all
+	_ = h.Handle(context.Background(), r) // a write to a buffer does not fail
 	return text.Bytes()
 }
 
-// Close writes what is queued, for at most [Wait]. A file that was opened here is closed.
+// Close writes the queued lines, for at most [Wait], and closes a file that [Open] opened.
 func (s *Stream) Close() error {
 	s.mu.Lock()
 	s.closed = true
@@ -353,8 +289,8 @@ func (s *Stream) Close() error {
 	case <-timeout.C:
 		return errSlow
 	}
-	if s.file != nil {
-		return s.file.Close()
+	if s.output.file == nil {
+		return nil
 	}
-	return nil
+	return s.output.file.Close()
 }

@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// A caller that gives its line up just when the write has ended must learn how the
-// write went: the log has a grant without a correction, so the caller gets its token.
+// A caller that gives up just after the write of its line has ended must get the result
+// of the write: the log has a grant without a correction, so the caller gets its token.
 func TestGiveUpAfterTheWrite(t *testing.T) {
 	var out bytes.Buffer
 	s := NewStream(&out, "json")
@@ -32,13 +32,13 @@ func TestGiveUpAfterTheWrite(t *testing.T) {
 	}
 }
 
-// writer calls a function with each write.
+// writer calls a function for each write.
 type writer func(text []byte) (int, error)
 
 func (w writer) Write(text []byte) (int, error) { return w(text) }
 
-// A correction that stalls or fails is a stall or a failure of the output.
-func TestACorrectionThatIsNotWritten(t *testing.T) {
+// If the write of a correction stalls or fails, Err reports it.
+func TestErrReportsACorrectionThatIsNotWritten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		goOn := make(chan struct{})
 		s := NewStream(writer(func(text []byte) (int, error) {
@@ -71,7 +71,7 @@ func TestACorrectionThatIsNotWritten(t *testing.T) {
 	})
 }
 
-// What another process has appended since a torn line is not cut off, whatever its length.
+// takeBack does not remove what another process has appended after a torn line.
 func TestTakeBackAfterAnotherProcess(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "audit.log")
 	const torn, others = `{"msg":"torn`, "of another\n"
@@ -84,9 +84,9 @@ func TestTakeBackAfterAnotherProcess(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	s := &Stream{out: f, file: f}
-	if s.takeBack([]byte(torn)) {
-		t.Error("something was taken back")
+	o := &output{Writer: f, file: f}
+	if o.takeBack([]byte(torn)) {
+		t.Error("takeBack removed something")
 	}
 	if got, err := os.ReadFile(file); err != nil || string(got) != content {
 		t.Errorf("the file has %q (%v)", got, err)

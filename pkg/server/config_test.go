@@ -51,7 +51,7 @@ func TestValidate(t *testing.T) {
 		{"no way", check(server.ProxyConfig{}), `via: "" is neither header nor protocol`},
 
 		{"audit to stdout", audit.Config{Output: "stdout"}.Validate(), ""},
-		{"audit to nowhere", audit.Config{}.Validate(), "output: is empty; stdout, stderr or the path of a file is wanted"},
+		{"audit to nowhere", audit.Config{}.Validate(), "output: is empty; set it to stdout, stderr or the path of a file"},
 	} {
 		var got string
 		if row.err != nil {
