@@ -10,15 +10,15 @@ const (
 	// subnetBits is the length of the prefix that an IPv6 subnet has (RFC 4291,
 	// section 2.5.1).
 	subnetBits = 64
-	// SubnetShare is how many times what one address may have all addresses of an
-	// IPv6 /64 may have together. A guest can speak from any address of its /64,
-	// and in OpenStack hundreds of instances can share one.
+	// SubnetShare is the limit of an IPv6 /64, as a multiple of the limit of one address. A
+	// guest can use any address of its /64, and in OpenStack hundreds of instances can
+	// share a /64.
 	SubnetShare = 64
 )
 
-// Levels gives what a client is bounded as, and how many times what one address may
-// have: its address once, and the IPv6 /64 of it [SubnetShare] times. The address must
-// be unmapped and without a zone.
+// Levels returns the prefixes by which a client is limited, and their multiples of the
+// limit of one address: the address with 1, and its IPv6 /64 with [SubnetShare]. The
+// address must be unmapped and without a zone.
 func Levels(client netip.Addr) iter.Seq2[netip.Prefix, int] {
 	return func(yield func(netip.Prefix, int) bool) {
 		if !yield(netip.PrefixFrom(client, client.BitLen()), 1) || !client.Is6() {
@@ -30,20 +30,18 @@ func Levels(client netip.Addr) iter.Seq2[netip.Prefix, int] {
 	}
 }
 
-// Counts bounds how much each client holds at a time; see [Levels]. Its size is what is
-// held.
-type Counts struct {
+// counts bounds how many things each client holds at a time; see [Levels].
+type counts struct {
 	each int
 
 	mu   sync.Mutex
 	held map[netip.Prefix]int
 }
 
-// NewCounts lets each address hold so many.
-func NewCounts(each int) *Counts { return &Counts{each: each, held: map[netip.Prefix]int{}} }
+func newCounts(each int) *counts { return &counts{each: each, held: map[netip.Prefix]int{}} }
 
-// Take notes that a client holds one more, unless it has as many as it may.
-func (c *Counts) Take(client netip.Addr) bool {
+// take adds one for a client, unless it has its maximum.
+func (c *counts) take(client netip.Addr) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for level, share := range Levels(client) {
@@ -57,9 +55,8 @@ func (c *Counts) Take(client netip.Addr) bool {
 	return true
 }
 
-// Give notes that a client holds one less. Each Take that was true is followed by one
-// Give.
-func (c *Counts) Give(client netip.Addr) {
+// give subtracts one for a client. Each take that returned true needs one give.
+func (c *counts) give(client netip.Addr) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for level := range Levels(client) {

@@ -6,56 +6,53 @@ import (
 	"net/netip"
 )
 
-// Fair keeps things that clients hold or wait for, and divides by client and not by
-// thing: between networks (IPv4 /24, IPv6 /48), within a network between subnets
-// (IPv6 /64), within a subnet between addresses. So a client with many addresses
-// next to each other has the share of one.
+// fair is a queue that takes turns between networks (IPv4 /24, IPv6 /48), within a network
+// between subnets (IPv6 /64), and within a subnet between addresses. So a client with many
+// neighboring addresses gets the share of one.
 //
-// It is not safe for concurrent use. Its size is that of the things in it, and of the
-// networks, subnets and addresses that had their turn since the last round.
-type Fair[T any] struct {
+// It is not safe for concurrent use. It keeps the entries, and the networks, subnets and
+// addresses that had a turn in the current round.
+type fair[T any] struct {
 	root  *group[T]
 	added uint64
 }
 
-// Entry is one thing of one client.
-type Entry[T any] struct {
-	Value T
+// entry is one value of one client.
+type entry[T any] struct {
+	value T
 
 	order   uint64
-	group   *group[T] // of its address; nil after Remove
+	group   *group[T] // of its address; nil after remove
 	element *list.Element
 }
 
-// group is a network, a subnet or an address, and its children.
+// group is a network, a subnet or an address, with its children.
 type group[T any] struct {
 	parent *group[T]
 	key    netip.Prefix
 
-	count  int    // entries here and below
-	newest uint64 // the order of the youngest one
+	count  int    // entries in the group and its children
+	newest uint64 // the order of the youngest entry
 
-	entries *list.List // of *Entry, the oldest in front; of an address alone
+	entries *list.List // of *entry, the oldest in front; only for an address
 
 	children map[netip.Prefix]*group[T]
 	crowd    crowd[T] // the children that have entries, the largest first
 	at       int      // in the parent's crowd
-	// Each child has its turn. One that has had none since it came is in fresh, and
-	// is served before those in served, but no more than freshMost in a row. A child
-	// without entries stays in served until its turn has come, so that it cannot be a
-	// fresh one again before.
+	// A child that has had no turn yet is in fresh, all others are in served. Fresh
+	// children go first, but at most freshMost in a row. A child without entries stays
+	// in served until its next turn, so that it does not become fresh again before.
 	fresh, served *list.List
 	turn          *list.Element
 	isFresh       bool
-	row           int // of fresh ones, just now
+	row           int // how many fresh children went last, in a row
 }
 
-// freshMost is how many clients in a row may be served for the first time while others
-// wait for their second.
+// freshMost is how many children in a row may have their first turn while others wait for
+// the next one.
 const freshMost = 16
 
-// NewFair makes an empty one.
-func NewFair[T any]() *Fair[T] { return &Fair[T]{root: newGroup[T](nil, netip.Prefix{}, false)} }
+func newFair[T any]() *fair[T] { return &fair[T]{root: newGroup[T](nil, netip.Prefix{}, false)} }
 
 func newGroup[T any](parent *group[T], key netip.Prefix, address bool) *group[T] {
 	g := &group[T]{parent: parent, key: key, at: -1}
@@ -67,8 +64,9 @@ func newGroup[T any](parent *group[T], key netip.Prefix, address bool) *group[T]
 	return g
 }
 
-// Networks are what a client competes in, from the widest to its address: IPv4 /24 or
-// IPv6 /48, IPv6 /64, the address. The zero Addr is in the zero Prefix.
+// Networks returns the prefixes that share a limit with a client, from the widest to its
+// address: IPv4 /24 or IPv6 /48; IPv4 /32 or IPv6 /64; the address. For the zero Addr they
+// are zero.
 func Networks(addr netip.Addr) [3]netip.Prefix {
 	network, subnet := 24, 32
 	if addr.Is6() {
@@ -81,13 +79,11 @@ func Networks(addr netip.Addr) [3]netip.Prefix {
 	return all
 }
 
-// Len is how many things there are.
-func (f *Fair[T]) Len() int { return f.root.count }
+func (f *fair[T]) len() int { return f.root.count }
 
-// Add notes a thing of a client.
-func (f *Fair[T]) Add(client netip.Addr, value T) *Entry[T] {
+func (f *fair[T]) add(client netip.Addr, value T) *entry[T] {
 	f.added++
-	e := &Entry[T]{Value: value, order: f.added}
+	e := &entry[T]{value: value, order: f.added}
 	g := f.root
 	for i, key := range Networks(client) {
 		child := g.children[key]
@@ -108,8 +104,8 @@ func (f *Fair[T]) Add(client netip.Addr, value T) *Entry[T] {
 	return e
 }
 
-// Remove takes a thing out; a second call does nothing.
-func (f *Fair[T]) Remove(e *Entry[T]) {
+// remove removes an entry; a second call does nothing.
+func (f *fair[T]) remove(e *entry[T]) {
 	g := e.group
 	if g == nil {
 		return
@@ -117,12 +113,12 @@ func (f *Fair[T]) Remove(e *Entry[T]) {
 	e.group = nil
 	g.entries.Remove(e.element)
 	if last := g.entries.Back(); last != nil {
-		g.newest = last.Value.(*Entry[T]).order
+		g.newest = last.Value.(*entry[T]).order
 	}
 	for ; g.parent != nil; g = g.parent {
 		g.count--
 		if len(g.crowd) > 0 {
-			g.newest = g.crowd[0].newest // near enough to break a tie
+			g.newest = g.crowd[0].newest // exact enough to break a tie
 		}
 		g.parent.crowd.update(g)
 		if g.count == 0 && g.isFresh {
@@ -134,9 +130,9 @@ func (f *Fair[T]) Remove(e *Entry[T]) {
 	}
 }
 
-// Next gives the thing whose turn it is, the oldest one of its address, and takes it
-// out; nil if there is none.
-func (f *Fair[T]) Next() *Entry[T] {
+// next removes and returns the entry whose turn it is, the oldest one of its address; nil
+// if there is none.
+func (f *fair[T]) next() *entry[T] {
 	if f.root.count == 0 {
 		return nil
 	}
@@ -144,12 +140,12 @@ func (f *Fair[T]) Next() *Entry[T] {
 	for g.entries == nil {
 		g = g.next()
 	}
-	e := g.entries.Front().Value.(*Entry[T])
-	f.Remove(e)
+	e := g.entries.Front().Value.(*entry[T])
+	f.remove(e)
 	return e
 }
 
-// next gives the child whose turn it is; there is one that has entries.
+// next returns the child whose turn it is. At least one child must have entries.
 func (g *group[T]) next() *group[T] {
 	if first := g.fresh.Front(); first != nil && g.row < freshMost {
 		return g.serve(first)
@@ -170,7 +166,7 @@ func (g *group[T]) next() *group[T] {
 	}
 }
 
-// serve gives a fresh child its first turn.
+// serve moves a fresh child to served and returns it.
 func (g *group[T]) serve(fresh *list.Element) *group[T] {
 	child := fresh.Value.(*group[T])
 	g.fresh.Remove(fresh)
@@ -188,10 +184,10 @@ func (g *group[T]) forget(child *group[T]) {
 	delete(g.children, child.key)
 }
 
-// Crowded gives the youngest thing of the address that has most of the subnet that has
-// most of the network that has most; nil if there is none. Of equals it is the one
-// that was added to last. It stays in.
-func (f *Fair[T]) Crowded() *Entry[T] {
+// crowded returns the youngest entry of the address with the most entries, in the subnet
+// with the most entries, in the network with the most entries; nil if there is none. Of
+// equals it takes the one with the youngest entry. It removes nothing.
+func (f *fair[T]) crowded() *entry[T] {
 	if f.root.count == 0 {
 		return nil
 	}
@@ -199,10 +195,10 @@ func (f *Fair[T]) Crowded() *Entry[T] {
 	for g.entries == nil {
 		g = g.crowd[0]
 	}
-	return g.entries.Back().Value.(*Entry[T])
+	return g.entries.Back().Value.(*entry[T])
 }
 
-// crowd is a heap of the groups that have entries.
+// crowd is a heap of the groups that have entries, the largest on top (container/heap).
 type crowd[T any] []*group[T]
 
 func (c crowd[T]) Len() int { return len(c) }
@@ -230,7 +226,7 @@ func (c *crowd[T]) Pop() any {
 	return g
 }
 
-// update moves a group to where its count belongs.
+// update moves a group to its place after a change of its count.
 func (c *crowd[T]) update(g *group[T]) {
 	switch {
 	case g.count == 0 && g.at >= 0:

@@ -7,44 +7,43 @@ import (
 	"sync"
 )
 
-// ErrCrowded says that a client has as many in a [Gate] as one client may have, or
-// that its network has most of all that wait, of which there are too many.
+// ErrCrowded means that a client has its maximum of tickets of a [Gate], or that too many
+// callers wait and its network has the most of them.
 var ErrCrowded = errors.New("too many of one client or network wait already")
 
-// ErrGateFull says that too many proven callers wait.
-var ErrGateFull = errors.New("too many wait already")
+var errGateFull = errors.New("too many proven callers wait already")
 
 // GateConfig is the size of a [Gate].
 type GateConfig struct {
-	// All may be inside at a time, and of them Open clients that have proven nothing:
-	// the rest is kept for proven callers. Both are at least 1.
+	// All is how many may be inside at a time, and Open how many of these may be unproven
+	// clients: the other places are for proven callers. Both are at least 1.
 	All, Open int
-	// Each is how many one client may have inside and waiting; see [Counts].
+	// Each is how many tickets one address may have, inside and waiting; see [Levels].
 	Each int
-	// Waiting is how many clients may wait, and how many proven callers.
+	// Waiting is how many clients may wait, and also how many proven callers.
 	Waiting int
 }
 
-// Gate lets callers do something, such as asking the cloud, so many at a time. Those
-// who have to wait are let in by turns ([Fair]), so that a client with few wishes
-// waits no longer for one with many than for the next that is done. When too many
-// wait, one of the most crowded network has to go.
+// Gate limits how many callers do something at a time, such as asking the cloud. Waiting
+// clients take turns by network, subnet and address, so a client with one request does not
+// wait for all requests of another client. When too many clients wait, one of the network
+// with the most loses its place.
 //
-// Proven callers come in the order in which they came, and take turns with clients: they
-// have the part of the places that clients cannot have, and half of the rest.
+// Proven callers enter in the order of arrival. They have places that clients cannot have,
+// and take turns with clients for the others.
 type Gate struct {
 	config GateConfig
-	each   *Counts
+	each   *counts
 
 	mu     sync.Mutex
-	inside int  // all
+	inside int  // clients and proven callers
 	open   int  // clients
-	last   bool // the last who was let in was proven
+	last   bool // the last one that entered was proven
 	proven *list.List
-	queue  *Fair[*Ticket]
+	queue  *fair[*Ticket]
 }
 
-// Ticket is a place in the queue of a gate, and then inside.
+// Ticket is a place in the queue of a gate, and later inside.
 type Ticket struct {
 	gate      *Gate
 	client    netip.Addr // the zero Addr for a proven caller
@@ -53,37 +52,36 @@ type Ticket struct {
 
 	// With gate.mu held:
 	inside, left bool
-	entry        *Entry[*Ticket]
+	entry        *entry[*Ticket]
 	element      *list.Element
 }
 
-// NewGate makes a gate that nobody waits at.
+// NewGate returns a gate without callers.
 func NewGate(c GateConfig) *Gate {
-	return &Gate{config: c, each: NewCounts(c.Each), proven: list.New(), queue: NewFair[*Ticket]()}
+	return &Gate{config: c, each: newCounts(c.Each), proven: list.New(), queue: newFair[*Ticket]()}
 }
 
-// Enter takes a place for a client, or for a proven caller if that is the zero Addr.
-// Each ticket must be given back with [Ticket.Leave]. The error is [ErrCrowded] for a
-// client, [ErrGateFull] for a proven caller.
+// Enter takes a place for a client, or for a proven caller if client is the zero Addr. The
+// caller must call [Ticket.Leave] at the end. For a client, the error is [ErrCrowded].
 func (g *Gate) Enter(client netip.Addr) (*Ticket, error) {
 	t := &Ticket{gate: g, client: client, admitted: make(chan struct{}), displaced: make(chan struct{})}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if !client.IsValid() {
 		if g.inside >= g.config.All && g.proven.Len() >= g.config.Waiting {
-			return nil, ErrGateFull
+			return nil, errGateFull
 		}
 		t.element = g.proven.PushBack(t)
 		g.admit()
 		return t, nil
 	}
-	if !g.each.Take(client) {
+	if !g.each.take(client) {
 		return nil, ErrCrowded
 	}
-	t.entry = g.queue.Add(client, t)
+	t.entry = g.queue.add(client, t)
 	g.admit()
-	if g.queue.Len() > g.config.Waiting {
-		out := g.queue.Crowded().Value
+	if g.queue.len() > g.config.Waiting {
+		out := g.queue.crowded().value
 		g.leave(out)
 		if out == t {
 			return nil, ErrCrowded
@@ -107,7 +105,7 @@ func (t *Ticket) Leave() {
 	t.gate.admit()
 }
 
-// leave is Leave with g.mu held; nobody is let in.
+// leave is Leave without admitting others. g.mu is held.
 func (g *Gate) leave(t *Ticket) {
 	if t.left {
 		return
@@ -120,16 +118,16 @@ func (g *Gate) leave(t *Ticket) {
 			g.open--
 		}
 	case t.entry != nil:
-		g.queue.Remove(t.entry)
+		g.queue.remove(t.entry)
 	default:
 		g.proven.Remove(t.element)
 	}
 	if t.client.IsValid() {
-		g.each.Give(t.client)
+		g.each.give(t.client)
 	}
 }
 
-// admit lets in who may come in. g.mu is held.
+// admit admits waiting callers while there are places. g.mu is held.
 func (g *Gate) admit() {
 	for g.inside < g.config.All {
 		t := g.next()
@@ -142,10 +140,10 @@ func (g *Gate) admit() {
 	}
 }
 
-// next takes who is next out of its queue, nil if there is none who may come in.
+// next removes the next ticket from its queue, nil if none may enter.
 func (g *Gate) next() *Ticket {
 	first := g.proven.Front()
-	client := g.open < g.config.Open && g.queue.Len() > 0
+	client := g.open < g.config.Open && g.queue.len() > 0
 	switch {
 	case first != nil && !(client && g.last):
 		g.last = true
@@ -153,7 +151,7 @@ func (g *Gate) next() *Ticket {
 	case client:
 		g.last = false
 		g.open++
-		return g.queue.Next().Value
+		return g.queue.next().value
 	}
 	return nil
 }

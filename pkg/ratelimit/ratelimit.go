@@ -1,10 +1,11 @@
-// Package ratelimit bounds clients: how often they come ([Limiter], [Addresses]), how
-// much they hold at a time ([Counts]), and how what there is, is divided between them
-// ([Fair], [Gate]).
+// Package ratelimit limits clients: how often they send requests ([Limiter], [Addresses]),
+// and how many requests of each are in progress and wait ([Gate]).
 //
-// A client is an address. An IPv6 client is its /64 as well, which may have
-// [SubnetShare] times as much: it can speak from any address of it. Where clients
-// compete, networks do first: IPv4 /24, IPv6 /48.
+// A client is limited by its address. An IPv6 client can use any address of its /64, so
+// the /64 has a limit as well, [SubnetShare] times that of an address. When clients wait,
+// networks (IPv4 /24, IPv6 /48) take turns, so a client with many addresses in one network
+// gets no more than others. All limits are in memory: they do not survive a restart, and
+// several servers do not share them.
 package ratelimit
 
 import (
@@ -20,11 +21,11 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/problem"
 )
 
-// Rate is how much one key may ask for.
+// Rate limits the requests of one key.
 type Rate struct {
-	// Rate is how many requests a second are let through in the long run.
+	// Rate is how many requests a second are allowed in the long run.
 	Rate float64 `yaml:"rate"`
-	// Burst is how many may come at once.
+	// Burst is how many requests are allowed at once.
 	Burst int `yaml:"burst"`
 }
 
@@ -40,16 +41,16 @@ func (r Rate) Validate() error {
 	return errors.Join(problems...)
 }
 
-// Limiter has a bucket for each key. When it holds as many as it may, the one
-// that was not asked for the longest time is given up: a caller who uses that
-// to get a full bucket back must own more keys than the limiter has room for.
+// Limiter has a token bucket for each key. When it is full, it drops the bucket that was
+// not used for the longest time. A client that uses this to get a full bucket again must
+// have more keys than fit into the limiter.
 type Limiter[K comparable] struct {
 	rate Rate
 	size int
 
 	mu     sync.Mutex
 	byKey  map[K]*list.Element
-	recent *list.List // of bucket, the one asked last in front
+	recent *list.List // of bucket, the last one used in front
 }
 
 type bucket[K comparable] struct {
@@ -57,16 +58,16 @@ type bucket[K comparable] struct {
 	limit *rate.Limiter
 }
 
-// BucketMemory is how many bytes a key takes, with its bucket.
+// BucketMemory is how many bytes a key and its bucket use.
 const BucketMemory = 288
 
-// New makes a limiter of at most size keys.
+// New returns a limiter of at most size keys.
 func New[K comparable](r Rate, size int) *Limiter[K] {
 	return &Limiter[K]{rate: r, size: size, byKey: map[K]*list.Element{}, recent: list.New()}
 }
 
-// Allow takes one request from the bucket of key, unless it is empty: then it
-// gives the time until it is worth to ask again.
+// Allow takes one request from the bucket of key. If the bucket is empty, it returns how
+// long to wait.
 func (l *Limiter[K]) Allow(key K, now time.Time) (wait time.Duration, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -90,27 +91,18 @@ func (l *Limiter[K]) Allow(key K, now time.Time) (wait time.Duration, ok bool) {
 	return time.Duration(missing / l.rate.Rate * float64(time.Second)), false
 }
 
-// Len is how many keys have a bucket.
-func (l *Limiter[K]) Len() int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.recent.Len()
-}
-
-// Addresses limits by client address: IPv4 and IPv6 by the address, and IPv6
-// also by /64, out of which a single guest can speak from any address.
+// Addresses limits by client address, and IPv6 clients also by /64; see [Levels].
 type Addresses struct {
 	single, subnet *Limiter[netip.Prefix]
 }
 
-// NewAddresses makes a limiter of at most size addresses and as many subnets.
+// NewAddresses returns a limiter of at most size addresses and as many subnets.
 func NewAddresses(r Rate, size int) *Addresses {
 	wide := Rate{Rate: SubnetShare * r.Rate, Burst: SubnetShare * r.Burst}
 	return &Addresses{New[netip.Prefix](r, size), New[netip.Prefix](wide, size)}
 }
 
-// Allow is [Limiter.Allow] for an address, which must be unmapped and without a
-// zone.
+// Allow is [Limiter.Allow] for an address, which must be unmapped and without a zone.
 func (a *Addresses) Allow(addr netip.Addr, now time.Time) (time.Duration, bool) {
 	for level, share := range Levels(addr) {
 		limiter := a.single

@@ -1,4 +1,4 @@
-package ratelimit_test
+package ratelimit
 
 import (
 	"errors"
@@ -8,17 +8,15 @@ import (
 	"slices"
 	"strings"
 	"testing"
-
-	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/ratelimit"
 )
 
 func ip(s string) netip.Addr { return netip.MustParseAddr(s) }
 
-// order takes all out.
-func order(f *ratelimit.Fair[string]) []string {
+// order removes all entries in their order.
+func order(f *fair[string]) []string {
 	var all []string
-	for e := f.Next(); e != nil; e = f.Next() {
-		all = append(all, e.Value)
+	for e := f.next(); e != nil; e = f.next() {
+		all = append(all, e.value)
 	}
 	return all
 }
@@ -37,53 +35,53 @@ func TestFairTakesTurns(t *testing.T) {
 		{"IPv4 and IPv6", []string{"192.0.2.1", "192.0.2.1", "2001:db8::1"}, []string{"0", "2", "1"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			f := ratelimit.NewFair[string]()
+			f := newFair[string]()
 			for i, a := range tt.add {
-				f.Add(ip(a), fmt.Sprint(i))
+				f.add(ip(a), fmt.Sprint(i))
 			}
-			if f.Len() != len(tt.add) {
-				t.Errorf("Len = %d", f.Len())
+			if f.len() != len(tt.add) {
+				t.Errorf("len = %d", f.len())
 			}
 			if got := order(f); !slices.Equal(got, tt.want) {
 				t.Errorf("order %v, want %v", got, tt.want)
 			}
-			if f.Len() != 0 {
-				t.Errorf("Len = %d after all were taken", f.Len())
+			if f.len() != 0 {
+				t.Errorf("len = %d after all were taken", f.len())
 			}
 		})
 	}
 }
 
-// A newcomer is served next, however many networks have things in the queue, and a
-// network that goes and comes back is no newcomer.
-func TestFairServesANewcomerNext(t *testing.T) {
-	f := ratelimit.NewFair[string]()
+// A network without entries before is next, however many networks have entries. A network
+// that always has one entry is not treated so again.
+func TestFairServesANewNetworkNext(t *testing.T) {
+	f := newFair[string]()
 	for n := range 50 {
 		for range 10 {
-			f.Add(netip.AddrFrom4([4]byte{198, 18, byte(n), 1}), "attacker")
+			f.add(netip.AddrFrom4([4]byte{198, 18, byte(n), 1}), "attacker")
 		}
 	}
 	for range 73 {
-		f.Next()
+		f.next()
 	}
-	f.Add(ip("203.0.113.7"), "victim")
-	if next := f.Next().Value; next != "victim" {
+	f.add(ip("203.0.113.7"), "victim")
+	if next := f.next().value; next != "victim" {
 		t.Errorf("served next: %s", next)
 	}
 
-	// One that always has one thing in the queue must not be served before others.
-	f = ratelimit.NewFair[string]()
+	// A client that always has one entry in the queue must not go before others.
+	f = newFair[string]()
 	for range 20 {
-		f.Add(ip("198.51.100.1"), "patient")
-		f.Add(ip("192.0.2.1"), "patient")
+		f.add(ip("198.51.100.1"), "patient")
+		f.add(ip("192.0.2.1"), "patient")
 	}
-	f.Add(ip("203.0.113.7"), "eager")
+	f.add(ip("203.0.113.7"), "eager")
 	served := map[string]int{}
 	for range 20 {
-		e := f.Next()
-		served[e.Value]++
-		if e.Value == "eager" {
-			f.Add(ip("203.0.113.7"), "eager")
+		e := f.next()
+		served[e.value]++
+		if e.value == "eager" {
+			f.add(ip("203.0.113.7"), "eager")
 		}
 	}
 	if served["eager"] > 7 {
@@ -91,91 +89,90 @@ func TestFairServesANewcomerNext(t *testing.T) {
 	}
 }
 
-// Networks that are always new do not starve those that wait.
-func TestFairNewcomersDoNotStarveOthers(t *testing.T) {
-	f := ratelimit.NewFair[string]()
+func TestFairNewNetworksDoNotStarveOthers(t *testing.T) {
+	f := newFair[string]()
 	for range 10 {
-		f.Add(ip("203.0.113.7"), "waiting")
+		f.add(ip("203.0.113.7"), "waiting")
 	}
-	f.Next()
+	f.next()
 	waiting := 0
 	for n := range 100 {
-		f.Add(netip.AddrFrom4([4]byte{198, 18, byte(n), 1}), "new")
-		f.Add(netip.AddrFrom4([4]byte{198, 19, byte(n), 1}), "new")
-		if f.Next().Value == "waiting" {
+		f.add(netip.AddrFrom4([4]byte{198, 18, byte(n), 1}), "new")
+		f.add(netip.AddrFrom4([4]byte{198, 19, byte(n), 1}), "new")
+		if f.next().value == "waiting" {
 			waiting++
 		}
 	}
 	if waiting < 3 {
-		t.Errorf("of 100 turns, %d were of the one that waits", waiting)
+		t.Errorf("of 100 turns, %d were of the client that waits", waiting)
 	}
 }
 
 func TestFairCrowded(t *testing.T) {
-	f := ratelimit.NewFair[string]()
-	if f.Crowded() != nil {
-		t.Error("an empty one is crowded")
+	f := newFair[string]()
+	if f.crowded() != nil {
+		t.Error("crowded of an empty queue is not nil")
 	}
-	f.Add(ip("203.0.113.7"), "alone")
+	f.add(ip("203.0.113.7"), "alone")
 	for i := range 3 {
-		f.Add(ip("2001:db8:0:1::1"), fmt.Sprint("one ", i))
+		f.add(ip("2001:db8:0:1::1"), fmt.Sprint("one ", i))
 	}
 	for i := range 5 {
-		f.Add(ip(fmt.Sprintf("2001:db8:0:2::%d", 1+i%2)), fmt.Sprint("two ", i))
+		f.add(ip(fmt.Sprintf("2001:db8:0:2::%d", 1+i%2)), fmt.Sprint("two ", i))
 	}
 	for _, want := range []string{"two", "two", "two", "one", "two", "one", "two"} {
-		e := f.Crowded()
-		if !strings.HasPrefix(e.Value, want) {
-			t.Fatalf("crowded: %s, want %s", e.Value, want)
+		e := f.crowded()
+		if !strings.HasPrefix(e.value, want) {
+			t.Fatalf("crowded: %s, want %s", e.value, want)
 		}
-		f.Remove(e)
-		f.Remove(e)
+		f.remove(e)
+		f.remove(e)
 	}
-	if f.Len() != 2 { // one of each
-		t.Errorf("%d are left", f.Len())
+	if f.len() != 2 { // one of each
+		t.Errorf("%d are left", f.len())
 	}
 }
 
-// Whatever is added and removed, in whatever order: the number is right, each thing
-// comes out once, and the crowded one is of a network that no other exceeds.
+// After any additions and removals the number is right, each entry is returned once, and
+// the crowded one is of a network with the most entries.
 func FuzzFair(f *testing.F) {
 	f.Add([]byte{1, 2, 3, 200, 4, 250, 250, 250})
 	f.Fuzz(func(t *testing.T, ops []byte) {
-		fair := ratelimit.NewFair[int]()
-		in := map[int]*ratelimit.Entry[int]{}
+		q := newFair[int]()
+		in := map[int]*entry[int]{}
 		network := map[int]byte{}
 		for i, op := range ops {
 			switch {
 			case op < 160:
-				in[i] = fair.Add(netip.AddrFrom16([16]byte{0x20, 1, 0, 0, 0, op & 3, 0, op >> 2 & 3, 15: op >> 4 & 7}), i)
+				in[i] = q.add(netip.AddrFrom16([16]byte{0x20, 1, 0, 0, 0, op & 3, 0, op >> 2 & 3, 15: op >> 4 & 7}), i)
 				network[i] = op & 3
 			case op < 200:
 				for k, e := range in {
-					fair.Remove(e)
+					q.remove(e)
 					delete(in, k)
 					break
 				}
 			default:
-				if e := fair.Next(); e != nil {
-					if in[e.Value] != e {
-						t.Fatalf("%d came out, which is not in", e.Value)
+				if e := q.next(); e != nil {
+					if in[e.value] != e {
+						t.Fatalf("next returned %d, which is not in the queue", e.value)
 					}
-					delete(in, e.Value)
+					delete(in, e.value)
 				} else if len(in) > 0 {
-					t.Fatal("nothing came out")
+					t.Fatal("next returned nothing")
 				}
 			}
-			if fair.Len() != len(in) {
-				t.Fatalf("Len = %d, want %d", fair.Len(), len(in))
+			if q.len() != len(in) {
+				t.Fatalf("len = %d, want %d", q.len(), len(in))
 			}
 			of := map[byte]int{}
 			for k := range in {
 				of[network[k]]++
 			}
-			if e := fair.Crowded(); e != nil {
+			if e := q.crowded(); e != nil {
 				for _, n := range of {
-					if n > of[network[e.Value]] {
-						t.Fatalf("crowded is one of a network of %d, and another has %d", of[network[e.Value]], n)
+					if n > of[network[e.value]] {
+						t.Fatalf("crowded is one of a network of %d, and another has %d", of[network[e.value]], n)
 					}
 				}
 			}
@@ -184,10 +181,10 @@ func FuzzFair(f *testing.F) {
 }
 
 func TestCounts(t *testing.T) {
-	c := ratelimit.NewCounts(2)
+	c := newCounts(2)
 	take := func(a string, want bool) {
 		t.Helper()
-		if got := c.Take(ip(a)); got != want {
+		if got := c.take(ip(a)); got != want {
 			t.Errorf("Take(%s) = %v", a, got)
 		}
 	}
@@ -195,7 +192,7 @@ func TestCounts(t *testing.T) {
 	take("192.0.2.1", true)
 	take("192.0.2.1", false)
 	take("192.0.2.2", true)
-	c.Give(ip("192.0.2.1"))
+	c.give(ip("192.0.2.1"))
 	take("192.0.2.1", true)
 
 	address := func(i int64) netip.Addr {
@@ -203,18 +200,18 @@ func TestCounts(t *testing.T) {
 		sum := new(big.Int).Add(new(big.Int).SetBytes(n[:]), big.NewInt(i)).FillBytes(make([]byte, 16))
 		return netip.AddrFrom16([16]byte(sum))
 	}
-	for i := range int64(2 * ratelimit.SubnetShare) {
-		if !c.Take(address(i)) {
-			t.Fatalf("address %d of the /64 may hold none", i)
+	for i := range int64(2 * SubnetShare) {
+		if !c.take(address(i)) {
+			t.Fatalf("address %d of the /64 may not take one", i)
 		}
 	}
-	if c.Take(address(1000)) {
-		t.Error("a /64 holds more than its share")
+	if c.take(address(1000)) {
+		t.Error("a /64 has more than its share")
 	}
 	take("2001:db8:0:1::1", true)
-	c.Give(address(0))
-	if !c.Take(address(1000)) {
-		t.Error("what was given back cannot be taken")
+	c.give(address(0))
+	if !c.take(address(1000)) {
+		t.Error("take after give = false")
 	}
 }
 
@@ -228,8 +225,8 @@ func isClosed(c <-chan struct{}) bool {
 }
 
 func TestGate(t *testing.T) {
-	g := ratelimit.NewGate(ratelimit.GateConfig{All: 4, Open: 3, Each: 5, Waiting: 4})
-	enter := func(a string) *ratelimit.Ticket {
+	g := NewGate(GateConfig{All: 4, Open: 3, Each: 5, Waiting: 4})
+	enter := func(a string) *Ticket {
 		t.Helper()
 		var client netip.Addr
 		if a != "" {
@@ -241,13 +238,13 @@ func TestGate(t *testing.T) {
 		}
 		return ticket
 	}
-	var inside []*ratelimit.Ticket
+	var inside []*Ticket
 	for range 3 {
 		inside = append(inside, enter("192.0.2.1"))
 	}
 	waits := enter("192.0.2.1")
 	if isClosed(waits.Admitted()) {
-		t.Error("clients have the share of proven callers")
+		t.Error("a client has a place of proven callers")
 	}
 	if proven := enter(""); !isClosed(proven.Admitted()) {
 		t.Error("a proven caller waits")
@@ -255,8 +252,8 @@ func TestGate(t *testing.T) {
 		proven.Leave()
 	}
 	enter("192.0.2.1")
-	if _, err := g.Enter(ip("192.0.2.1")); !errors.Is(err, ratelimit.ErrCrowded) {
-		t.Errorf("more than one client may have: %v", err)
+	if _, err := g.Enter(ip("192.0.2.1")); !errors.Is(err, ErrCrowded) {
+		t.Errorf("more tickets than one client may have: %v", err)
 	}
 	other := enter("198.51.100.7")
 	if isClosed(other.Admitted()) {
@@ -265,18 +262,19 @@ func TestGate(t *testing.T) {
 	inside[0].Leave()
 	inside[0].Leave()
 	if !isClosed(other.Admitted()) && !isClosed(waits.Admitted()) {
-		t.Error("nobody was let in")
+		t.Error("Leave admitted no ticket")
 	}
 	inside[1].Leave()
 	if !isClosed(other.Admitted()) {
-		t.Error("the other client was not let in by the second who left")
+		t.Error("the second Leave did not admit the other client")
 	}
 }
 
-// When too many wait, the most crowded network loses one, not who comes last.
-func TestGateDisplacesTheCrowd(t *testing.T) {
-	g := ratelimit.NewGate(ratelimit.GateConfig{All: 1, Open: 1, Each: 10, Waiting: 3})
-	var crowd []*ratelimit.Ticket
+// When too many wait, a client of the network with the most loses its place, and not the
+// last one to arrive.
+func TestGateDisplacesAClientOfTheLargestNetwork(t *testing.T) {
+	g := NewGate(GateConfig{All: 1, Open: 1, Each: 10, Waiting: 3})
+	var crowd []*Ticket
 	for i := range 4 {
 		ticket, err := g.Enter(ip(fmt.Sprintf("192.0.2.%d", i+1)))
 		if err != nil {
@@ -284,8 +282,8 @@ func TestGateDisplacesTheCrowd(t *testing.T) {
 		}
 		crowd = append(crowd, ticket)
 	}
-	if _, err := g.Enter(ip("192.0.2.9")); !errors.Is(err, ratelimit.ErrCrowded) {
-		t.Errorf("one more of the crowd: %v", err)
+	if _, err := g.Enter(ip("192.0.2.9")); !errors.Is(err, ErrCrowded) {
+		t.Errorf("one more client of the largest network: %v", err)
 	}
 	victim, err := g.Enter(ip("203.0.113.7"))
 	if err != nil {
@@ -298,10 +296,10 @@ func TestGateDisplacesTheCrowd(t *testing.T) {
 		}
 	}
 	if displaced != 1 || isClosed(victim.Displaced()) {
-		t.Errorf("%d of the crowd were displaced", displaced)
+		t.Errorf("%d of the largest network were displaced", displaced)
 	}
 	crowd[0].Leave()
 	if !isClosed(victim.Admitted()) && !isClosed(crowd[1].Admitted()) {
-		t.Error("nobody was let in")
+		t.Error("Leave admitted no ticket")
 	}
 }

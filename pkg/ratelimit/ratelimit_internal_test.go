@@ -1,18 +1,16 @@
-package ratelimit_test
+package ratelimit
 
 import (
 	"fmt"
 	"net/netip"
 	"testing"
 	"time"
-
-	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/ratelimit"
 )
 
 var start = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
 
 func TestLimiterLetsABurstThroughAndThenTheRate(t *testing.T) {
-	l := ratelimit.New[string](ratelimit.Rate{Rate: 2, Burst: 3}, 10)
+	l := New[string](Rate{Rate: 2, Burst: 3}, 10)
 	for i := range 3 {
 		if _, ok := l.Allow("a", start); !ok {
 			t.Errorf("request %d of the burst was not allowed", i+1)
@@ -34,7 +32,7 @@ func TestLimiterLetsABurstThroughAndThenTheRate(t *testing.T) {
 }
 
 func TestLimiterIsBounded(t *testing.T) {
-	l := ratelimit.New[string](ratelimit.Rate{Rate: 1, Burst: 1}, 100)
+	l := New[string](Rate{Rate: 1, Burst: 1}, 100)
 	l.Allow("victim", start)
 	for i := range 1000 {
 		l.Allow(fmt.Sprint(i), start)
@@ -42,13 +40,13 @@ func TestLimiterIsBounded(t *testing.T) {
 			t.Fatalf("after %d other keys a key in use had a full bucket again", i+1)
 		}
 	}
-	if n := l.Len(); n != 100 {
+	if n := len(l.byKey); n != 100 {
 		t.Errorf("%d buckets are kept, want 100", n)
 	}
 }
 
 func TestAddressesLimitASubnetToo(t *testing.T) {
-	a := ratelimit.NewAddresses(ratelimit.Rate{Rate: 1, Burst: 1}, 1000)
+	a := NewAddresses(Rate{Rate: 1, Burst: 1}, 1000)
 	subnet := netip.MustParseAddr("2001:db8::").As16()
 	addr := func(i int) netip.Addr {
 		b := subnet
@@ -69,18 +67,18 @@ func TestAddressesLimitASubnetToo(t *testing.T) {
 	}
 	for i := range 200 {
 		if _, ok := a.Allow(netip.AddrFrom4([4]byte{192, 0, 2, byte(i)}), start); !ok {
-			t.Fatalf("IPv4 address %d was limited with its neighbours", i)
+			t.Fatalf("IPv4 address %d was limited with its neighbors", i)
 		}
 	}
 }
 
 func TestRateValidate(t *testing.T) {
-	for _, r := range []ratelimit.Rate{{0, 1}, {-1, 1}, {1, 0}, {1, -5}, {1, 1 << 21}} {
+	for _, r := range []Rate{{0, 1}, {-1, 1}, {1, 0}, {1, -5}, {1, 1 << 21}} {
 		if r.Validate() == nil {
 			t.Errorf("%+v is accepted", r)
 		}
 	}
-	if err := (ratelimit.Rate{Rate: 0.1, Burst: 1}).Validate(); err != nil {
+	if err := (Rate{Rate: 0.1, Burst: 1}).Validate(); err != nil {
 		t.Errorf("one request in ten seconds: %v", err)
 	}
 }
@@ -88,7 +86,7 @@ func TestRateValidate(t *testing.T) {
 func BenchmarkLimiter(b *testing.B) {
 	for _, kept := range []int{100, 65536} {
 		b.Run(fmt.Sprintf("%d kept", kept), func(b *testing.B) {
-			l := ratelimit.New[int](ratelimit.Rate{Rate: 1, Burst: 1}, kept)
+			l := New[int](Rate{Rate: 1, Burst: 1}, kept)
 			for i := 0; b.Loop(); i++ {
 				l.Allow(i%(2*kept), start)
 			}
