@@ -87,7 +87,7 @@ func serveState(ctx context.Context, c *config.Plan, absent string, stderr io.Wr
 		return "", nil, err
 	}
 	said := audit.NewStream(stderr, c.Log.Format)
-	s := &service{log: newLog(c, said.Process())}
+	s := &service{log: newLog(c, said)}
 	fail := func(err error) (string, func(), error) {
 		s.close()
 		_ = said.Close()

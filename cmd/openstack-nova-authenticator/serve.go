@@ -46,16 +46,7 @@ func load(file string) (*config.Plan, string, error) {
 			"name one with -c, start from example/config.yml, or see it work without one: " + program + " demo",
 		}
 	}
-	f, err := os.Open(file)
-	if err != nil {
-		return nil, file, err
-	}
-	defer f.Close()
-	// The file says what root writes to, and which credentials it uses.
-	if err := secret.CheckOwner(f, file); err != nil {
-		return nil, file, err
-	}
-	c, err := config.Read(f)
+	c, err := config.LoadOwned(file)
 	var problems *config.Problems
 	if errors.As(err, &problems) {
 		return nil, file, &hinted{err, "example/config.yml has every key with its meaning"}
@@ -123,7 +114,7 @@ func (o outputs) close() {
 
 // newService builds all parts and opens all listeners; nothing is served yet.
 func newService(c *config.Plan, out outputs) (_ *service, err error) {
-	s := &service{log: newLog(c, out.stderr.Process())}
+	s := &service{log: newLog(c, out.stderr)}
 	defer func() {
 		if err != nil {
 			s.close()
@@ -376,7 +367,7 @@ func serve(ctx context.Context, file string, stdout, stderr io.Writer) error {
 	}
 	out := newOutputs(c.Log, stdout, stderr)
 	defer out.close()
-	log := newLog(c, out.stderr.Process())
+	log := newLog(c, out.stderr)
 	defer outliveHangups(log)()
 	ver, rev := buildVersion()
 	log.Info("starting", "version", ver, "commit", rev, "file", file, "config", c.Hash)

@@ -94,7 +94,7 @@ func TestDenialsAreDroppedFirst(t *testing.T) {
 				t.Fatalf("a grant: %v", err)
 			}
 		}
-		slog.New(slog.NewJSONHandler(s.Process(), nil)).Info("log")
+		slog.New(slog.NewJSONHandler(s, nil)).Info("log")
 		if lost < 2*audit.QueueLines-1 {
 			t.Errorf("%d denials were lost", lost)
 		}
@@ -181,7 +181,7 @@ func TestCloseOfAStalledOutputEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		out := &output{stall: make(chan struct{})}
 		s := audit.NewStream(out, "text")
-		logger := slog.New(slog.NewTextHandler(s.Process(), nil))
+		logger := slog.New(slog.NewTextHandler(s, nil))
 		for range 2 * audit.QueueLines {
 			logger.Info("a line")
 		}

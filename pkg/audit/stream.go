@@ -98,14 +98,9 @@ func newStream(out output, format string) *Stream {
 	return s
 }
 
-// Process is for the process log, which writes one line with each call. It never blocks
-// and never fails.
-func (s *Stream) Process() io.Writer { return processWriter{s} }
-
-type processWriter struct{ s *Stream }
-
-func (p processWriter) Write(text []byte) (int, error) {
-	_ = p.s.add(&line{text: bytes.Clone(text), class: process})
+// Write writes a line of the process log. It never blocks and never fails.
+func (s *Stream) Write(text []byte) (int, error) {
+	_ = s.add(&line{text: bytes.Clone(text), class: process})
 	return len(text), nil
 }
 

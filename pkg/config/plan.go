@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -67,27 +66,23 @@ func (p *Problems) Error() string {
 
 // Load reads a file and every file that it names. The error is a [*Problems] unless the
 // file itself cannot be read.
-func Load(file string) (*Plan, error) {
-	f, err := os.Open(file)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	return Read(f)
-}
+func Load(file string) (*Plan, error) { return load(file, secret.ReadFile) }
 
-// Read is [Load] for a file that is open.
-func Read(f *os.File) (*Plan, error) {
-	data, err := secret.ReadAll(f, maxFile)
+// LoadOwned is [Load] for root, which refuses a file that another user could have put
+// there: the file says what root writes to, and which credentials it uses.
+func LoadOwned(file string) (*Plan, error) { return load(file, secret.ReadOwned) }
+
+func load(file string, read func(path string, limit int64) ([]byte, error)) (*Plan, error) {
+	data, err := read(file, maxFile)
 	if errors.Is(err, secret.ErrTooLong) {
-		return nil, &Problems{f.Name(), []Problem{{Message: err.Error()}}}
+		return nil, &Problems{file, []Problem{{Message: errors.Unwrap(err).Error()}}}
 	}
 	if err != nil {
 		return nil, err
 	}
-	c, problems := parse(data, f.Name())
+	c, problems := parse(data, file)
 	if len(problems) > 0 {
-		return nil, &Problems{f.Name(), problems}
+		return nil, &Problems{file, problems}
 	}
 	return c, nil
 }

@@ -9,9 +9,19 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/secret"
 )
 
+// check compares the results of a function with those wanted.
+func check[T comparable](t *testing.T, of func(string) T, want map[string]T) {
+	t.Helper()
+	for text, want := range want {
+		if got := of(text); got != want {
+			t.Errorf("%q: %v, want %v", text, got, want)
+		}
+	}
+}
+
 func TestShown(t *testing.T) {
-	for value, want := range map[string]bool{
-		// What operators mistype.
+	check(t, secret.Shown, map[string]bool{
+		// What operators write by mistake.
 		"three": true, "10 minutes": true, "5": true, "64.5": true, "0x10": true, "1e3": true, "EdDSA": true, "loud": true,
 		"0.0.0.0": true, "0.0.0.0:18775": true, "[::]:18775": true, "192.0.2.0/24": true, "id.example.com:18775": true,
 		"https://id.example.com/region/one": true, "http://127.0.0.1:8775": true, "RegionThree": true, "v3oidcpassword": true,
@@ -35,15 +45,11 @@ func TestShown(t *testing.T) {
 		"https://id.example.com/?token=word":                               false,
 		"https://id.example.com/9f86d081884c7d659a2feaa0c55ad015":          false,
 		"a\nb": false,
-	} {
-		if got := secret.Shown(value); got != want {
-			t.Errorf("Shown(%q) = %v, want %v", value, got, want)
-		}
-	}
+	})
 }
 
 func TestText(t *testing.T) {
-	for text, want := range map[string]string{
+	check(t, secret.Text, map[string]string{
 		"dial https://id.example.com/v3: refused":                          "dial https://id.example.com/v3: refused",
 		"Get https://me:MARK@id.example.com/v3: refused":                   "Get https://(not shown)@id.example.com/v3: refused",
 		"redis://:MARK@192.0.2.1:6379":                                     "redis://(not shown)@192.0.2.1:6379",
@@ -54,25 +60,17 @@ func TestText(t *testing.T) {
 		"alice@example.com logs in":                                        "alice@example.com logs in",
 		"a -----BEGIN PRIVATE KEY-----\nMARK\n-----END PRIVATE KEY----- b": "a (not shown) b",
 		`a -----BEGIN EC PRIVATE KEY-----\nMARK`:                           "a (not shown)",
-	} {
-		if got := secret.Text(text); got != want {
-			t.Errorf("Text(%q) = %q, want %q", text, got, want)
-		}
-	}
+	})
 }
 
 func TestValues(t *testing.T) {
-	for text, want := range map[string]string{
+	check(t, secret.Values, map[string]string{
 		`"three" is not a whole number`:                            `"three" is not a whole number`,
 		`"hunter2MARKs3cret" is not a whole number`:                `(not shown) is not a whole number`,
 		`parse "https://h:MARK\"x": invalid port ":MARK\"x"`:       `parse (not shown): invalid port (not shown)`,
 		`"https://me:MARK@id.example.com" has a user`:              `"https://(not shown)@id.example.com" has a user`,
 		"a name (`openstack user show -f value`) can be \"taken\"": "a name (`openstack user show -f value`) can be \"taken\"",
-	} {
-		if got := secret.Values(text); got != want {
-			t.Errorf("Values(%q) = %q, want %q", text, got, want)
-		}
-	}
+	})
 }
 
 func TestIsPath(t *testing.T) {
@@ -83,7 +81,7 @@ func TestIsPath(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "gAAAAABmMARKk3yWq0uJr8Vn"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for value, want := range map[string]bool{
+	check(t, func(value string) bool { return secret.IsPath(value, dir) }, map[string]bool{
 		"gAAAAABmMARKk3yWq0uJr8Vn":         true, // it exists
 		"missing.pem":                      true,
 		"other/missing.pem":                true,
@@ -106,15 +104,10 @@ func TestIsPath(t *testing.T) {
 		"./a\nb":                                                       false,
 		"./a\x00b":                                                     false,
 		"./" + strings.Repeat("a/", 4000):                              false,
-	} {
-		if got := secret.IsPath(value, dir); got != want {
-			t.Errorf("IsPath(%q) = %v, want %v", value, got, want)
-		}
-	}
+	})
 }
 
-// A file that the configuration names is read up to a limit, and an error has its
-// path once unless it may be the secret.
+// A file is read up to a limit. An error has its path once, unless the path may be a secret.
 func TestReadFile(t *testing.T) {
 	t.Chdir(t.TempDir())
 	if err := os.WriteFile("four.key", []byte("four"), 0o600); err != nil {
@@ -127,7 +120,7 @@ func TestReadFile(t *testing.T) {
 		"four.key":    "four.key: is longer than 3 bytes",
 		"none.key":    "none.key: no such file or directory",
 		".":           ".: is a directory",
-		"hunter2MARK": "(not shown) is wanted to be the path of a file: no such file or directory",
+		"hunter2MARK": "(not shown) should be the path of a file: no such file or directory",
 	} {
 		if _, err := secret.ReadFile(path, 3); err == nil || err.Error() != want {
 			t.Errorf("ReadFile(%q) = %v, want %s", path, err, want)
@@ -136,21 +129,17 @@ func TestReadFile(t *testing.T) {
 }
 
 func TestClip(t *testing.T) {
-	for text, want := range map[string]string{
+	check(t, func(text string) string { return secret.Clip(text, 4) }, map[string]string{
 		"":           "",
 		"four":       "four",
 		"fours":      "four...",
 		"b\xffd":     "b?d",
 		"cut\u00e9x": "cut?...",
-	} {
-		if got := secret.Clip(text, 4); got != want {
-			t.Errorf("%q: %q, want %q", text, got, want)
-		}
-	}
+	})
 }
 
 func TestPrintable(t *testing.T) {
-	for text, want := range map[string]string{
+	check(t, secret.Printable, map[string]string{
 		"":                       "",
 		"a name, \"quoted\"~":    "a name, \"quoted\"~",
 		"two\nlines\x1b[2J\x7f":  "two?lines?[2J?",
@@ -158,9 +147,5 @@ func TestPrintable(t *testing.T) {
 		strings.Repeat("x", 64):  strings.Repeat("x", 64),
 		strings.Repeat("x", 65):  strings.Repeat("x", 64),
 		strings.Repeat("é", 100): strings.Repeat("?", 64),
-	} {
-		if got := secret.Printable(text); got != want {
-			t.Errorf("%q: %q, want %q", text, got, want)
-		}
-	}
+	})
 }
