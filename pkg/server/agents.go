@@ -110,7 +110,7 @@ func (a *Agents) recordRefusal(peer string, why error) {
 	if s == nil {
 		return
 	}
-	s.metrics.unknown.Inc()
+	s.opts.Metrics.unknown.Inc()
 	d := s.begin(doorMetadata, newRequestID(), peer)
 	if at, err := parsePeer(peer); err == nil {
 		d.evidence = attest.FromAddress(at)
@@ -133,7 +133,7 @@ func (a *Agents) door(s *Server, at string) door {
 			if err := s.limit(d); err != nil {
 				return err
 			}
-			d.roles, d.instance, err = s.attestor.Roles(r.Context(), d.request.instance, d.evidence)
+			d.roles, d.instance, err = s.opts.Attestor.Roles(r.Context(), d.request.instance, d.evidence)
 			return err
 		}, render: func(c echo.Context, d *decision) error {
 			return c.JSON(http.StatusOK, map[string][]attest.RoleName{"roles": d.roles})

@@ -47,7 +47,6 @@ func (s *Server) answer(c echo.Context, d *decision, at door) error {
 	return refuse(c, d.status, word, description, d.retryAfter)
 }
 
-// refuse writes the body of an error.
 func refuse(c echo.Context, status int, word, description string, wait time.Duration) error {
 	h := c.Response().Header()
 	h.Set(echo.HeaderCacheControl, "no-store")
@@ -84,7 +83,7 @@ func (s *Server) handleError(err error, c echo.Context) {
 			description = longHeaders
 		}
 	} else if s.mayLog(c.Request()) {
-		s.log.Error("request failed", "error", err, "path", secret.Printable(c.Request().URL.Path), "request_id", requestID(c))
+		s.opts.Log.Error("request failed", "error", err, "path", secret.Printable(c.Request().URL.Path), "request_id", requestID(c))
 	}
 	s.logUnsent(c, refuse(c, status, word, description, 0))
 }
@@ -93,23 +92,20 @@ func (s *Server) handleError(err error, c echo.Context) {
 // and could fill the log.
 func (s *Server) logUnsent(c echo.Context, err error) {
 	if err != nil {
-		s.log.Debug("answer not sent", "error", err, "request_id", requestID(c))
+		s.opts.Log.Debug("answer not sent", "error", err, "request_id", requestID(c))
 	}
 }
 
 // longHeaders is the description of the error if the headers are too long.
 var longHeaders = fmt.Sprintf("the headers are longer than %d bytes or have more than %d lines", maxHeaders, listen.MaxHeaderLines)
 
-func tooLongForClients() []byte { return tooLongHeaders(http.StatusRequestHeaderFieldsTooLarge) }
-
-// tooLongHeaders returns the answer to a request whose headers were not read to their
-// end; see [listen.Endpoint].
-func tooLongHeaders(status int) []byte {
-	id := newRequestID()
-	body, err := json.Marshal(refusal{Error: "invalid_request", Description: longHeaders, RequestID: id})
-	if err != nil {
-		return nil // strings are always JSON
+// tooLongHeaders makes the answers to requests whose headers were not read to their end;
+// see [listen.Endpoint].
+func tooLongHeaders(status int) func() []byte {
+	return func() []byte {
+		id := newRequestID()
+		body, _ := json.Marshal(refusal{"invalid_request", longHeaders, id}) // never fails: it has strings alone
+		return fmt.Appendf(nil, "HTTP/1.1 %d %s\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: %d\r\nCache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\nX-Request-Id: %s\r\n\r\n%s\n",
+			status, http.StatusText(status), len(body)+1, id, body)
 	}
-	return fmt.Appendf(nil, "HTTP/1.1 %d %s\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: %d\r\nCache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\nX-Request-Id: %s\r\n\r\n%s\n",
-		status, http.StatusText(status), len(body)+1, id, body)
 }

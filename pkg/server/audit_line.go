@@ -11,40 +11,35 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/token"
 )
 
-// The events, as msg of the audit lines.
-const (
-	eventDecision  = "decision"
-	eventWithdrawn = "withdrawn" // the client did not get what the decision of that request granted
-)
-
 // record writes the audit line and counts the decision. If the line is required and
 // cannot be written, a granted request fails. Nothing else waits for the log.
 func (s *Server) record(ctx context.Context, d *decision) {
-	now := s.now()
+	now := s.opts.Now()
 	lost := func(err error) {
-		s.metrics.auditLost.Inc()
-		s.log.Error("audit line lost", "error", err, "request_id", d.requestID)
+		s.opts.Metrics.auditLost.Inc()
+		s.opts.Log.Error("audit line lost", "error", err, "request_id", d.requestID)
 	}
 	if d.outcome == outcomeInvalid || d.outcome == outcomeThrottled {
-		s.log.Debug("not judged", "reason", d.reason, "detail", d.detail, "client", d.evidence.String(), "request_id", d.requestID)
+		s.opts.Log.Debug("not judged", "reason", d.reason, "detail", d.detail, "client", d.evidence.String(), "request_id", d.requestID)
 	} else if err := s.writeLine(d, now, lost); err != nil {
 		lost(err)
-		if s.audit.Required() && d.outcome == outcomeGranted {
+		if s.opts.Audit.Required() && d.outcome == outcomeGranted {
 			d.set(outcomeFailed, auditUnavailable, http.StatusServiceUnavailable, time.Second)
 			d.token = token.Token{}
 			s.giveBack(ctx, d)
 		}
 	}
-	s.metrics.observe(d, s.attestor.Policy.Has(d.request.role), now.Sub(d.began))
+	s.opts.Metrics.observe(d, s.opts.Attestor.Policy.Has(d.request.role), now.Sub(d.began))
 }
 
 func (s *Server) writeLine(d *decision, now time.Time, lost func(error)) error {
 	granted := d.outcome == outcomeGranted
-	line := audit.Event{Time: now, Name: eventDecision, Attrs: s.auditAttrs(d, now), Proven: granted || d.proven}
-	if !granted || !s.audit.Required() {
-		return s.audit.Record(line, lost)
+	line := audit.Event{Time: now, Name: "decision", Attrs: s.auditAttrs(d, now), Proven: granted || d.proven}
+	if !granted || !s.opts.Audit.Required() {
+		return s.opts.Audit.Record(line, lost)
 	}
-	return s.audit.RecordAndWait(line, audit.Event{Time: now, Name: eventWithdrawn, Proven: true, Attrs: []slog.Attr{
+	// If this line is not written in time, the second line withdraws the decision.
+	return s.opts.Audit.RecordAndWait(line, audit.Event{Time: now, Name: "withdrawn", Proven: true, Attrs: []slog.Attr{
 		slog.String("request_id", d.requestID), slog.String("reason", string(auditUnavailable)),
 		slog.String("detail", "the line before was not written in time, so the client got no token"),
 	}})
@@ -60,7 +55,7 @@ func (s *Server) auditAttrs(d *decision, now time.Time) []slog.Attr {
 		slog.String("peer", d.peer),
 		slog.String("instance_id", d.request.instance.String()),
 		slog.String("role", d.request.role.String()),
-		slog.String("config", s.configHash),
+		slog.String("config", s.opts.ConfigHash),
 		slog.Float64("seconds", math.Round(now.Sub(d.began).Seconds()*1e6)/1e6),
 	}
 	optional := func(key, value string) {

@@ -19,7 +19,6 @@ func (n networks) contain(addr netip.Addr) bool {
 	return slices.ContainsFunc(n, func(p netip.Prefix) bool { return p.Contains(addr) })
 }
 
-// parsePeer reads the address:port of the other end of a connection.
 func parsePeer(s string) (netip.Addr, error) {
 	peer, err := netip.ParseAddrPort(s)
 	if err != nil {

@@ -86,7 +86,6 @@ type decision struct {
 	paper token.Token       // the document that was issued
 }
 
-// through returns the handler of a door.
 func (s *Server) through(at door) echo.HandlerFunc {
 	return func(c echo.Context) error { return s.serve(c, at) }
 }
@@ -101,9 +100,8 @@ func (s *Server) serve(c echo.Context, at door) error {
 	return s.answer(c, d, at)
 }
 
-// begin returns the decision about a request that is not judged yet.
 func (s *Server) begin(door, id, peer string) *decision {
-	return &decision{door: door, requestID: id, began: s.now(), peer: peer}
+	return &decision{door: door, requestID: id, began: s.opts.Now(), peer: peer}
 }
 
 // settle turns the error of a judgment into a decision. A request that was refused

@@ -52,18 +52,17 @@ func (s *Server) limit(d *decision) error {
 	if !client.IsValid() { // a metadata agent whose headers cannot be used
 		client, _ = parsePeer(d.peer)
 	}
-	if wait, ok := s.throttle.Allow(client, s.now()); !ok {
+	if wait, ok := s.throttle.Allow(client, s.opts.Now()); !ok {
 		return &throttled{throttledAddress, wait}
 	}
 	return nil
 }
 
-// limitInstance counts a request by instance.
 func (s *Server) limitInstance(d *decision) error {
 	d.limited, d.proven = true, true
-	wait, ok := s.instances.Allow(d.request.instance, s.now())
+	wait, ok := s.instances.Allow(d.request.instance, s.opts.Now())
 	if ok && d.request.document != "" {
-		wait, ok = s.documents.Allow(d.request.instance, s.now())
+		wait, ok = s.documents.Allow(d.request.instance, s.opts.Now())
 	}
 	if !ok {
 		return &throttled{throttledInstance, wait}
@@ -73,6 +72,6 @@ func (s *Server) limitInstance(d *decision) error {
 
 // mayLog counts a line that a client makes us log outside of a decision.
 func (s *Server) mayLog(r *http.Request) bool {
-	_, ok := s.throttle.Allow(s.proxy.evidence(r).Addr(), s.now())
+	_, ok := s.throttle.Allow(s.opts.Proxy.evidence(r).Addr(), s.opts.Now())
 	return ok
 }

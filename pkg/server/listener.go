@@ -34,46 +34,38 @@ const (
 	novaHeaders = 16 << 10 // of Nova's answer
 )
 
-// The listeners, as labels of metrics.
-const (
-	listenerInstances  = "instances"
-	listenerVendordata = "vendordata"
-	listenerAgents     = "agents"
-	listenerOperator   = "metrics"
-)
-
 // Listen opens the listener for instances and verifiers and, if vendordata has its own
 // address, the listener for Nova. Load balancers, and the hosts of Nova if they use the
 // first listener, have connections that other clients cannot take.
 func (s *Server) Listen(address string, t listen.TLSConfig) ([]listen.Endpoint, error) {
 	o := listen.Options{
-		TLS: t, Connections: Connections, Trusted: s.proxy.trusted.contain,
-		Closed: s.metrics.closed(listenerInstances), Log: s.log,
+		TLS: t, Connections: Connections, Trusted: s.opts.Proxy.trusted.contain,
+		Closed: s.opts.Metrics.closed("instances"), Log: s.opts.Log,
 	}
-	if s.proxy.protocol && len(s.proxy.trusted) > 0 {
-		o.Proxies = s.proxy.trusted.contain
+	if s.opts.Proxy.protocol && len(s.opts.Proxy.trusted) > 0 {
+		o.Proxies = s.opts.Proxy.trusted.contain
 	}
-	separate := s.vendordata.open() && s.vendordata.listen != ""
-	if s.vendordata.open() && !separate {
-		o.Preferred = s.vendordata.from.contain
+	separate := s.opts.Vendordata.open() && s.opts.Vendordata.listen != ""
+	if s.opts.Vendordata.open() && !separate {
+		o.Preferred = s.opts.Vendordata.from.contain
 	}
 	l, err := listen.Open(address, o)
 	if err != nil {
 		return nil, fmt.Errorf("listen: %w", err)
 	}
-	all := []listen.Endpoint{{Name: "instances", Listener: l, Handler: s, TooLong: tooLongForClients}}
+	all := []listen.Endpoint{{Name: "instances", Listener: l, Handler: s, TooLong: tooLongHeaders(http.StatusRequestHeaderFieldsTooLarge)}}
 	if separate {
 		o := listen.Options{
-			TLS: t, Connections: VendordataConnections, Preferred: s.vendordata.from.contain,
-			Closed: s.metrics.closed(listenerVendordata), Log: s.log,
+			TLS: t, Connections: VendordataConnections, Preferred: s.opts.Vendordata.from.contain,
+			Closed: s.opts.Metrics.closed("vendordata"), Log: s.opts.Log,
 		}
-		nova, err := listen.Open(s.vendordata.listen, o)
+		nova, err := listen.Open(s.opts.Vendordata.listen, o)
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("vendordata.listen: %w", err), l.Close())
 		}
 		e := s.newEcho()
 		s.routeVendordata(e)
-		all = append(all, listen.Endpoint{Name: "nova", Listener: nova, Handler: e, TooLong: tooLongForClients})
+		all = append(all, listen.Endpoint{Name: "nova", Listener: nova, Handler: e, TooLong: tooLongHeaders(http.StatusRequestHeaderFieldsTooLarge)})
 	}
 	return all, nil
 }
@@ -89,7 +81,7 @@ func (a *Agents) Listen() (listen.Endpoint, error) {
 		Refused:     a.recordRefusal,
 		Closed: func(why string) {
 			if s := a.server.Load(); s != nil {
-				s.metrics.closed(listenerAgents)(why)
+				s.opts.Metrics.closed("agents")(why)
 			}
 		},
 		Log: a.log,
@@ -106,11 +98,11 @@ func (a *Agents) Listen() (listen.Endpoint, error) {
 		o.Proxies, o.ProxyVersion2 = c.proxies.contain, true
 	}
 	l, err := listen.Open(c.listen, o)
-	return listen.Endpoint{Name: "metadata agents", Listener: l, Handler: a, TooLong: func() []byte { return tooLongHeaders(http.StatusBadRequest) }}, err
+	return listen.Endpoint{Name: "metadata agents", Listener: l, Handler: a, TooLong: tooLongHeaders(http.StatusBadRequest)}, err
 }
 
 // ListenOperator opens the listener for monitoring and load balancers.
 func ListenOperator(address string, m *Metrics, h *Health) (listen.Endpoint, error) {
-	l, err := listen.Open(address, listen.Options{Connections: OperatorConnections, Closed: m.closed(listenerOperator)})
+	l, err := listen.Open(address, listen.Options{Connections: OperatorConnections, Closed: m.closed("metrics")})
 	return listen.Endpoint{Name: "metrics", Listener: l, Handler: operatorHandler(m, h)}, err
 }

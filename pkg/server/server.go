@@ -39,47 +39,37 @@ type Options struct {
 
 // Server answers instances, Nova, and the verifiers of tokens.
 type Server struct {
-	attestor   *attest.Attestor
-	issuer     *token.Issuer
-	proxy      Proxy
-	throttle   *ratelimit.Addresses
-	instances  *ratelimit.Limiter[attest.InstanceID]
-	documents  *ratelimit.Limiter[attest.InstanceID]
-	bodies     bodies
-	audit      *audit.Log
-	metrics    *Metrics
-	log        *slog.Logger
-	configHash string
-	vendordata Vendordata
-	callers    Callers
-	now        func() time.Time
-	echo       *echo.Echo
+	opts      Options
+	throttle  *ratelimit.Addresses
+	instances *ratelimit.Limiter[attest.InstanceID]
+	documents *ratelimit.Limiter[attest.InstanceID]
+	bodies    bodies
+	echo      *echo.Echo
 }
 
 // New makes a server that listens nowhere yet.
 func New(o Options) *Server {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
 	s := &Server{
-		attestor: o.Attestor, issuer: o.Issuer, proxy: o.Proxy,
+		opts:      o,
 		throttle:  ratelimit.NewAddresses(o.Throttle.PerAddress, throttleSize),
 		instances: ratelimit.New[attest.InstanceID](o.Throttle.PerInstance, throttleSize),
 		documents: ratelimit.New[attest.InstanceID](documentRate(o.Vendordata.expiry), documentsSize),
-		audit:     o.Audit, metrics: o.Metrics, log: o.Log, configHash: o.ConfigHash, vendordata: o.Vendordata, callers: o.Callers, now: o.Now,
-	}
-	if s.now == nil {
-		s.now = time.Now
 	}
 	e := s.newEcho()
 	s.echo = e
-	path := s.issuer.URL().Path()
+	path := s.opts.Issuer.URL().Path()
 	for _, at := range []string{"", path} {
 		e.POST(at+"/auth", s.through(door{name: doorAddress, judge: s.judgeAuth, render: s.renderToken}))
 	}
-	if s.vendordata.open() && s.vendordata.listen == "" {
+	if s.opts.Vendordata.open() && s.opts.Vendordata.listen == "" {
 		s.routeVendordata(e)
 	}
 	for at, document := range map[string]func() token.Document{
-		token.DiscoveryPath: s.issuer.Discovery,
-		token.JWKSPath:      s.issuer.JWKS,
+		token.DiscoveryPath: s.opts.Issuer.Discovery,
+		token.JWKSPath:      s.opts.Issuer.JWKS,
 	} {
 		e.Match([]string{http.MethodGet, http.MethodHead}, path+at, s.publish(document))
 	}
@@ -91,12 +81,12 @@ func (s *Server) newEcho() *echo.Echo {
 	e := echo.New()
 	// Without an extractor echo believes any X-Forwarded-For. Ours reads no header
 	// that the client can write; see Proxy.evidence.
-	e.IPExtractor = func(r *http.Request) string { return s.proxy.evidence(r).Addr().String() }
+	e.IPExtractor = func(r *http.Request) string { return s.opts.Proxy.evidence(r).Addr().String() }
 	e.HTTPErrorHandler = s.handleError
 	e.Use(s.identify, middleware.RecoverWithConfig(middleware.RecoverConfig{
 		LogErrorFunc: func(c echo.Context, err error, stack []byte) error {
 			if s.mayLog(c.Request()) {
-				s.log.Error("a handler panicked", "error", err, "stack", string(stack))
+				s.opts.Log.Error("a handler panicked", "error", err, "stack", string(stack))
 			}
 			return err
 		},
@@ -134,7 +124,7 @@ func requestID(c echo.Context) string { return c.Response().Header().Get(echo.He
 
 // publish serves a document that verifiers may cache (RFC 9111).
 func (s *Server) publish(document func() token.Document) echo.HandlerFunc {
-	cacheControl := fmt.Sprintf("public, max-age=%d", int(s.issuer.MaxAge().Seconds()))
+	cacheControl := fmt.Sprintf("public, max-age=%d", int(s.opts.Issuer.MaxAge().Seconds()))
 	return func(c echo.Context) error {
 		doc := document()
 		if doc.Body == nil {

@@ -37,19 +37,18 @@ type Callers interface {
 	Caller(ctx context.Context, token string, from netip.Addr) (userID string, err error)
 }
 
-// routeVendordata adds POST /vendordata.
 func (s *Server) routeVendordata(e *echo.Echo) {
 	e.POST("/vendordata", s.through(door{name: doorVendordata, judge: s.judgeVendordata, render: s.renderVendordata}))
 }
 
 func (s *Server) judgeVendordata(d *decision, w http.ResponseWriter, r *http.Request) (err error) {
-	d.evidence = s.proxy.evidence(r)
+	d.evidence = s.opts.Proxy.evidence(r)
 	ctx, cancel := context.WithTimeout(r.Context(), vendordataWait)
 	defer cancel()
 	// Nova posts the user data of an instance and its metadata. Only for hosts that
 	// vendordata.from names as Nova's so much memory is used.
 	limit := int64(maxRequest)
-	if s.vendordata.from.contain(d.evidence.Addr()) {
+	if s.opts.Vendordata.from.contain(d.evidence.Addr()) {
 		limit = maxVendordata
 	}
 	if media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || media != "application/json" {
@@ -70,12 +69,12 @@ func (s *Server) judgeVendordata(d *decision, w http.ResponseWriter, r *http.Req
 		return err
 	}
 	var vouched attest.Vouched
-	if vouched, d.instance, err = s.attestor.Vouch(ctx, d.request.instance, project); err != nil {
+	if vouched, d.instance, err = s.opts.Attestor.Vouch(ctx, d.request.instance, project); err != nil {
 		return err
 	}
-	document, err := s.issuer.IssueDocument(vouched, s.vendordata.expiry)
-	if err == nil && len(s.vendordata.audience) > 0 {
-		d.token, err = s.issuer.IssueVouched(vouched, s.vendordata.audience)
+	document, err := s.opts.Issuer.IssueDocument(vouched, s.opts.Vendordata.expiry)
+	if err == nil && len(s.opts.Vendordata.audience) > 0 {
+		d.token, err = s.opts.Issuer.IssueVouched(vouched, s.opts.Vendordata.audience)
 	}
 	if err == nil {
 		d.paper, d.document = document, document.ID
@@ -92,7 +91,7 @@ func (s *Server) renderVendordata(c echo.Context, d *decision) error {
 		}
 	}
 	body["expires_at"] = expires.Format(time.RFC3339)
-	maps.Copy(body, s.vendordata.static)
+	maps.Copy(body, s.opts.Vendordata.static)
 	return c.JSON(http.StatusOK, body)
 }
 
@@ -100,20 +99,20 @@ func (s *Server) renderVendordata(c echo.Context, d *decision) error {
 // vendordata.users. Every user of the cloud has a valid token, so that alone is not
 // enough.
 func (s *Server) authenticateCaller(ctx context.Context, from netip.Addr, r *http.Request) error {
-	if len(s.vendordata.from) > 0 && !s.vendordata.from.contain(from) {
+	if len(s.opts.Vendordata.from) > 0 && !s.opts.Vendordata.from.contain(from) {
 		return &attest.Denied{Reason: callerDenied, Detail: "its address is not in vendordata.from"}
 	}
 	tokens := r.Header.Values("X-Auth-Token")
 	if len(tokens) != 1 || tokens[0] == "" || len(tokens[0]) > maxCallerToken || strings.ContainsFunc(tokens[0], func(r rune) bool { return r <= ' ' || r > '~' }) {
 		return &attest.Denied{Reason: attest.CallerUnknown, Detail: "the request needs exactly one X-Auth-Token: does nova.conf have [vendordata_dynamic_auth]?"}
 	}
-	userID, err := s.callers.Caller(ctx, tokens[0], from)
+	userID, err := s.opts.Callers.Caller(ctx, tokens[0], from)
 	switch {
 	case errors.As(err, new(*attest.Denied)), errors.As(err, new(*attest.Failure)):
 		return err
 	case err != nil:
 		return &attest.Failure{Reason: attest.CloudUnavailable, Err: err}
-	case !slices.Contains(s.vendordata.users, userID):
+	case !slices.Contains(s.opts.Vendordata.users, userID):
 		return &attest.Denied{Reason: callerDenied, Detail: fmt.Sprintf("user %q is not in vendordata.users", secret.Printable(userID))}
 	}
 	return nil
