@@ -161,7 +161,7 @@ func newService(c *config.Plan, out outputs) (_ *service, err error) {
 		Callers:    s.cloud,
 	})
 
-	if s.endpoints, err = s.public.Listen(c.Listen, c.TLS); err != nil {
+	if s.endpoints, err = s.public.Listen(c.Listen, c.Certificate); err != nil {
 		return nil, err
 	}
 	if c.Metrics.Listen != "" {

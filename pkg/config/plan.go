@@ -41,6 +41,8 @@ type Plan struct {
 	Tokens   *token.Plan
 	RoleSet  attest.Policy
 	LogLevel slog.Level
+	// Certificate is TLS, read.
+	Certificate *listen.Certificate
 	// KeyPlan is Keys, checked, with the encryption keys read.
 	KeyPlan keyring.Plan
 	// SigningKeys are those of auth.signingKeyFile, read.
@@ -124,12 +126,9 @@ func (c *Plan) build() error {
 	add := func(path string, err error) { all = append(all, problem.At(path, err)) }
 
 	add("listen", listen.ValidateAddress(c.Listen))
-	add("tls", c.TLS.Validate())
-	if c.TLS.CertFile != "" && c.TLS.KeyFile != "" {
-		_, err := listen.LoadCertificate(c.TLS)
-		add("tls", err)
-	}
 	var err error
+	c.Certificate, err = c.TLS.Load()
+	add("tls", err)
 	c.LoadBalancers, err = c.Proxy.Parse()
 	add("proxy", err)
 	c.Tokens, err = c.Auth.Config.Plan()
@@ -157,10 +156,6 @@ func (c *Plan) build() error {
 	add("vendordata", err)
 	c.AgentsDoor, err = c.MetadataService.Parse()
 	add("metadataService", err)
-	if m := c.MetadataService; m.Listen != "" && m.TLS.CertFile != "" && m.TLS.KeyFile != "" {
-		_, err := listen.LoadCertificate(m.TLS.TLSConfig)
-		add("metadataService.tls", err)
-	}
 	add("audit", c.Audit.Validate())
 	for _, f := range c.guarded() {
 		for _, exposed := range f.exposed() {

@@ -2,45 +2,43 @@ package listen
 
 import "syscall"
 
-// The connections of a listener, unless Options say otherwise.
 const (
+	// MaxConnections is how many connections a listener has by default.
 	MaxConnections = 2048
-	// partOfOne: one address may have this part of a listener's connections, so many
-	// that the verifiers behind a NAT can keep theirs open for a while.
+	// One address may have 1/partOfOne of them, which is enough for the verifiers behind
+	// a NAT.
 	partOfOne = 8
 )
 
-// Bytes of a socket's buffers in the kernel, which count towards the memory of the
-// service. The kernel takes twice as much for its own bookkeeping (socket(7)).
+// The buffers of a socket in the kernel, in bytes. They count as memory of the service. The
+// kernel doubles them for its bookkeeping (socket(7)).
 const (
 	receiveBuffer = 16 << 10
 	sendBuffer    = 16 << 10
 )
 
-// What a connection makes the process hold at most, in bytes, apart from bodies and
-// from what handlers keep.
+// The most memory of a connection, in bytes, without bodies and what handlers hold.
 const (
-	// ConnectionMemory is of Go. With TLS, some 75 KiB were measured for a request
-	// with all headers that it may have and a body that is held back.
+	// ConnectionMemory is in Go. With TLS, some 75 KiB were measured for a request
+	// with the most headers and a body that the client does not send.
 	ConnectionMemory = stacks + handshake + tlsBuffers + httpBuffers + targets + MaxHeaders + headerSlack + MaxHeaderLines*headerLine
-	// KernelMemory is of the kernel, for a socket.
+	// KernelMemory is in the kernel.
 	KernelMemory = 2*(receiveBuffer+sendBuffer) + 4<<10
 
-	stacks      = 16 << 10 // of the goroutine that serves, and the one that reads ahead
+	stacks      = 16 << 10 // of the goroutines that serve and read ahead
 	handshake   = 12 << 10 // keys, transcript and certificate
 	tlsBuffers  = 2 * maxGap
 	httpBuffers = 4<<10 + 4<<10 + 2<<10 // read, write, chunk
-	targets     = 2 * MaxRequestLine    // further copies
-	headerLine  = 136                   // of a line in net/http's map, in addition to its bytes
+	targets     = 2 * maxRequestLine    // further copies
+	headerLine  = 136                   // for a line in net/http's map, beside its bytes
 )
 
-// enoughDescriptors is how many file descriptors the process needs for all
-// connections of all listeners, those to Nova, and its own files.
+// enoughDescriptors is how many file descriptors the process needs for the connections of
+// all listeners, those to Nova, and its files.
 const enoughDescriptors = 8192
 
-// affordable is how many of the connections that are wanted there are descriptors
-// for: if there are few, clients must not take those that calls to the cloud and the
-// state need.
+// affordable returns for how many of the wanted connections there are descriptors. Clients
+// must not take the descriptors that calls to the cloud and the state need.
 func affordable(wanted int, files uint64) int {
 	if files >= enoughDescriptors {
 		return wanted
@@ -48,7 +46,7 @@ func affordable(wanted int, files uint64) int {
 	return max(1, wanted*int(files)/enoughDescriptors)
 }
 
-// descriptors is how many file descriptors the process may have. Go has raised its
+// descriptors returns how many file descriptors the process may have. Go has raised the
 // limit to what the system allows.
 func descriptors() uint64 {
 	var limit syscall.Rlimit
@@ -58,7 +56,7 @@ func descriptors() uint64 {
 	return limit.Cur
 }
 
-// smallBuffers has the connections of a listener inherit small buffers: requests
+// smallBuffers makes the connections of a listener inherit small buffers, because requests
 // and answers are small.
 func smallBuffers(_, _ string, raw syscall.RawConn) error {
 	var failed error

@@ -226,13 +226,12 @@ func TestClientsOfAProxyAreCounted(t *testing.T) {
 // Of short lines as well as of long ones a header has only so many: each costs more
 // memory than it has bytes.
 func TestHeadersAreBounded(t *testing.T) {
-	files := newCertificate(t, "id.example.com")
-	for name, tls := range map[string]listen.TLSConfig{"plain": {}, "TLS": files} {
+	for name, tls := range map[string]*listen.Certificate{"plain": nil, "TLS": listentest.NewCertificate(t, "id.example.com").Load(t)} {
 		t.Run(name, func(t *testing.T) {
 			address, _ := open(t, listen.Options{TLS: tls}, hello)
 			dial := func() net.Conn {
 				conn := listentest.DialFrom(t, "127.0.0.1", address)
-				if tls.CertFile != "" {
+				if tls != nil {
 					return clientTLS(conn)
 				}
 				return conn
@@ -287,8 +286,7 @@ func TestHeadersOfTheNextRequestAreBounded(t *testing.T) {
 // Messages of TLS of which nothing comes are bounded before the handshake is done,
 // and after it.
 func TestHandshakesAreBounded(t *testing.T) {
-	files := newCertificate(t, "id.example.com")
-	address, _ := open(t, listen.Options{TLS: files}, hello)
+	address, _ := open(t, listen.Options{TLS: listentest.NewCertificate(t, "id.example.com").Load(t)}, hello)
 	conn := listentest.DialFrom(t, "127.0.0.1", address)
 	// A ClientHello that says that it has 65,532 bytes, in records of 16 KiB
 	// (RFC 8446, sections 4 and 5.1).
@@ -350,8 +348,7 @@ func TestRefusalsDoNotBlockAccept(t *testing.T) {
 
 // HTTP/2 is not spoken: a client could hold many times as much with it.
 func TestHTTP2IsOff(t *testing.T) {
-	files := newCertificate(t, "id.example.com")
-	address, _ := open(t, listen.Options{TLS: files}, hello)
+	address, _ := open(t, listen.Options{TLS: listentest.NewCertificate(t, "id.example.com").Load(t)}, hello)
 	conn := tls.Client(listentest.DialFrom(t, "127.0.0.1", address), &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2", "http/1.1"}})
 	if err := conn.Handshake(); err != nil || conn.ConnectionState().NegotiatedProtocol != "http/1.1" {
 		t.Errorf("%q is negotiated, %v", conn.ConnectionState().NegotiatedProtocol, err)
@@ -376,16 +373,15 @@ func TestHTTP2IsOff(t *testing.T) {
 
 // A client that has proven that a certificate is its own keeps its connection.
 func TestClientsWithCertificatesArePreferred(t *testing.T) {
-	files := newCertificate(t, "door")
-	own := newCertificate(t, "agent")
-	address, _ := open(t, listen.Options{Connections: 64, TLS: files, ClientCAFile: own.CertFile}, hello)
-	cert, err := tls.LoadX509KeyPair(own.CertFile, own.KeyFile)
+	own := listentest.NewCertificate(t, "agent")
+	cas, err := listen.LoadCAs(own.File(t))
 	if err != nil {
 		t.Fatal(err)
 	}
+	address, _ := open(t, listen.Options{Connections: 64, TLS: listentest.NewCertificate(t, "door").Load(t), ClientCAs: cas}, hello)
 	with := func(from string) *tls.Conn {
 		// TLS 1.2, so that the server has seen the client's proof when Handshake returns.
-		return tls.Client(listentest.DialFrom(t, from, address), &tls.Config{InsecureSkipVerify: true, MaxVersion: tls.VersionTLS12, Certificates: []tls.Certificate{cert}})
+		return tls.Client(listentest.DialFrom(t, from, address), &tls.Config{InsecureSkipVerify: true, MaxVersion: tls.VersionTLS12, Certificates: []tls.Certificate{own.TLS()}})
 	}
 	var agents []*tls.Conn
 	for i := range 40 {

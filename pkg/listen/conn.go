@@ -1,34 +1,30 @@
 package listen
 
 import (
-	"bytes"
-	"context"
-	"crypto/tls"
 	"errors"
 	"io"
 	"net"
-	"sync"
 	"time"
 )
 
-// maxGap is how many bytes a client may send over TLS before one byte of a request
-// comes of it: a handshake, or the longest record (RFC 8446, section 5.2). Without
-// it the handshake's messages alone, of 64 KiB, or 256 KiB with certificates, could
-// be held back before their last byte.
+// maxGap is how many bytes a client may send over TLS without a byte of a request: a
+// handshake, or the longest record (RFC 8446, section 5.2). Otherwise the server would
+// buffer a handshake message of 64 KiB, or 256 KiB with certificates, whose last byte the
+// client never sends.
 const maxGap = 20 << 10
 
-// lingering is how long a client that is still sending may take to read why it is
-// refused, as net/http has it.
+// lingering is how long a client that is still sending has to read the refusal, as in
+// net/http.
 const lingering = 500 * time.Millisecond
 
 var errGap = errors.New("too much was sent that is not part of a request")
 
-// conn is a connection as it was accepted.
+// conn is a connection as the listener accepted it.
 type conn struct {
 	net.Conn
 	member  *member
-	bounded bool // gap is: with TLS
-	gap     int  // bytes read since the last one of a request
+	bounded bool // by maxGap, with TLS
+	gap     int  // bytes read since the last byte of a request
 }
 
 func (c *conn) Read(p []byte) (int, error) {
@@ -45,8 +41,8 @@ func (c *conn) Close() error {
 	return c.Conn.Close()
 }
 
-// CloseWrite is what net/http looks for, so that the client can read an answer
-// before the connection is reset.
+// CloseWrite lets net/http end an answer so that the client can read it before the
+// connection is reset.
 func (c *conn) CloseWrite() error {
 	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
 		return half.CloseWrite()
@@ -54,34 +50,10 @@ func (c *conn) CloseWrite() error {
 	return nil
 }
 
-// named is a connection whose client a load balancer names. The name is read when
-// it is first asked for, by the goroutine that serves the connection.
-type named struct {
-	net.Conn // that of the PROXY protocol
-	raw      *conn
-	once     sync.Once
-	addr     net.Addr
-}
-
-func (n *named) RemoteAddr() net.Addr {
-	n.once.Do(func() {
-		n.addr = n.Conn.RemoteAddr()
-		if !n.raw.member.rename(AddrOf(n.addr)) {
-			_ = n.raw.Close()
-		}
-	})
-	return n.addr
-}
-
-func (n *named) Read(p []byte) (int, error) {
-	n.RemoteAddr()
-	return n.Conn.Read(p)
-}
-
-// front is a connection as net/http sees it: of what it reads, it bounds the
-// headers, and it notes when it waits for the client.
+// front is a connection as net/http sees it. It bounds the headers, and notes when net/http
+// waits for the client.
 type front struct {
-	net.Conn // with the PROXY protocol and TLS, if they are spoken
+	net.Conn // with the PROXY protocol and TLS, if used
 	raw      *conn
 
 	// tooLong is the answer to headers with too many lines.
@@ -90,7 +62,7 @@ type front struct {
 }
 
 func (f *front) Read(p []byte) (int, error) {
-	// While a handler works net/http reads one byte, to see whether the client goes.
+	// While a handler works, net/http reads one byte to see whether the client leaves.
 	if len(p) > 1 {
 		f.raw.member.waitFor(true)
 		defer f.raw.member.waitFor(false)
@@ -109,7 +81,7 @@ func (f *front) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// waitFor notes that the client is waited for, or no longer.
+// waitFor notes whether net/http waits for the client.
 func (m *member) waitFor(client bool) {
 	switch {
 	case !client:
@@ -130,110 +102,4 @@ func (f *front) CloseWrite() error {
 		return half.CloseWrite()
 	}
 	return f.raw.CloseWrite()
-}
-
-// secureFront is a front with TLS.
-type secureFront struct {
-	front
-	tls *tls.Conn
-}
-
-// ConnectionState does the handshake. net/http asks for it before it reads.
-func (f *secureFront) ConnectionState() tls.ConnectionState {
-	f.raw.member.waitFor(true)
-	defer f.raw.member.waitFor(false)
-	ctx, cancel := context.WithTimeout(context.Background(), ReadHeaderTimeout)
-	defer cancel()
-	_ = f.tls.SetDeadline(time.Now().Add(ReadHeaderTimeout))
-	err := f.tls.HandshakeContext(ctx)
-	var not tls.RecordHeaderError
-	if errors.As(err, &not) && not.Conn != nil {
-		switch string(not.RecordHeader[:]) {
-		case "GET /", "HEAD ", "POST ", "PUT /", "OPTIO":
-			_, _ = io.WriteString(not.Conn, "HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n")
-		}
-	}
-	if err != nil {
-		_ = f.raw.Close()
-	}
-	_ = f.tls.SetDeadline(time.Time{})
-	f.raw.gap = 0
-	state := f.tls.ConnectionState()
-	if state.HandshakeComplete && len(state.PeerCertificates) > 0 {
-		// Not earlier: before the end, a certificate may be a copy without its key.
-		f.raw.member.prefer()
-	}
-	return state
-}
-
-// MaxHeaderLines is how many lines the headers of a request may have. Each costs
-// some 130 bytes in the map that net/http makes of them, however short it is.
-const MaxHeaderLines = 128
-
-// MaxRequestLine is how many bytes the first line of a request may have. net/http
-// keeps several copies of the target.
-const MaxRequestLine = 8 << 10
-
-// headerScan counts the lines and bytes of a request's headers. It sees the bytes
-// in the pieces in which they were read.
-type headerScan struct {
-	done         bool // they have ended; what follows is body
-	lines, bytes int
-	line         int // bytes of the line that is being read, without \r
-	behind       int // lines in the last piece that are not of these headers
-}
-
-// scan returns false if the headers are too long.
-func (h *headerScan) scan(p []byte) bool {
-	if len(p) > 1 {
-		h.behind = 0
-	}
-	if h.done {
-		h.behind += bytes.Count(p, []byte{'\n'})
-		return true
-	}
-	for i, b := range p {
-		h.bytes++
-		switch b {
-		case '\n':
-			if h.line == 0 && h.lines > 0 {
-				h.done = true
-				h.behind += bytes.Count(p[i+1:], []byte{'\n'})
-				return h.lines <= MaxHeaderLines+1
-			}
-			if h.lines == 0 && h.line > MaxRequestLine {
-				return false
-			}
-			h.lines++
-			h.line = 0
-		case '\r':
-		default:
-			h.line++
-		}
-	}
-	if h.lines == 0 && h.line > MaxRequestLine {
-		return false
-	}
-	return h.lines <= MaxHeaderLines+1 && h.bytes <= MaxHeaders+headerSlack
-}
-
-// headerSlack is how much longer than MaxHeaders headers may be, so that handlers
-// can refuse them in their own words. With the request line.
-const headerSlack = 8 << 10
-
-// next is called between two requests. What was read behind the first one may be
-// the headers of the next already, which were not counted: if they could be many,
-// the connection ends here.
-func (f *front) next() {
-	if f.headers.behind > MaxHeaderLines/2 {
-		_ = f.raw.Close()
-		return
-	}
-	f.headers = headerScan{lines: f.headers.behind}
-	f.raw.member.set(idle)
-}
-
-// tooLong is what net/http answers.
-func tooLong() []byte {
-	return []byte("HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n431 Request Header Fields Too Large")
 }

@@ -2,25 +2,25 @@ package listen
 
 import (
 	"context"
-	"crypto/tls"
 	"log/slog"
 	"net"
 	"os"
 )
 
-// UnlinkOnClose is as that of [net.UnixListener].
+// For the tests, which are in another package.
+const (
+	DrainTimeout   = drainTimeout
+	WriteTimeout   = writeTimeout
+	MaxRequestLine = maxRequestLine
+)
+
+// UnlinkOnClose is [net.UnixListener.SetUnlinkOnClose].
 func UnlinkOnClose(l net.Listener, unlink bool) {
 	l.(*listener).Listener.(*net.UnixListener).SetUnlinkOnClose(unlink)
 }
 
-// WatchCertificate gives the certificate as a listener would.
-func WatchCertificate(files TLSConfig, log *slog.Logger) (func(*tls.ClientHelloInfo) (*tls.Certificate, error), error) {
-	c, err := tlsConfig(files, log)
-	if err != nil {
-		return nil, err
-	}
-	return c.GetCertificate, nil
-}
+// CommonName returns the name in the certificate that a listener would use now.
+func (c *Certificate) CommonName(log *slog.Logger) string { return c.get(log).Leaf.Subject.CommonName }
 
 // Failing is a listener of which the first calls of Accept fail.
 func Failing(ctx context.Context, with ...error) net.Listener {

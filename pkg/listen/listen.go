@@ -1,12 +1,9 @@
-// Package listen opens listeners and serves HTTP on them.
+// Package listen opens listeners and serves HTTP on them: TLS, client certificates, the
+// PROXY protocol of configured load balancers, and Unix sockets whose user is known.
 //
-// It promises that what clients can make a listener hold is bounded before they
-// have shown who they are: the number of connections, of one client and of all,
-// the size of headers, and the time for each step. It terminates TLS, verifies
-// client certificates, reads the PROXY protocol from load balancers that are
-// configured, and knows which user is at the other end of a Unix socket.
-//
-// It does not judge requests: that is the handlers' work.
+// It promises that what a client can make a listener hold is bounded before the client is
+// authenticated: the number of connections, of one client and of all, the size of headers,
+// and the time for each step. It does not judge requests. Handlers do.
 package listen
 
 import (
@@ -17,68 +14,58 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
-	"path/filepath"
 	"strconv"
 	"sync"
 	"syscall"
 	"time"
-
-	"github.com/pires/go-proxyproto"
 )
 
 // Options say how a listener is opened. The zero value is plain HTTP for all
 // peers.
 type Options struct {
-	// TLS is the certificate. Optional: without it plain HTTP is spoken.
-	TLS TLSConfig
-	// ClientCAFile has the CAs, in PEM, of client certificates. Optional: without it
-	// no client certificate is asked for. It needs TLS.
-	ClientCAFile string
-	// ClientNames are DNS names of which the certificate of a client has to have one.
-	// Optional: without it any certificate of the CAs is good.
+	// TLS is the certificate. Optional, nil means plain HTTP.
+	TLS *Certificate
+	// ClientCAs are the CAs of client certificates, which a client must then have. It
+	// needs TLS. Optional.
+	ClientCAs *CAs
+	// ClientNames are DNS names. A client certificate must have one of them. Optional:
+	// without it any certificate of the CAs is accepted.
 	ClientNames []string
-	// Admit returns nil for a peer that may connect; all others are closed before a
-	// byte is read. Optional: without it all may.
+	// Admit returns nil for a peer that may connect. Other peers are closed before a
+	// byte is read. Optional: without it all may connect.
 	Admit func(netip.Addr) error
 	// Connections is how many may be open. Optional, 0 means MaxConnections.
 	Connections int
 	// Trusted reports whether a peer is a load balancer, or another peer that has
-	// many clients behind it: its connections are not bounded as those of one
-	// client. It is preferred, too. Optional.
+	// many clients behind it. It is preferred, and the bound for one client does not
+	// apply to it. Optional.
 	Trusted func(netip.Addr) bool
-	// Preferred reports whether a peer is one of those for which the larger part of
-	// the connections is kept, so that others cannot take them. Optional.
+	// Preferred reports whether the larger part of the connections is reserved for a
+	// peer, so that other peers cannot take them. Optional.
 	Preferred func(netip.Addr) bool
-	// Proxies reports whether a peer has to begin each connection with a header of
-	// the PROXY protocol; all other peers must not. Optional.
+	// Proxies reports whether a peer must begin each connection with a header of
+	// the PROXY protocol. All other peers must not. Optional.
 	Proxies func(netip.Addr) bool
 	// ProxyVersion2 rejects version 1 of the PROXY protocol.
 	ProxyVersion2 bool
-	// Refused is told of a peer that was closed, and why: by Admit, or for its
-	// certificate. It is called by one goroutine; while it blocks, nothing else waits
-	// for it and refusals are not reported. Optional.
+	// Refused is called with a peer that Admit refused, or whose certificate was
+	// rejected, and the reason. One goroutine calls it; while it blocks, other refusals
+	// are not reported, and nothing waits for it. Optional.
 	Refused func(peer string, why error)
-	// Closed is told why a connection was closed before its end: one of the Closed
-	// constants. It must not block. Optional.
+	// Closed is called with the reason for which a connection was closed early:
+	// address, full, unknown or no_files. It must not block. Optional.
 	Closed func(why string)
-	// Log gets what happens to certificate files.
+	// Log receives problems of Accept and changes of certificate files. Optional, nil
+	// means no log.
 	Log *slog.Logger
 }
 
-// Open opens a listener at an IP address and port. A port in use, or a
-// certificate that cannot be read, is an error here, before anything serves.
+// Open opens a listener at an IP address and port. A port in use is an error here, before
+// anything serves.
 func Open(address string, o Options) (net.Listener, error) {
 	l := newListener(o)
-	if o.TLS.CertFile != "" {
-		var err error
-		if l.tls, err = tlsConfig(o.TLS, o.Log); err != nil {
-			return nil, err
-		}
-		if o.ClientCAFile != "" {
-			if l.tls, err = l.askForCertificates(l.tls); err != nil {
-				return nil, err
-			}
-		}
+	if o.TLS != nil {
+		l.tls = l.tlsConfig()
 	}
 	var err error
 	l.Listener, err = (&net.ListenConfig{Control: smallBuffers}).Listen(context.Background(), "tcp", address)
@@ -93,8 +80,8 @@ func Open(address string, o Options) (net.Listener, error) {
 type listener struct {
 	net.Listener
 	options Options
-	crowd   *crowd
-	tls     *tls.Config // nil for none
+	limiter *limiter
+	tls     *tls.Config // nil for plain HTTP
 
 	refusals  chan refusal
 	closed    chan struct{}
@@ -107,17 +94,20 @@ type refusal struct {
 	why  error
 }
 
-// refusalQueue is how many refusals may wait to be reported. What comes beyond is
-// counted and not reported: Accept waits for nothing.
+// refusalQueue is how many refusals may wait for a report. Further ones are only counted,
+// because Accept must not wait.
 const refusalQueue = 64
 
 func newListener(o Options) *listener {
-	nobody := func(netip.Addr) bool { return false }
+	none := func(netip.Addr) bool { return false }
 	if o.Trusted == nil {
-		o.Trusted = nobody
+		o.Trusted = none
 	}
 	if o.Preferred == nil {
-		o.Preferred = nobody
+		o.Preferred = none
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
 	}
 	if o.Closed == nil {
 		o.Closed = func(string) {}
@@ -129,15 +119,15 @@ func newListener(o Options) *listener {
 	closed := make(chan struct{})
 	return &listener{
 		options: o,
-		crowd: newCrowd(o.Connections, max(1, o.Connections/partOfOne), o.Trusted,
+		limiter: newLimiter(o.Connections, max(1, o.Connections/partOfOne), o.Trusted,
 			func(a netip.Addr) bool { return o.Trusted(a) || o.Preferred(a) }, o.Closed),
 		refusals: make(chan refusal, refusalQueue),
 		closed:   closed, close: sync.OnceFunc(func() { close(closed) }),
 	}
 }
 
-// Accept implements [net.Listener]. A failure that is not the listener's own, such
-// as a lack of file descriptors, is waited for: it must not end the service.
+// Accept implements [net.Listener]. It waits and tries again after a failure that is not
+// the listener's, such as a lack of file descriptors: that must not end the service.
 func (l *listener) Accept() (net.Conn, error) {
 	var pause time.Duration
 	for {
@@ -146,10 +136,10 @@ func (l *listener) Accept() (net.Conn, error) {
 			if errors.Is(err, net.ErrClosed) || errors.Is(err, syscall.EBADF) || errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.ENOTSOCK) {
 				return nil, err
 			}
-			if l.options.Log != nil && pause == 0 {
+			if pause == 0 {
 				l.options.Log.Warn("cannot accept a connection", "address", l.Addr().String(), "error", err)
 			}
-			l.crowd.makeRoom()
+			l.limiter.makeRoom()
 			pause = min(max(2*pause, 5*time.Millisecond), time.Second)
 			select {
 			case <-time.After(pause):
@@ -164,20 +154,20 @@ func (l *listener) Accept() (net.Conn, error) {
 	}
 }
 
-// take returns nil if the connection was closed.
+// take returns a connection within the bounds, nil if it was closed.
 func (l *listener) take(accepted net.Conn) net.Conn {
-	peer := AddrOf(accepted.RemoteAddr())
+	peer := addrOf(accepted.RemoteAddr())
 	if l.options.Admit != nil {
 		if why := l.options.Admit(peer); why != nil {
 			_ = accepted.Close()
-			l.options.Closed(ClosedUnknown)
+			l.options.Closed(closedUnknown)
 			l.refused(accepted.RemoteAddr().String(), why)
 			return nil
 		}
 	}
-	member := l.crowd.join(peer, func() {
+	member := l.limiter.join(peer, func() {
 		if tcp, ok := accepted.(*net.TCPConn); ok {
-			_ = tcp.SetLinger(0) // what the client did not read is not kept
+			_ = tcp.SetLinger(0) // drop what the client has not read
 		}
 		_ = accepted.Close()
 	})
@@ -188,7 +178,7 @@ func (l *listener) take(accepted net.Conn) net.Conn {
 	raw := &conn{Conn: accepted, member: member}
 	f := front{Conn: raw, raw: raw, tooLong: tooLong}
 	if l.options.Proxies != nil && l.options.Proxies(peer) {
-		f.Conn = &named{Conn: proxyproto.NewConn(raw, l.proxyOptions()...), raw: raw}
+		f.Conn = l.proxied(raw)
 	}
 	if l.tls == nil {
 		return &f
@@ -199,20 +189,7 @@ func (l *listener) take(accepted net.Conn) net.Conn {
 	return &secureFront{f, secure}
 }
 
-func (l *listener) proxyOptions() []func(*proxyproto.Conn) {
-	options := []func(*proxyproto.Conn){proxyproto.WithPolicy(proxyproto.REQUIRE), proxyproto.SetReadHeaderTimeout(ReadHeaderTimeout)}
-	if l.options.ProxyVersion2 {
-		options = append(options, proxyproto.ValidateHeader(func(h *proxyproto.Header) error {
-			if h.Version != 2 {
-				return errors.New("the PROXY protocol is wanted in version 2")
-			}
-			return nil
-		}))
-	}
-	return options
-}
-
-// refused has a refusal reported, if there is room.
+// refused queues a refusal for its report, if the queue has room.
 func (l *listener) refused(peer string, why error) {
 	select {
 	case l.refusals <- refusal{peer, why}:
@@ -239,9 +216,9 @@ func (l *listener) Close() error {
 	return l.Listener.Close()
 }
 
-// AddrOf returns the IP address of the other end of a connection, unmapped and
-// without a zone; the zero Addr if a is not an IP address and port.
-func AddrOf(a net.Addr) netip.Addr {
+// addrOf returns the IP address of a peer, unmapped and without a zone. It returns the zero
+// Addr if a is not an IP address and port.
+func addrOf(a net.Addr) netip.Addr {
 	if tcp, ok := a.(*net.TCPAddr); ok {
 		return tcp.AddrPort().Addr().Unmap().WithZone("")
 	}
@@ -263,18 +240,8 @@ func ValidateAddress(address string) error {
 			return fmt.Errorf("%q: %q is not an IP address", address, host)
 		}
 	}
-	if n, err := strconv.ParseUint(port, 10, 16); err != nil {
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil { // 0 is any free port, for tests
 		return fmt.Errorf("%q: %q is not a port", address, port)
-	} else if n == 0 {
-		return nil // any free port: for tests
-	}
-	return nil
-}
-
-// ValidateSocket checks the path of a Unix socket (unix(7): 107 bytes).
-func ValidateSocket(path string) error {
-	if path != "" && (!filepath.IsAbs(path) || len(path) > 107) {
-		return fmt.Errorf("%q is not an absolute path of at most 107 bytes", path)
 	}
 	return nil
 }

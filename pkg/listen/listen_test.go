@@ -20,24 +20,51 @@ func TestListenReportsWhatIsInUse(t *testing.T) {
 	}
 }
 
-// A certificate that cannot be read is an error, and gives the port back.
-func TestListenReportsABrokenCertificate(t *testing.T) {
-	log, _ := newLog()
+// A certificate is read before a listener takes its port.
+func TestABrokenCertificateIsAnError(t *testing.T) {
 	files := newCertificate(t, "id.example.com")
 	if err := os.WriteFile(files.KeyFile, []byte("no key"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	l, err := listen.Open("127.0.0.1:0", listen.Options{Log: log})
-	if err != nil {
-		t.Fatal(err)
+	if c, err := files.Load(); err == nil || c != nil {
+		t.Errorf("Load = %v, %v", c, err)
 	}
-	address := l.Addr().String()
-	l.Close()
-	if _, err := listen.Open(address, listen.Options{TLS: files, Log: log}); err == nil {
-		t.Error("no error")
+}
+
+func TestConfiguration(t *testing.T) {
+	long := "/" + strings.Repeat("a", 107)
+	load := func(c listen.TLSConfig) error {
+		_, err := c.Load()
+		return err
 	}
-	if l, err = listen.Open(address, listen.Options{Log: log}); err != nil {
-		t.Fatalf("the port is still taken: %v", err)
+	for _, row := range []struct {
+		name string
+		err  error
+		want string // empty: valid
+	}{
+		{"any address", listen.ValidateAddress("0.0.0.0:18775"), ""},
+		{"any IPv6 address", listen.ValidateAddress("[::]:18775"), ""},
+		{"any address, in short", listen.ValidateAddress(":18775"), ""},
+		{"localhost", listen.ValidateAddress("localhost:18775"), ""},
+		{"a free port", listen.ValidateAddress("127.0.0.1:0"), ""},
+		{"no port", listen.ValidateAddress("0.0.0.0"), `"0.0.0.0" is not an address such as 0.0.0.0:18775`},
+		{"an IPv6 address without brackets", listen.ValidateAddress("::1:18775x"), `"::1:18775x" is not an address such as 0.0.0.0:18775`},
+		{"a host name", listen.ValidateAddress("example.com:1"), `"example.com:1": "example.com" is not an IP address`},
+		{"a port too high", listen.ValidateAddress(":65536"), `":65536": "65536" is not a port`},
+		{"a port with a name", listen.ValidateAddress(":http"), `":http": "http" is not a port`},
+
+		{"no socket", listen.ValidateSocket(""), ""},
+		{"a socket", listen.ValidateSocket("/run/x/admin.sock"), ""},
+		{"a path as long as it may be", listen.ValidateSocket(long[:107]), ""},
+		{"a path too long", listen.ValidateSocket(long), `"` + long + `" is not an absolute path of at most 107 bytes`},
+		{"a relative path", listen.ValidateSocket("admin.sock"), `"admin.sock" is not an absolute path of at most 107 bytes`},
+
+		{"plain HTTP", load(listen.TLSConfig{}), ""},
+		{"a certificate without a key", load(listen.TLSConfig{CertFile: "a"}), "certFile: goes with keyFile; one of them is missing"},
+		{"a key without a certificate", load(listen.TLSConfig{KeyFile: "b"}), "certFile: goes with keyFile; one of them is missing"},
+	} {
+		if row.err == nil && row.want != "" || row.err != nil && row.err.Error() != row.want {
+			t.Errorf("%s: %v, want %q", row.name, row.err, row.want)
+		}
 	}
-	l.Close()
 }

@@ -5,7 +5,7 @@ import (
 	"syscall"
 )
 
-// unixPeer is the user at the other end (unix(7), SO_PEERCRED).
+// unixPeer returns the user of the peer (unix(7), SO_PEERCRED).
 func unixPeer(c *net.UnixConn) (uid uint32, ok bool) {
 	raw, err := c.SyscallConn()
 	if err != nil {

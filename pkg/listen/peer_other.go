@@ -4,5 +4,5 @@ package listen
 
 import "net"
 
-// unixPeer is for Linux alone: elsewhere the demo runs, and no service.
+// unixPeer works only on Linux. Elsewhere the demo runs, but not the service.
 func unixPeer(*net.UnixConn) (uid uint32, ok bool) { return 0, false }

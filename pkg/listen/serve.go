@@ -11,33 +11,30 @@ import (
 	"time"
 )
 
-// Time-outs towards clients. A request is small and is answered within the
-// cloud's time-out; nobody needs longer.
+// The deadlines of clients. A request is small, and its answer takes no longer than the
+// cloud's timeout.
 const (
 	ReadHeaderTimeout = 5 * time.Second
 	ReadTimeout       = 10 * time.Second
-	WriteTimeout      = 35 * time.Second // a CPU profile takes 30
 	IdleTimeout       = 60 * time.Second
-	DrainTimeout      = 15 * time.Second
+
+	writeTimeout = 35 * time.Second // a CPU profile takes 30
+	drainTimeout = 15 * time.Second
 )
 
-// MaxHeaders is how long the headers of a request may be; handlers refuse what is
-// longer. What is much longer does not get as far; see [Endpoint].
-const MaxHeaders = 16 << 10
-
-// Endpoint is a listener with what it serves.
+// Endpoint is a listener and its handler.
 type Endpoint struct {
 	Name     string // for the log
 	Listener net.Listener
 	Handler  http.Handler
-	// TooLong returns the answer, as it goes over the wire, to a request whose
-	// headers have more than [MaxHeaderLines] lines, or are much longer than
-	// [MaxHeaders]. Optional: without it a short text.
+	// TooLong returns the whole HTTP answer to a request whose headers have more than
+	// [MaxHeaderLines] lines, or are much longer than [MaxHeaders]. Optional: without it a
+	// short text.
 	TooLong func() []byte
 }
 
-// Serve serves until ctx ends, then lets requests in flight finish. The error is
-// that of the first endpoint to fail, which ends the others; nil after ctx.
+// Serve serves until ctx ends, and then lets the requests in flight finish. If an endpoint
+// fails, Serve ends all of them and returns the error of the first one.
 func Serve(ctx context.Context, log *slog.Logger, endpoints ...Endpoint) error {
 	failed := make(chan error, len(endpoints))
 	var running sync.WaitGroup
@@ -47,7 +44,7 @@ func Serve(ctx context.Context, log *slog.Logger, endpoints ...Endpoint) error {
 	for i, e := range endpoints {
 		s := &http.Server{
 			Handler:           e.Handler,
-			ReadHeaderTimeout: ReadHeaderTimeout, ReadTimeout: ReadTimeout, WriteTimeout: WriteTimeout, IdleTimeout: IdleTimeout,
+			ReadHeaderTimeout: ReadHeaderTimeout, ReadTimeout: ReadTimeout, WriteTimeout: writeTimeout, IdleTimeout: IdleTimeout,
 			MaxHeaderBytes: MaxHeaders + headerSlack,
 			Protocols:      protocols,
 			ConnContext: func(ctx context.Context, c net.Conn) context.Context {
@@ -61,7 +58,7 @@ func Serve(ctx context.Context, log *slog.Logger, endpoints ...Endpoint) error {
 					f.next()
 				}
 			},
-			// Handlers alone answer, also "OPTIONS *".
+			// Handlers answer everything, also "OPTIONS *".
 			DisableGeneralOptionsHandler: true,
 
 			ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
@@ -80,7 +77,7 @@ func Serve(ctx context.Context, log *slog.Logger, endpoints ...Endpoint) error {
 	case failure = <-failed:
 	}
 
-	drain, stop := context.WithTimeout(context.WithoutCancel(ctx), DrainTimeout)
+	drain, stop := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
 	defer stop()
 	for _, s := range servers {
 		running.Go(func() {
@@ -94,7 +91,7 @@ func Serve(ctx context.Context, log *slog.Logger, endpoints ...Endpoint) error {
 	return failure
 }
 
-// frontOf returns nil for a connection that is not one of this package's.
+// frontOf returns nil for a connection of another package's listener.
 func frontOf(c net.Conn) *front {
 	switch c := c.(type) {
 	case *front:

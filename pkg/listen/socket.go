@@ -7,12 +7,16 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"syscall"
 	"time"
 )
 
-// Socket opens a Unix socket that its owner alone can use. One that a process left
-// behind when it died is replaced; one that another process serves is an error.
+// SocketConnections is how many connections a Unix socket has.
+const SocketConnections = 32
+
+// Socket opens a Unix socket that only its owner can use. It replaces a socket of a process
+// that died. A socket that another process serves is an error.
 func Socket(path string) (net.Listener, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
@@ -20,20 +24,19 @@ func Socket(path string) (net.Listener, error) {
 		_ = c.Close()
 		return nil, fmt.Errorf("listen unix %s: another process serves it", path)
 	} else if errors.Is(err, syscall.ECONNREFUSED) {
-		// Linux gives the same error for a path that is not a socket; that is not
-		// ours to remove.
+		// Linux gives the same error for a path that is not a socket. This must stay.
 		info, err := os.Lstat(path)
 		switch {
 		case err != nil:
 			return nil, err
 		case info.Mode().Type() != os.ModeSocket:
-			return nil, fmt.Errorf("listen unix %s: there is something that is not a socket", path)
+			return nil, fmt.Errorf("listen unix %s: the file is not a socket", path)
 		}
 		if err := os.Remove(path); err != nil {
 			return nil, err
 		}
 	}
-	// Between bind and chmod anyone could connect.
+	// With chmod after bind, other users could connect in between.
 	old := syscall.Umask(0o177)
 	defer syscall.Umask(old)
 	l := newListener(Options{Connections: SocketConnections, Trusted: func(netip.Addr) bool { return true }})
@@ -44,12 +47,9 @@ func Socket(path string) (net.Listener, error) {
 	return l, nil
 }
 
-// SocketConnections is how many connections a Unix socket has.
-const SocketConnections = 32
-
 type peerKey struct{}
 
-// withPeerUser notes who is at the other end of a Unix socket.
+// withPeerUser adds the user of the client of a Unix socket to ctx.
 func withPeerUser(ctx context.Context, c net.Conn) context.Context {
 	f, ok := c.(*front)
 	if !ok {
@@ -63,9 +63,17 @@ func withPeerUser(ctx context.Context, c net.Conn) context.Context {
 	return ctx
 }
 
-// PeerUser returns the ID of the user at the other end of the Unix socket from
-// which a request came; ok is false if it came from elsewhere.
+// PeerUser returns the ID of the user whose process made a request over a Unix socket. ok is
+// false for other requests.
 func PeerUser(ctx context.Context) (uid uint32, ok bool) {
 	uid, ok = ctx.Value(peerKey{}).(uint32)
 	return uid, ok
+}
+
+// ValidateSocket checks the path of a Unix socket, at most 107 bytes (unix(7)).
+func ValidateSocket(path string) error {
+	if path != "" && (!filepath.IsAbs(path) || len(path) > 107) {
+		return fmt.Errorf("%q is not an absolute path of at most 107 bytes", path)
+	}
+	return nil
 }

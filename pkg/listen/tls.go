@@ -1,10 +1,11 @@
 package listen
 
 import (
+	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -19,28 +20,35 @@ import (
 
 // TLSConfig names the certificate of a listener.
 type TLSConfig struct {
-	// CertFile is the certificate with its chain, in PEM. It and the key are
-	// read again when they change. Optional: without it plain HTTP is spoken.
+	// CertFile is the certificate with its chain, in PEM. The server reads the
+	// certificate and the key again when they change. Optional: without it the server
+	// speaks plain HTTP.
 	CertFile string `yaml:"certFile"`
-	// KeyFile is the certificate's private key, in PEM. It goes with certFile.
+	// KeyFile is the private key of the certificate, in PEM. Required with certFile.
 	KeyFile string `yaml:"keyFile"`
 }
 
-// Validate reports every problem, each beginning with its key.
-func (c TLSConfig) Validate() error {
-	if (c.CertFile == "") != (c.KeyFile == "") {
-		return problem.Errorf("certFile", "goes with keyFile; one of them is missing")
+// Certificate is a certificate and its key from files. A listener reads the files again
+// when they change.
+type Certificate struct{ *watched[*tls.Certificate] }
+
+// Load reads the certificate and its key, from files of at most 1 MiB each. It returns nil
+// if none is configured. The error joins all problems, each with its path.
+func (c TLSConfig) Load() (*Certificate, error) {
+	switch {
+	case c.CertFile == "" && c.KeyFile == "":
+		return nil, nil
+	case c.CertFile == "" || c.KeyFile == "":
+		return nil, problem.Errorf("certFile", "goes with keyFile; one of them is missing")
 	}
-	return nil
+	w, err := watch(c.read, c.CertFile, c.KeyFile)
+	if err != nil {
+		return nil, err
+	}
+	return &Certificate{w}, nil
 }
 
-// maxPEM bounds a file of certificates or of a key, in bytes.
-const maxPEM = 1 << 20
-
-// LoadCertificate reads the certificate and key, from files of at most 1 MiB each.
-// The error joins one error for each file that cannot be read, each beginning with
-// its key.
-func LoadCertificate(c TLSConfig) (*tls.Certificate, error) {
+func (c TLSConfig) read() (*tls.Certificate, error) {
 	chain, chainErr := readPEM(c.CertFile, "the certificate and its chain")
 	key, keyErr := readPEM(c.KeyFile, "the private key of the certificate")
 	if chainErr != nil || keyErr != nil {
@@ -54,7 +62,10 @@ func LoadCertificate(c TLSConfig) (*tls.Certificate, error) {
 	return &cert, nil
 }
 
-// readPEM reads a file, and says what belongs there if it cannot be read.
+// maxPEM bounds a file of certificates or of a key, in bytes.
+const maxPEM = 1 << 20
+
+// readPEM reads a file. The error says what belongs there.
 func readPEM(file, what string) ([]byte, error) {
 	data, err := secret.ReadFile(file, maxPEM)
 	switch {
@@ -66,105 +77,61 @@ func readPEM(file, what string) ([]byte, error) {
 	return data, err
 }
 
-// LoadCA reads the certificates, in PEM, of a file of at most 1 MiB.
-func LoadCA(file string) (*x509.CertPool, error) {
-	data, err := readPEM(file, "the certificates of the CAs")
-	if err != nil {
-		return nil, err
-	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(data) {
-		return nil, secret.FileError(file, errors.New("holds no certificate (PEM)"))
-	}
-	return pool, nil
-}
-
-func tlsConfig(files TLSConfig, log *slog.Logger) (*tls.Config, error) {
-	c, err := watch(log, func() (*tls.Certificate, error) { return LoadCertificate(files) }, files.CertFile, files.KeyFile)
-	if err != nil {
-		return nil, err
-	}
-	// Not HTTP/2: each of its streams can hold headers and a body, so that a client
-	// could hold many times what a connection of HTTP/1.1 can.
-	return &tls.Config{
+func (l *listener) tlsConfig() *tls.Config {
+	// Not HTTP/2: each of its streams can hold headers and a body, so a client could
+	// make the server hold many times the memory of a connection of HTTP/1.1.
+	c := &tls.Config{
 		MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"},
-		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return c.get(), nil },
-	}, nil
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return l.options.TLS.get(l.options.Log), nil },
+	}
+	if l.options.ClientCAs == nil {
+		return c
+	}
+	return l.askForCertificates(c)
 }
 
-// askForCertificates has all clients show a certificate of one of the CAs.
-func (l *listener) askForCertificates(base *tls.Config) (*tls.Config, error) {
-	file := l.options.ClientCAFile
-	roots, err := watch(l.options.Log, func() (*x509.CertPool, error) { return LoadCA(file) }, file)
-	if err != nil {
-		return nil, err
-	}
-	// A session that is taken up again could outlive the CA it was made under.
-	base.SessionTicketsDisabled = true
-	base.ClientAuth = tls.RequestClientCert
-	asking := base.Clone()
-	asking.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
-		one := base.Clone()
-		one.ClientCAs = roots.get()
-		one.VerifyConnection = func(cs tls.ConnectionState) error {
-			err := verifyClient(cs.PeerCertificates, one.ClientCAs)
-			if err == nil && len(l.options.ClientNames) > 0 && !HasName(cs.PeerCertificates[0], l.options.ClientNames) {
-				err = ErrClientName
-			}
-			if err != nil {
-				l.refused(hello.Conn.RemoteAddr().String(), err)
-			}
-			return err
+// secureFront is a front with TLS.
+type secureFront struct {
+	front
+	tls *tls.Conn
+}
+
+// ConnectionState does the handshake. net/http asks for it before it reads.
+func (f *secureFront) ConnectionState() tls.ConnectionState {
+	f.raw.member.waitFor(true)
+	defer f.raw.member.waitFor(false)
+	ctx, cancel := context.WithTimeout(context.Background(), ReadHeaderTimeout)
+	defer cancel()
+	_ = f.tls.SetDeadline(time.Now().Add(ReadHeaderTimeout))
+	err := f.tls.HandshakeContext(ctx)
+	var not tls.RecordHeaderError
+	if errors.As(err, &not) && not.Conn != nil {
+		switch string(not.RecordHeader[:]) {
+		case "GET /", "HEAD ", "POST ", "PUT /", "OPTIO":
+			_, _ = io.WriteString(not.Conn, "HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n")
 		}
-		return one, nil
 	}
-	return asking, nil
+	if err != nil {
+		_ = f.raw.Close()
+	}
+	_ = f.tls.SetDeadline(time.Time{})
+	f.raw.gap = 0
+	state := f.tls.ConnectionState()
+	if state.HandshakeComplete && len(state.PeerCertificates) > 0 {
+		// Not earlier: until then the client may have copied the certificate and lack the key.
+		f.raw.member.prefer()
+	}
+	return state
 }
 
-// ErrNoCertificate is why a client without a certificate is refused.
-var ErrNoCertificate = errors.New("it shows no certificate")
-
-// ErrClientName is why a client is refused whose certificate has none of the names
-// that are wanted.
-var ErrClientName = errors.New("its certificate has none of the names that are wanted")
-
-// HasName reports whether a certificate has one of the names among the DNS names of
-// its subjectAltName, letter case aside (RFC 9525, section 6.3). Its common name does
-// not count, and neither does a wildcard, which names no host.
-func HasName(cert *x509.Certificate, names []string) bool {
-	return slices.ContainsFunc(cert.DNSNames, func(has string) bool {
-		return !strings.Contains(has, "*") && slices.ContainsFunc(names, func(want string) bool { return strings.EqualFold(has, want) })
-	})
-}
-
-// verifyClient does what tls.RequireAndVerifyClientCert does, where a failure can
-// be recorded: an agent whose certificate has expired is a network without
-// metadata.
-func verifyClient(chain []*x509.Certificate, roots *x509.CertPool) error {
-	if len(chain) == 0 {
-		return ErrNoCertificate
-	}
-	between := x509.NewCertPool()
-	for _, c := range chain[1:] {
-		between.AddCert(c)
-	}
-	if _, err := chain[0].Verify(x509.VerifyOptions{
-		Roots: roots, Intermediates: between, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
-	}); err != nil {
-		return fmt.Errorf("its certificate is not good: %w", err)
-	}
-	return nil
-}
-
-// CertificateAge is how often the files of certificates are looked at.
+// CertificateAge is how often a listener looks for changes of certificate files.
 const CertificateAge = time.Second
 
-// watched is read again when its files change. As long as that fails the old one
-// is kept.
+// watched is a value from files. It is read again when the files change. If that fails, the
+// old value stays.
 type watched[T any] struct {
 	files []string
 	read  func() (T, error)
-	log   *slog.Logger
 
 	mu      sync.Mutex
 	value   T
@@ -173,8 +140,8 @@ type watched[T any] struct {
 	failed  string // the error that was logged last, "" after a success
 }
 
-func watch[T any](log *slog.Logger, read func() (T, error), files ...string) (*watched[T], error) {
-	w := &watched[T]{files: files, read: read, log: log}
+func watch[T any](read func() (T, error), files ...string) (*watched[T], error) {
+	w := &watched[T]{files: files, read: read}
 	w.changed = w.modified()
 	var err error
 	w.value, err = read()
@@ -182,17 +149,17 @@ func watch[T any](log *slog.Logger, read func() (T, error), files ...string) (*w
 	return w, err
 }
 
-func (w *watched[T]) get() T {
+func (w *watched[T]) get(log *slog.Logger) T {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if now := time.Now(); now.Sub(w.looked) >= CertificateAge {
 		w.looked = now
-		w.reload()
+		w.reload(log)
 	}
 	return w.value
 }
 
-func (w *watched[T]) reload() {
+func (w *watched[T]) reload(log *slog.Logger) {
 	changed := w.modified()
 	if slices.Equal(changed, w.changed) && w.failed == "" {
 		return
@@ -203,12 +170,12 @@ func (w *watched[T]) reload() {
 			return
 		}
 		w.failed = err.Error()
-		w.log.Error("a certificate's file changed and cannot be read: the old one stays in use, and the next start fails; put the file right, it is read again without a restart",
+		log.Error("a certificate file changed and cannot be read: the old certificate stays in use, and the next start will fail; correct the file, and the server reads it without a restart",
 			"file", w.files[0], "error", err)
 		return
 	}
 	w.value, w.changed, w.failed = value, changed, ""
-	w.log.Info("certificate read again", "file", w.files[0])
+	log.Info("certificate read again", "file", w.files[0])
 }
 
 func (w *watched[T]) modified() []time.Time {

@@ -28,7 +28,7 @@ func TestCertificateIsReadAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		files := newCertificate(t, "first.example.com")
 		logger, log := newLog()
-		get, err := listen.WatchCertificate(files, logger)
+		cert, err := files.Load()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -44,9 +44,8 @@ func TestCertificateIsReadAgain(t *testing.T) {
 		}
 		expect := func(name string) {
 			t.Helper()
-			cert, err := get(nil)
-			if err != nil || cert.Leaf.Subject.CommonName != name {
-				t.Errorf("the certificate is %s's (%v), want %s's", cert.Leaf.Subject.CommonName, err, name)
+			if got := cert.CommonName(logger); got != name {
+				t.Errorf("the certificate is for %s, want %s", got, name)
 			}
 		}
 		<-time.After(listen.CertificateAge)
@@ -78,7 +77,7 @@ func TestCertificateIsReadAgain(t *testing.T) {
 				expect("second.example.com")
 			}
 			said := strings.TrimPrefix(log.String(), before)
-			if strings.Count(said, "the old one stays") != 1 || !strings.Contains(said, tt.want) {
+			if strings.Count(said, "the old certificate stays") != 1 || !strings.Contains(said, tt.want) {
 				t.Errorf("of a certificate that %s is said: %s; want it once, with %q", name, said, tt.want)
 			}
 		}
@@ -105,21 +104,21 @@ func TestCertificateThatIsGone(t *testing.T) {
 	files := newCertificate(t, "first.example.com")
 	must(t, os.Remove(files.CertFile))
 	want := "certFile: " + files.CertFile + ": no such file or directory: put the certificate and its chain there (PEM), or correct the path"
-	if _, err := listen.LoadCertificate(files); err == nil || err.Error() != want {
+	if _, err := files.Load(); err == nil || err.Error() != want {
 		t.Errorf("error %v, want %q", err, want)
 	}
 	must(t, os.Remove(files.KeyFile))
-	if _, err := listen.LoadCertificate(files); err == nil || !strings.Contains(err.Error(), "keyFile: "+files.KeyFile) || !strings.Contains(err.Error(), want) {
+	if _, err := files.Load(); err == nil || !strings.Contains(err.Error(), "keyFile: "+files.KeyFile) || !strings.Contains(err.Error(), want) {
 		t.Errorf("error %v, want both files in it", err)
 	}
-	if _, err := listen.LoadCA(files.CertFile); err == nil || err.Error() != files.CertFile+": no such file or directory: put the certificates of the CAs there (PEM), or correct the path" {
+	if _, err := listen.LoadCAs(files.CertFile); err == nil || err.Error() != files.CertFile+": no such file or directory: put the certificates of the CAs there (PEM), or correct the path" {
 		t.Errorf("error %v", err)
 	}
 	if os.Geteuid() == 0 {
 		return // who may read all files
 	}
 	must(t, os.WriteFile(files.CertFile, nil, 0))
-	if _, err := listen.LoadCA(files.CertFile); err == nil || !strings.Contains(err.Error(), files.CertFile+": permission denied: let the user of this server read the file") {
+	if _, err := listen.LoadCAs(files.CertFile); err == nil || !strings.Contains(err.Error(), files.CertFile+": permission denied: let the user of this server read the file") {
 		t.Errorf("error %v", err)
 	}
 }

@@ -87,7 +87,7 @@ var errNotListed = errors.New("its address is not in metadataService.agents")
 // signatures never expire, so a captured one can be replayed.
 func (a *Agents) authenticate(r *http.Request) error {
 	c := a.config
-	if c.tls.ClientCAFile != "" && (r.TLS == nil || len(r.TLS.PeerCertificates) == 0) {
+	if c.clientCAs != nil && (r.TLS == nil || len(r.TLS.PeerCertificates) == 0) {
 		return listen.ErrNoCertificate // the handshake verified the certificate and its name
 	}
 	peer, err := parsePeer(r.RemoteAddr)
@@ -97,7 +97,7 @@ func (a *Agents) authenticate(r *http.Request) error {
 	if len(c.agents) > 0 && !c.agents.contain(peer) {
 		return errNotListed
 	}
-	if len(c.agents) == 0 && (c.tls.ClientCAFile == "" || len(c.tls.ClientNames) == 0) {
+	if len(c.agents) == 0 && (c.clientCAs == nil || len(c.clientNames) == 0) {
 		return errors.New("no agent is configured")
 	}
 	return nil

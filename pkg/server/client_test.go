@@ -327,7 +327,7 @@ func TestProxyProtocol(t *testing.T) {
 func TestProxyProtocolWithTLS(t *testing.T) {
 	s := newScene(t)
 	s.proxy = byProxy
-	s.tls.CertFile, s.tls.KeyFile = listentest.NewCertificate(t, "id.example.com").Files(t)
+	s.tls = listentest.NewCertificate(t, "id.example.com").Load(t)
 	s.instance.Addresses = addresses(vm)
 	conn := listentest.DialFrom(t, "127.0.0.2", s.open(t).serve(t))
 	listentest.Send(t, conn, "PROXY TCP4 "+vm+" 192.0.2.10 4711 18775\r\n")

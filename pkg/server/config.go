@@ -191,7 +191,9 @@ type agentsTLSConfig struct {
 // The zero value refuses all agents.
 type MetadataService struct {
 	listen          string
-	tls             agentsTLSConfig
+	tls             *listen.Certificate
+	clientCAs       *listen.CAs // nil for none
+	clientNames     []string
 	agents, proxies networks
 	secrets         [][]byte
 	nova            *url.URL // nil for none
@@ -203,18 +205,20 @@ func (c MetadataServiceConfig) Parse() (MetadataService, error) {
 	if c.Listen == "" {
 		return MetadataService{}, nil
 	}
-	m := MetadataService{listen: c.Listen, tls: c.TLS, agents: c.Agents, proxies: c.Proxies}
+	m := MetadataService{listen: c.Listen, clientNames: c.TLS.ClientNames, agents: c.Agents, proxies: c.Proxies}
 	problems := append(checkPrefixes("agents", c.Agents, "any client would be an agent"), checkPrefixes("proxies", c.Proxies, "any client could name an agent")...)
 	add := func(path string, err error) { problems = append(problems, problem.At(path, err)) }
 	add("listen", listen.ValidateAddress(c.Listen))
-	add("tls", c.TLS.Validate())
+	var err error
+	m.tls, err = c.TLS.Load()
+	add("tls", err)
 	switch t := c.TLS; {
 	case t.ClientCAFile == "" && len(c.Agents) == 0:
 		add("agents", errors.New("is empty, and so is tls.clientCAFile: nothing tells an agent from another client"))
 	case t.ClientCAFile != "" && t.CertFile == "":
 		add("tls.clientCAFile", errors.New("needs certFile and keyFile: without TLS there are no client certificates"))
 	case t.ClientCAFile != "":
-		_, err := listen.LoadCA(t.ClientCAFile)
+		m.clientCAs, err = listen.LoadCAs(t.ClientCAFile)
 		add("tls.clientCAFile", err)
 		if len(c.Agents) == 0 && len(t.ClientNames) == 0 {
 			add("tls.clientNames", errors.New("is empty, and so is agents: each certificate that a CA of clientCAFile has signed, for whatever purpose, would identify an agent"))
@@ -229,7 +233,6 @@ func (c MetadataServiceConfig) Parse() (MetadataService, error) {
 			add(fmt.Sprintf("tls.clientNames[%d]", i), fmt.Errorf("%q is not a DNS name such as agent.example.com; wildcards are not allowed", name))
 		}
 	}
-	var err error
 	if m.secrets, err = readSecrets(c.SharedSecretFile); err != nil {
 		add("sharedSecretFile", err)
 	}

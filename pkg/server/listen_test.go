@@ -18,7 +18,7 @@ import (
 func TestTLS(t *testing.T) {
 	s := newScene(t)
 	cert := listentest.NewCertificate(t, "id.example.com")
-	s.tls.CertFile, s.tls.KeyFile = cert.Files(t)
+	s.tls = cert.Load(t)
 	s.window.Limit = 10
 	address := s.open(t).serve(t)
 	client := func(change func(*http.Transport)) *http.Client {

@@ -37,7 +37,7 @@ const (
 // Listen opens the listener for instances and verifiers and, if vendordata has its own
 // address, the listener for Nova. Load balancers, and the hosts of Nova if they use the
 // first listener, have connections that other clients cannot take.
-func (s *Server) Listen(address string, t listen.TLSConfig) ([]listen.Endpoint, error) {
+func (s *Server) Listen(address string, t *listen.Certificate) ([]listen.Endpoint, error) {
 	o := listen.Options{
 		TLS: t, Connections: Connections, Trusted: s.opts.Proxy.trusted.contain,
 		Closed: s.opts.Metrics.closed("instances"), Log: s.opts.Log,
@@ -75,7 +75,7 @@ func (s *Server) Listen(address string, t listen.TLSConfig) ([]listen.Endpoint, 
 func (a *Agents) Listen() (listen.Endpoint, error) {
 	c := a.config
 	o := listen.Options{
-		TLS: c.tls.TLSConfig, ClientCAFile: c.tls.ClientCAFile, ClientNames: c.tls.ClientNames,
+		TLS: c.tls, ClientCAs: c.clientCAs, ClientNames: c.clientNames,
 		Trusted:     append(slices.Clone(c.agents), c.proxies...).contain,
 		Connections: AgentConnections,
 		Refused:     a.recordRefusal,

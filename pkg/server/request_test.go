@@ -502,7 +502,7 @@ func TestExpectContinue(t *testing.T) {
 
 func TestLongHeaders(t *testing.T) {
 	s := newScene(t)
-	s.tls.CertFile, s.tls.KeyFile = listentest.NewCertificate(t, "id.example.com").Files(t)
+	s.tls = listentest.NewCertificate(t, "id.example.com").Load(t)
 	d := s.open(t)
 	base := "https://" + d.serve(t)
 	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{

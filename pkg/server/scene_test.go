@@ -63,7 +63,7 @@ type scene struct {
 	unusable  *atomic.Bool     // while it is true no key may sign; nil: never
 	issuer    string
 	proxy     server.ProxyConfig
-	tls       listen.TLSConfig
+	tls       *listen.Certificate
 	throttle  ratelimit.Rate
 	instances ratelimit.Rate // of an instance that was recognised
 	nova      server.VendordataConfig

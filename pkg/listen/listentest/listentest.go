@@ -18,6 +18,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/listen"
 )
 
 // Certificate is a certificate and its private key.
@@ -115,6 +117,17 @@ func (c *Certificate) Files(t testing.TB) (certFile, keyFile string) {
 	certFile, keyFile = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
 	c.Write(t, certFile, keyFile)
 	return certFile, keyFile
+}
+
+// Load returns the certificate as a listener takes it.
+func (c *Certificate) Load(t testing.TB) *listen.Certificate {
+	t.Helper()
+	certFile, keyFile := c.Files(t)
+	loaded, err := listen.TLSConfig{CertFile: certFile, KeyFile: keyFile}.Load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return loaded
 }
 
 // Write writes the certificate and its key to files of mode 0600. The same name for

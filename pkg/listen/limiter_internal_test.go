@@ -10,7 +10,7 @@ import (
 
 // In each case an attacker takes all connections that it can get, and goes on while
 // others come. They have their connections, and keep them.
-func TestCrowdsOfIPv6(t *testing.T) {
+func TestLimiterOfIPv6(t *testing.T) {
 	const most = 256
 	for name, attacker := range map[string]func(i int) string{
 		"one address":           func(int) string { return "2001:db8:6:6::66" },
@@ -25,7 +25,7 @@ func TestCrowdsOfIPv6(t *testing.T) {
 		for _, state := range []int32{waiting, idle, handled} {
 			t.Run(fmt.Sprintf("%s, state %d", name, state), func(t *testing.T) {
 				never := func(netip.Addr) bool { return false }
-				c := newCrowd(most, most/partOfOne, never, never, func(string) {})
+				c := newLimiter(most, most/partOfOne, never, never, func(string) {})
 				cut := map[*member]bool{}
 				join := func(from string, state int32) (m *member) {
 					m = c.join(netip.MustParseAddr(from), func() { cut[m] = true })
@@ -76,7 +76,7 @@ func TestCrowdsOfIPv6(t *testing.T) {
 // addresses may have.
 func TestSubnetsAreBounded(t *testing.T) {
 	never := func(netip.Addr) bool { return false }
-	c := newCrowd(10_000, 10, never, never, func(string) {})
+	c := newLimiter(10_000, 10, never, never, func(string) {})
 	for i := range 1000 {
 		m := c.join(netip.MustParseAddr(fmt.Sprintf("2001:db8:6:6::%x", i)), func() {})
 		if got, want := m != nil, i < ratelimit.SubnetShare*10; got != want {
@@ -103,7 +103,7 @@ func TestDescriptorsAreNotAllForClients(t *testing.T) {
 // A flood of newcomers to a full listener must cost little.
 func BenchmarkJoinWhenFull(b *testing.B) {
 	never := func(netip.Addr) bool { return false }
-	c := newCrowd(MaxConnections, MaxConnections/partOfOne, never, never, func(string) {})
+	c := newLimiter(MaxConnections, MaxConnections/partOfOne, never, never, func(string) {})
 	i := 0
 	for b.Loop() {
 		i++
