@@ -42,6 +42,9 @@ func (c *Client) Project(ctx context.Context, id string) (name, domainID string,
 
 func (c *Client) readProject(ctx context.Context, id string) (project, error) {
 	began := c.now()
+	if p, ok := c.projects.known.get(id, began); ok { // another call may have ended since the first look
+		return p, nil
+	}
 	s, err := c.connect(ctx)
 	if err != nil {
 		return project{}, err
