@@ -19,8 +19,6 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/simulator"
 )
 
-const tokens = "/v3/auth/tokens"
-
 // compute is a host of Nova.
 var compute = netip.MustParseAddr("192.0.2.40")
 
@@ -60,8 +58,7 @@ func TestCaller(t *testing.T) {
 	cloud.SetNow(clock.Now)
 	c := newValidator(t, cloud, openstack.Options{Now: clock.Now})
 	token, nova := novaToken(t, cloud)
-	asked := func() int { return cloud.Count("keystone", "GET", tokens) }
-	before := asked()
+	before := countChecks(cloud)
 
 	var asking sync.WaitGroup
 	for range 50 {
@@ -76,7 +73,7 @@ func TestCaller(t *testing.T) {
 	if id, err := c.Caller(t.Context(), token, compute); err != nil || id != nova {
 		t.Errorf("Caller = %q, %v", id, err)
 	}
-	if n := asked() - before; n != 1 {
+	if n := countChecks(cloud) - before; n != 1 {
 		t.Errorf("Keystone was asked %d times, want 1", n)
 	}
 	cloud.RevokeTokens()
@@ -85,18 +82,18 @@ func TestCaller(t *testing.T) {
 		t.Errorf("a revoked token, a minute later: %q, %v", id, err)
 	}
 	// That Keystone rejected a token is cached, too.
-	before = asked()
+	before = countChecks(cloud)
 	for range 10 {
 		if _, err := c.Caller(t.Context(), token, compute); !isRejected(err) {
 			t.Error(err)
 		}
 	}
-	if n := asked() - before; n != 0 {
+	if n := countChecks(cloud) - before; n != 0 {
 		t.Errorf("Keystone was asked %d times more", n)
 	}
 	clock.advance(11 * time.Second)
-	if _, err := c.Caller(t.Context(), token, compute); !isRejected(err) || asked() == before {
-		t.Errorf("after ten seconds: %v, %d calls", err, asked()-before)
+	if _, err := c.Caller(t.Context(), token, compute); !isRejected(err) || countChecks(cloud) == before {
+		t.Errorf("after ten seconds: %v, %d calls", err, countChecks(cloud)-before)
 	}
 }
 
@@ -122,7 +119,7 @@ func TestInvalidTokensNeitherOverloadKeystoneNorEvictValidOnes(t *testing.T) {
 	if _, err := c.Caller(t.Context(), token, compute); err != nil {
 		t.Fatal(err)
 	}
-	before := cloud.Count("keystone", "GET", tokens)
+	before := countChecks(cloud)
 	var asking sync.WaitGroup
 	var unknown, busy atomic.Int64
 	for i := range 10_000 {
@@ -138,14 +135,14 @@ func TestInvalidTokensNeitherOverloadKeystoneNorEvictValidOnes(t *testing.T) {
 		})
 	}
 	asking.Wait()
-	if n := cloud.Count("keystone", "GET", tokens) - before; n > 20 {
+	if n := countChecks(cloud) - before; n > 20 {
 		t.Errorf("Keystone was asked %d times about 10,000 tokens", n)
 	}
 	if unknown.Load()+busy.Load() != 10_000 || unknown.Load() > 20 {
 		t.Errorf("%d were rejected, %d were refused by the limit", unknown.Load(), busy.Load())
 	}
-	before = cloud.Count("keystone", "GET", tokens)
-	if id, err := c.Caller(t.Context(), token, compute); err != nil || id != nova || cloud.Count("keystone", "GET", tokens) != before {
+	before = countChecks(cloud)
+	if id, err := c.Caller(t.Context(), token, compute); err != nil || id != nova || countChecks(cloud) != before {
 		t.Errorf("the valid token: %q, %v", id, err)
 	}
 }
@@ -252,7 +249,7 @@ func TestValidTokensOfManyHostsAreNotLimited(t *testing.T) {
 	for i := range all {
 		all[i] = signIn(t, cloud, "nova-vendordata", "service")
 	}
-	before := cloud.Count("keystone", "GET", tokens)
+	before := countChecks(cloud)
 	for range 3 { // after a minute a token is checked again
 		var asking sync.WaitGroup
 		for i, token := range all {
@@ -265,7 +262,7 @@ func TestValidTokensOfManyHostsAreNotLimited(t *testing.T) {
 		asking.Wait()
 		clock.advance(time.Minute)
 	}
-	if n := cloud.Count("keystone", "GET", tokens) - before; n != 3*hosts {
+	if n := countChecks(cloud) - before; n != 3*hosts {
 		t.Errorf("Keystone was asked %d times, want %d", n, 3*hosts)
 	}
 }
@@ -310,12 +307,12 @@ func TestUnprovenClientsDoNotUseUpTheLimitOfNova(t *testing.T) {
 			if name != "a /64" {
 				return
 			}
-			before := cloud.Count("keystone", "GET", tokens)
+			before := countChecks(cloud)
 			for i := range subnet {
 				subnet[i] = netip.AddrFrom16([16]byte{0x20, 1, 0xd, 0xb8, 14: 1, 15: byte(i)})
 			}
 			flood(t, c, 100, subnet...)
-			if n := cloud.Count("keystone", "GET", tokens) - before; n != 0 {
+			if n := countChecks(cloud) - before; n != 0 {
 				t.Errorf("after a /64 reached its limit, Keystone was asked %d times for other addresses of it", n)
 			}
 		})
@@ -332,7 +329,7 @@ func TestTokensOfTenantsAreLimited(t *testing.T) {
 	if _, err := c.Caller(t.Context(), token, compute); err != nil {
 		t.Fatal(err)
 	}
-	before := cloud.Count("keystone", "GET", tokens)
+	before := countChecks(cloud)
 	var told int
 	for range 200 {
 		switch id, err := c.Caller(t.Context(), signIn(t, cloud, "member", "shop"), neighbor(1)); {
@@ -342,12 +339,12 @@ func TestTokensOfTenantsAreLimited(t *testing.T) {
 			t.Errorf("%q, %v", id, err)
 		}
 	}
-	if n := cloud.Count("keystone", "GET", tokens) - before; n > 5 || told != n {
+	if n := countChecks(cloud) - before; n > 5 || told != n {
 		t.Errorf("Keystone was asked %d times, and %d tokens were accepted", n, told)
 	}
 	clock.advance(59 * time.Second)
-	before = cloud.Count("keystone", "GET", tokens)
-	if id, err := c.Caller(t.Context(), token, compute); err != nil || id != nova || cloud.Count("keystone", "GET", tokens) != before {
+	before = countChecks(cloud)
+	if id, err := c.Caller(t.Context(), token, compute); err != nil || id != nova || countChecks(cloud) != before {
 		t.Errorf("Nova's: %q, %v", id, err)
 	}
 }
@@ -361,13 +358,13 @@ func TestSlowKeystoneTakesNoConnectionFromNova(t *testing.T) {
 	c := newClient(t, as("validator", "service", cloud.AuthURL()), cfg, openstack.Options{Callers: []string{"nova-id"}})
 	connect(t, c)
 	cloud.Fail("keystone", simulator.Fault{Hang: true, Only: tokens})
-	before := cloud.Count("keystone", "GET", tokens)
+	before := countChecks(cloud)
 	ctx, cancel := context.WithCancel(t.Context())
 	var asking sync.WaitGroup
 	for i := range 20 {
 		asking.Go(func() { _, _ = c.Caller(ctx, fmt.Sprintf("gAAAAA%d", i), neighbor(i)) })
 	}
-	awaittest.True(t, "the checks", func() bool { return cloud.Count("keystone", "GET", tokens) >= before+2 })
+	awaittest.True(t, "the checks", func() bool { return countChecks(cloud) >= before+2 })
 	if _, err := ask(t, c, web); err != nil {
 		t.Error(err)
 	}

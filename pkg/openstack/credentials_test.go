@@ -105,6 +105,28 @@ clouds:
 `
 )
 
+// tryLogin makes a client with variables, files and the texts of a configuration, all filled for f. It also returns the
+// directory of the files.
+func tryLogin(t *testing.T, f *front, env, files map[string]string, cfg openstack.Config) (c *openstack.Client, dir string, err error) {
+	t.Helper()
+	cleanEnvironment(t)
+	if dir, err = os.Getwd(); err != nil {
+		t.Fatal(err)
+	}
+	env, files = maps.Clone(env), maps.Clone(files)
+	for _, m := range []map[string]string{env, files} {
+		for key, value := range m {
+			m[key] = fill(value, f, dir)
+		}
+	}
+	setenv(t, env)
+	writeFiles(t, dir, files)
+	cfg.CloudsFile = fill(cfg.CloudsFile, f, dir)
+	cfg.Lookup, cfg.Timeout, cfg.MaxConcurrent = config().Lookup, config().Timeout, config().MaxConcurrent
+	c, err = tryNew(t, cfg, openstack.Options{})
+	return c, dir, err
+}
+
 func TestLogin(t *testing.T) {
 	for _, test := range []struct {
 		name     string
@@ -294,24 +316,7 @@ clouds:
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			f := newFront(t, startCloud(t))
-			cleanEnvironment(t)
-			dir, err := os.Getwd()
-			if err != nil {
-				t.Fatal(err)
-			}
-			env, files := maps.Clone(test.env), maps.Clone(test.files)
-			for _, m := range []map[string]string{env, files} {
-				for key, value := range m {
-					m[key] = fill(value, f, dir)
-				}
-			}
-			setenv(t, env)
-			writeFiles(t, dir, files)
-			cfg := config()
-			cfg.Cloud, cfg.Region, cfg.Interface = test.cfg.Cloud, test.cfg.Region, test.cfg.Interface
-			cfg.CloudsFile = fill(test.cfg.CloudsFile, f, dir)
-
-			c, err := tryNew(t, cfg, openstack.Options{})
+			c, _, err := tryLogin(t, f, test.env, test.files, test.cfg)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -416,27 +421,11 @@ func TestLoginErrors(t *testing.T) {
 			env:  with("OS_INTERFACE", "public"),
 			want: []string{"no admin endpoint of type compute", "internal, public"},
 		},
-		{name: "an auth_url that is no URL", env: with("OS_AUTH_URL", "127.0.0.1:5000/v3"), atNew: true, want: []string{"auth_url", `"127.0.0.1:5000/v3"`}},
+		{name: "an auth_url that is not a URL", env: with("OS_AUTH_URL", "127.0.0.1:5000/v3"), atNew: true, want: []string{"auth_url", `"127.0.0.1:5000/v3"`}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			f := newFront(t, startCloud(t))
-			cleanEnvironment(t)
-			dir, err := os.Getwd()
-			if err != nil {
-				t.Fatal(err)
-			}
-			for name, value := range test.env {
-				t.Setenv(name, fill(value, f, dir))
-			}
-			files := map[string]string{}
-			for name, content := range test.files {
-				files[name] = fill(content, f, dir)
-			}
-			writeFiles(t, dir, files)
-			cfg := config()
-			cfg.Cloud, cfg.Interface, cfg.CloudsFile = test.cfg.Cloud, test.cfg.Interface, fill(test.cfg.CloudsFile, f, dir)
-
-			c, err := tryNew(t, cfg, openstack.Options{})
+			c, dir, err := tryLogin(t, f, test.env, test.files, test.cfg)
 			if test.atNew != (err != nil) {
 				t.Fatalf("New gave the error %v, want one: %t", err, test.atNew)
 			}

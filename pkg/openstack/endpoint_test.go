@@ -105,7 +105,7 @@ func TestNoSecretGoesElsewhere(t *testing.T) {
 			name: "Keystone's version document links to another scheme and host", address: "/identity", works: true,
 			answer: func(f *front, elsewhere string) {
 				f.tamper(func(r *http.Request, _ int, body []byte) []byte {
-					if strings.HasSuffix(r.URL.Path, logins) {
+					if strings.HasSuffix(r.URL.Path, tokens) {
 						return body
 					}
 					return links("http://"+elsewhere)(f.URL, body)
@@ -116,7 +116,7 @@ func TestNoSecretGoesElsewhere(t *testing.T) {
 			name: "the same for an auth_url with a version", address: "/identity/v3", works: true,
 			answer: func(f *front, elsewhere string) {
 				f.tamper(func(r *http.Request, _ int, body []byte) []byte {
-					if strings.HasSuffix(r.URL.Path, logins) {
+					if strings.HasSuffix(r.URL.Path, tokens) {
 						return body
 					}
 					return links("http://"+elsewhere)(f.URL, body)
@@ -147,7 +147,7 @@ func TestNoSecretGoesElsewhere(t *testing.T) {
 			name: "Nova's version document links elsewhere, from an endpoint without a version", address: "/identity/v3", works: true,
 			answer: func(f *front, elsewhere string) {
 				f.tamper(func(r *http.Request, _ int, body []byte) []byte {
-					if strings.HasSuffix(r.URL.Path, logins) {
+					if strings.HasSuffix(r.URL.Path, tokens) {
 						return bytes.ReplaceAll(body, []byte("/compute/v2.1"), []byte("/compute"))
 					}
 					return links("http://"+elsewhere)(f.URL, body)

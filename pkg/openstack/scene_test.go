@@ -265,11 +265,12 @@ func isSetup(err error) bool {
 }
 
 const (
-	logins  = "/v3/auth/tokens"
+	tokens  = "/v3/auth/tokens"
 	servers = "/v2.1/servers/"
 )
 
-func countLogins(cloud *simulator.Cloud) int  { return cloud.Count("keystone", http.MethodPost, logins) }
+func countLogins(cloud *simulator.Cloud) int  { return cloud.Count("keystone", http.MethodPost, tokens) }
+func countChecks(cloud *simulator.Cloud) int  { return cloud.Count("keystone", http.MethodGet, tokens) }
 func countLookups(cloud *simulator.Cloud) int { return cloud.Count("nova", http.MethodGet, servers) }
 
 // clock is moved by the test.
@@ -348,7 +349,7 @@ func (f *front) serve(w http.ResponseWriter, r *http.Request) {
 	if instead != nil && instead(w, r) {
 		return
 	}
-	if r.Method == http.MethodPost && strings.HasSuffix(r.URL.Path, logins) {
+	if r.Method == http.MethodPost && strings.HasSuffix(r.URL.Path, tokens) {
 		f.login(w, r)
 		return
 	}
