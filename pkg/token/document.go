@@ -11,17 +11,16 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
 )
 
-// Instance documents are for us alone: an instance shows one to prove that its
-// metadata service handed it over. A role token is no document, nor the other
-// way round, by algorithm, typ and audience alike (RFC 8725, section 3.12).
+// A document differs from a token of a role in algorithm, typ and audience, so that neither
+// can be used as the other (RFC 8725, section 3.12).
 const (
 	documentType      = "openstack-instance-document+jwt"
 	documentAlgorithm = "HS256"
-	// maxDocument bounds what is read of one.
+	// maxDocument is the longest document that is parsed, in bytes.
 	maxDocument = 4 << 10
 )
 
-// CheckDocumentExpiry returns an error unless d is a life that a document may have.
+// CheckDocumentExpiry returns an error unless a document may live for d.
 func CheckDocumentExpiry(d time.Duration) error { return checkRange(d, minExpiry, time.Hour) }
 
 type documentClaims struct {
@@ -31,7 +30,7 @@ type documentClaims struct {
 	Launched  string `json:"launched_at"` // RFC 3339, "" while a launch is under way
 }
 
-// IssueDocument makes a document of an instance that Nova has vouched for.
+// IssueDocument returns a document of an instance that Nova vouched for.
 func (i *Issuer) IssueDocument(v attest.Vouched, life time.Duration) (Token, error) {
 	if v.IsZero() {
 		return Token{}, errNothingProven
@@ -108,8 +107,7 @@ func (i *Issuer) VerifyDocument(compact string) (attest.Document, error) {
 	return d, nil
 }
 
-// IssueVouched signs an ordinary token for an instance that Nova has vouched for,
-// without a role, for whoever was configured.
+// IssueVouched signs a token without a role for an instance that Nova vouched for.
 func (i *Issuer) IssueVouched(v attest.Vouched, audiences []string) (Token, error) {
 	if v.IsZero() || len(audiences) == 0 {
 		return Token{}, errNothingProven

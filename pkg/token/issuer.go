@@ -21,17 +21,17 @@ const (
 	JWKSPath      = "/.well-known/jwks.json"
 )
 
-// Token is a signed token.
+// Token is a signed token or document.
 type Token struct {
 	Compact string // JWS compact serialization (RFC 7515, section 7.1)
 	ID      string // the jti claim
 	Expires time.Time
 }
 
-// Document is a rendered answer, good until the keys change.
+// Document is a rendered answer, valid until the keys change.
 type Document struct {
 	Body []byte
-	ETag string // in quotes, as RFC 9110, section 8.8.3, has it
+	ETag string // in quotes (RFC 9110, section 8.8.3)
 }
 
 // Issuer signs identities. [NewIssuer] makes one.
@@ -61,26 +61,25 @@ func NewIssuer(p *Plan, keys KeySource, projects Projects) (*Issuer, error) {
 // URL returns the `iss` claim.
 func (i *Issuer) URL() attest.Issuer { return i.plan.issuer }
 
-// Discovery is the provider's metadata (OpenID Connect Discovery 1.0, section 3).
+// Discovery returns the provider metadata (OpenID Connect Discovery 1.0, section 3).
 func (i *Issuer) Discovery() Document { return i.current().discovery }
 
-// JWKS is the key set (RFC 7517, section 5).
+// JWKS returns the key set (RFC 7517, section 5).
 func (i *Issuer) JWKS() Document { return i.current().jwks }
 
-// MaxAge is how long a verifier may keep either.
+// MaxAge returns how long a verifier may cache either.
 func (i *Issuer) MaxAge() time.Duration { return i.keys.MaxAge() }
 
-// errNothingProven says that a zero identity was handed in.
-var errNothingProven = errors.New("an identity that nothing has proven is not signed")
+var errNothingProven = errors.New("an identity without proof is not signed")
 
 var errNoKey = errors.New("there is no signing key")
 
-// userValue is what a value that users choose must look like to be in a token:
-// verifiers split claims at separators and put them into paths and templates.
+// userValue matches the values chosen by users that may be in a token: verifiers split
+// claims at separators, and put them into paths and templates.
 var userValue = regexp.MustCompile(`\A[A-Za-z0-9][A-Za-z0-9_.-]{0,62}\z`)
 
-// Issue signs an identity. An error is a failure of ours or of the cloud, never
-// a verdict; [keyring.ErrKeysStale] passes when the state can be read again.
+// Issue signs an identity. An error is a failure of this server or of the cloud, never a
+// verdict; keyring.ErrKeysStale ends when the state can be read again.
 func (i *Issuer) Issue(ctx context.Context, id attest.Identity) (Token, error) {
 	if id.IsZero() {
 		return Token{}, errNothingProven
@@ -108,7 +107,7 @@ func (i *Issuer) Issue(ctx context.Context, id attest.Identity) (Token, error) {
 	return i.sign(claims, id.Instance(), p)
 }
 
-// sign adds the claims that every token has, and signs.
+// sign adds the claims of every token, and signs.
 func (i *Issuer) sign(claims jwt.MapClaims, in attest.Instance, p profile) (Token, error) {
 	now := i.now().Truncate(time.Second)
 	t := Token{ID: rand.Text(), Expires: now.Add(p.expiry).Truncate(time.Second).UTC()}
@@ -135,7 +134,7 @@ func (i *Issuer) sign(claims jwt.MapClaims, in attest.Instance, p profile) (Toke
 	return t, nil
 }
 
-// claimNames are the claims that Issue may write, but those of metadata.
+// claimNames returns the claims that a token may have, without those of metadata.
 func claimNames() []string {
 	return append([]string{"iss", "sub", "aud", "jti", "iat", "nbf", "exp", "instance_id", "instance_name", "project_id", "role", "amr"}, optionalClaims()...)
 }
@@ -143,11 +142,10 @@ func claimNames() []string {
 // audience is the aud claim: a plain string where the role lists its audiences, which
 // some verifiers need, and the list of the original program where it does not.
 func audience(id attest.Identity) any {
-	if name := id.Audience().String(); !id.DefaultAudience() {
-		return name
-	} else {
-		return []string{name}
+	if id.DefaultAudience() {
+		return []string{id.Audience().String()}
 	}
+	return id.Audience().String()
 }
 
 func (i *Issuer) now() time.Time {

@@ -11,31 +11,30 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/keyring"
 )
 
-// KeySource is where an issuer has its keys from: [keyring.Keys] or a
-// [keyring.Ring].
+// KeySource holds the keys of an issuer: [keyring.Keys] or a [keyring.Ring].
 type KeySource interface {
-	// Check fails unless the keys are those of an issuer.
+	// Check returns an error unless the keys belong to the issuer.
 	Check(issuer string) error
-	// Published is the keys that are published now, of which the first signs.
+	// Published returns the keys that are published now. The first one signs.
 	Published() *keyring.Published
-	// Usable is nil if the first may sign now.
+	// Usable returns nil if the first key may sign now.
 	Usable() error
-	// MaxAge is how long verifiers may keep the keys.
+	// MaxAge returns how long verifiers may cache the keys.
 	MaxAge() time.Duration
-	// WillIssue tells how long tokens will live.
+	// WillIssue announces the longest life of a token.
 	WillIssue(life time.Duration)
 }
 
-// rendered is the documents of the published keys, rendered once.
+// rendered holds the documents of the published keys, which are rendered once.
 type rendered struct {
 	of        *keyring.Published
-	documents [][]byte // secrets of instance documents, of which the first signs
+	documents [][]byte // secrets of instance documents; the first one signs
 	jwks      Document
 	discovery Document
 }
 
-// current renders the published keys if they have changed. Without keys, or if
-// they cannot be rendered, nothing is published.
+// current renders the published keys if they changed. Without keys, or if they cannot be
+// rendered, nothing is published.
 func (i *Issuer) current() *rendered {
 	published := i.keys.Published()
 	if r := i.rendered.Load(); r != nil && r.of == published {

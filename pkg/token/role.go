@@ -13,37 +13,36 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/problem"
 )
 
-// RoleConfig says what differs in the tokens of one role.
+// RoleConfig says how the tokens of a role differ.
 type RoleConfig struct {
 	// TokenExpiry overrides auth's. Optional.
 	TokenExpiry *time.Duration `yaml:"tokenExpiry"`
-	// Subject is the `sub` claim, in which ${instance_id}, ${project_id},
-	// ${user_id}, ${role} and ${region} stand for the instance's. At most 255
-	// printable ASCII characters. Default: ${instance_id}.
+	// Subject is the `sub` claim: at most 255 printable ASCII characters, in which
+	// ${instance_id}, ${project_id}, ${user_id}, ${role} and ${region} are replaced.
+	// Default: ${instance_id}.
 	Subject string `yaml:"subject"`
-	// SharedSubject says that a subject without ${instance_id}, which several
-	// instances have together, is meant. Default: false.
+	// SharedSubject permits a subject without ${instance_id}, which several instances
+	// share. Default: false.
 	SharedSubject bool `yaml:"sharedSubject"`
-	// Claims are more of what the cloud knows of the instance: user_id, image_id,
-	// flavor, availability_zone, region, hostname, address, created, launched_at,
-	// project_name, project_domain_id, and metadata.KEY, which becomes
-	// metadata_KEY. What the instance does not have is left out. Optional.
+	// Claims are additional claims about the instance: user_id, image_id, flavor,
+	// availability_zone, region, hostname, address, created, launched_at, project_name,
+	// project_domain_id, and metadata.KEY, which becomes metadata_KEY. A claim without a
+	// value is omitted. Optional.
 	Claims []string `yaml:"claims"`
-	// InsecureUserValues lets users of the cloud write what they like into the
-	// token: names, host names and metadata that verifiers may split or take for
-	// a path. Default: false, which leaves values out that do not match
-	// [A-Za-z0-9][A-Za-z0-9_.-]{0,62}.
+	// InsecureUserValues permits any value that users of the cloud choose: names, host
+	// names and metadata, which verifiers may split or use as a path. Default: false, which
+	// omits values that do not match [A-Za-z0-9][A-Za-z0-9_.-]{0,62}.
 	InsecureUserValues bool `yaml:"insecureUserValues"`
 }
 
-// Projects tells what projects are called.
+// Projects looks up the names of projects.
 type Projects interface {
-	// Project is the name of a project and the ID of its domain. Every error is a
+	// Project returns the name of a project and the ID of its domain. Every error is a
 	// failure of the cloud, never a verdict.
 	Project(ctx context.Context, id string) (name, domainID string, err error)
 }
 
-var errNoProjects = errors.New("a role wants claims about projects, and nothing gives them")
+var errNoProjects = errors.New("a role needs the names of projects, and nothing looks them up")
 
 // profile is a compiled RoleConfig.
 type profile struct {
@@ -54,7 +53,7 @@ type profile struct {
 	projects bool
 }
 
-// part of a subject is a text, or what a variable gives.
+// part is a part of a subject: a text or a variable.
 type part struct {
 	text     string
 	variable func(attest.Identity) string
@@ -68,17 +67,13 @@ var variables = map[string]func(attest.Identity) string{
 	"region":      func(i attest.Identity) string { return i.Instance().Region },
 }
 
-// claim is one that a role may ask for. One of value, moment and project is set.
+// claim is a claim that a role may add. One of value, moment and project is set.
 type claim struct {
-	name string
-	// value gives a text, "" for none.
-	value func(attest.Identity) string
-	// moment gives a time, zero for none.
-	moment func(attest.Identity) time.Time
-	// project gives what Keystone knows of the project.
+	name    string
+	value   func(attest.Identity) string    // "" for none
+	moment  func(attest.Identity) time.Time // zero for none
 	project func(name, domainID string) string
-	// byUser is true of what users of the cloud choose.
-	byUser bool
+	byUser  bool // users of the cloud choose the value
 }
 
 var knownClaims = map[string]claim{
@@ -96,7 +91,7 @@ var knownClaims = map[string]claim{
 	}},
 	"created":     {moment: func(i attest.Identity) time.Time { return i.Instance().Created }},
 	"launched_at": {moment: func(i attest.Identity) time.Time { return i.Instance().Launched }},
-	// Whoever administers a domain of the cloud chooses the names of its projects.
+	// The administrators of a domain choose the names of its projects.
 	"project_name":      {project: func(name, _ string) string { return name }, byUser: true},
 	"project_domain_id": {project: func(_, domainID string) string { return domainID }},
 }
@@ -109,7 +104,7 @@ var (
 	subjectText = regexp.MustCompile(`\A[!-~]*\z`)
 )
 
-// maxSubject is OpenID Connect's (Core 1.0, section 2).
+// maxSubject is the limit of OpenID Connect (Core 1.0, section 2).
 const maxSubject = 255
 
 func (c RoleConfig) compile(expiry time.Duration) (profile, error) {
@@ -132,7 +127,7 @@ func (c RoleConfig) compile(expiry time.Duration) (profile, error) {
 	if p.subject, err = parseSubject(subject); err != nil {
 		problems = append(problems, problem.At("subject", err))
 	} else if !strings.Contains(subject, "${instance_id}") && !c.SharedSubject {
-		add("subject", "%q is the same for several instances, as it has no ${instance_id}; say sharedSubject: true if that is meant", subject)
+		add("subject", "%q is the same for several instances, as it has no ${instance_id}; set sharedSubject: true to permit this", subject)
 	}
 	for i, name := range c.Claims {
 		found, ok := knownClaims[name]
@@ -182,7 +177,7 @@ func parseSubject(template string) ([]part, error) {
 	text(rest)
 	for _, p := range parts {
 		if !subjectText.MatchString(p.text) || strings.Contains(p.text, "${") {
-			return nil, fmt.Errorf("%q is not printable ASCII without spaces, or has a ${ that nothing closes", template)
+			return nil, fmt.Errorf("%q is not printable ASCII without spaces, or has a ${ without a }", template)
 		}
 	}
 	return parts, nil
@@ -197,7 +192,7 @@ func (p profile) sub(id attest.Identity) (string, error) {
 		}
 		value := part.variable(id)
 		if value == "" {
-			return "", errors.New("the subject needs what the cloud does not tell of the instance")
+			return "", errors.New("the subject needs a value that the instance does not have")
 		}
 		sub.WriteString(value)
 	}
@@ -237,8 +232,8 @@ func (p profile) add(ctx context.Context, id attest.Identity, projects Projects,
 	return nil
 }
 
-// set writes a claim unless it has no value, or one that users chose and that
-// verifiers could misread.
+// set writes a claim, unless it has no value or one of a user that verifiers could
+// misread.
 func (p profile) set(to map[string]any, c claim, value string) {
 	if value != "" && (!c.byUser || p.insecure || userValue.MatchString(value)) {
 		to[c.name] = value
