@@ -1,8 +1,9 @@
-// Package config reads the YAML file: strictly, with defaults, and with every
-// problem reported at once.
+// Package config reads the configuration file. It refuses unknown keys, fills in the
+// defaults, and reports all problems at once. The result is a [Plan]: each part is the
+// type that its package works with.
 //
-// Each other package owns the part of the file that it obeys; the comments of
-// those types are the manual. Nothing below cmd imports this package.
+// The other packages own the settings that they use; the comments of those types are the
+// manual. Only cmd imports this package.
 package config
 
 import (
@@ -23,65 +24,65 @@ import (
 // maxFile bounds the configuration file.
 const maxFile = 1 << 20
 
-// Config is the file.
+// Config is the content of the file.
 type Config struct {
 	// Listen is the address of the endpoint for instances and verifiers.
 	// Default: 0.0.0.0:18775.
 	Listen string `yaml:"listen"`
 	// TLS is the certificate of that endpoint.
 	TLS listen.TLSConfig `yaml:"tls"`
-	// Proxy names the load balancers in front of it.
+	// Proxy names the load balancers in front of that endpoint.
 	Proxy server.ProxyConfig `yaml:"proxy"`
-	// Auth says when an instance may ask, and what signs its token.
+	// Auth has the defaults of all roles, the issuer and its signing key.
 	Auth Auth `yaml:"auth"`
-	// Keys are the managed signing keys, which are in the state.
+	// Keys says how the server rotates the signing keys in the state.
 	Keys keyring.Config `yaml:"keys"`
-	// State says where attempts are counted and keys are kept. Its type defaults
-	// to memory in a file that names a signingKeyFile, as one for the original
-	// tool does.
+	// State says where attempts are counted and keys are stored. With
+	// auth.signingKeyFile the default of its type is memory: files for the original tool
+	// have that key, and no state.
 	State state.Config `yaml:"state"`
-	// OpenStack says which cloud to ask.
+	// OpenStack names the cloud and bounds the requests to it.
 	OpenStack openstack.Config `yaml:"openstack"`
-	// Throttle bounds requests.
+	// Throttle limits the rate of requests.
 	Throttle server.ThrottleConfig `yaml:"throttle"`
-	// Vendordata is the door for Nova's DynamicJSON.
+	// Vendordata is the door for Nova's DynamicJSON vendordata.
 	Vendordata server.VendordataConfig `yaml:"vendordata"`
 	// MetadataService is the listener for Neutron's metadata agents.
 	MetadataService server.MetadataServiceConfig `yaml:"metadataService"`
-	// Admin is the socket for the operator.
+	// Admin is the socket for operators.
 	Admin admin.Config `yaml:"admin"`
 	// Metrics is the listener for monitoring.
 	Metrics server.MetricsConfig `yaml:"metrics"`
-	// Log is what the process says of itself.
+	// Log is the log of the process, on stderr.
 	Log Log `yaml:"log"`
-	// Audit is the line of each decision.
+	// Audit is the audit log, which has a line for each decision.
 	Audit audit.Config `yaml:"audit"`
-	// Roles are what instances may be, by name.
+	// Roles are the roles by their names. At least one is required.
 	Roles map[string]Role `yaml:"roles"`
 }
 
-// Auth is the defaults of all roles and the issuer.
+// Auth has the defaults of all roles, and the issuer.
 type Auth struct {
-	// Proof is what an instance must show for a role that does not say: address,
-	// document, metadataService or address+document, which is both. Of a list any
-	// one. Default: address.
+	// Proof lists the proofs that a role without its own list accepts: address,
+	// document, metadataService, or address+document, which needs both. One of the list
+	// is enough. Default: address.
 	Proof         []attest.Proof `yaml:"proof"`
 	attest.Window `yaml:",inline"`
 	token.Config  `yaml:",inline"`
 }
 
-// Role is who may have a role and what differs for it from auth.
+// Role has the rules of a role, and its settings.
 type Role struct {
 	attest.Rules     `yaml:",inline"`
 	attest.Grant     `yaml:",inline"`
 	token.RoleConfig `yaml:",inline"`
-	// Limit, Period and Since override auth's. Optional.
+	// Limit, Period and Since replace those of auth. Optional.
 	Limit  *int           `yaml:"limit"`
 	Period *time.Duration `yaml:"period"`
 	Since  *attest.Since  `yaml:"since"`
 }
 
-// Log is how the process speaks on stderr.
+// Log is the log of the process.
 type Log struct {
 	// Level is debug, info, warn or error. Default: info.
 	Level string `yaml:"level"`
@@ -89,7 +90,7 @@ type Log struct {
 	Format string `yaml:"format"`
 }
 
-// Default is an empty file's configuration. It lacks what is required.
+// Default returns the defaults. Required keys are empty.
 func Default() Config {
 	return Config{
 		Listen: "0.0.0.0:18775",

@@ -1,22 +1,16 @@
 package config_test
 
 import (
-	"crypto/ecdsa"
 	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"flag"
 	"fmt"
-	"math/big"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -24,6 +18,8 @@ import (
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/config"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/keyring/keyringtest"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/listen/listentest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/state"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/token"
 )
@@ -44,45 +40,16 @@ roles:
 `
 )
 
-// keyFiles are a signing key, and a key with its certificate.
-var keyFiles = sync.OnceValues(func() (map[string][]byte, error) {
-	files := map[string][]byte{}
-	for _, name := range []string{"signing-key.pem", "second-key.pem", "server-key.pem"} {
-		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-		if err != nil {
-			return nil, err
-		}
-		der, err := x509.MarshalPKCS8PrivateKey(key)
-		if err != nil {
-			return nil, err
-		}
-		files[name] = pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
-		if name != "server-key.pem" {
-			continue
-		}
-		template := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: []string{"id.example.com"}, NotAfter: time.Now().Add(time.Hour)}
-		der, err = x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-		if err != nil {
-			return nil, err
-		}
-		files["server.pem"] = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
-	}
-	return files, nil
-})
-
 // newDir makes a directory with the files that configurations name.
 func newDir(t testing.TB) string {
 	t.Helper()
 	t.Setenv("RUNTIME_DIRECTORY", "")
 	t.Setenv("STATE_DIRECTORY", "")
 	dir := t.TempDir()
-	files, err := keyFiles()
-	if err != nil {
-		t.Fatal(err)
+	for _, name := range []string{"signing-key.pem", "second-key.pem"} {
+		write(t, filepath.Join(dir, name), keyringtest.PKCS8(t, keyringtest.EC(t, elliptic.P256())))
 	}
-	for name, data := range files {
-		write(t, filepath.Join(dir, name), data)
-	}
+	listentest.NewCertificate(t, "id.example.com").Write(t, filepath.Join(dir, "server.pem"), filepath.Join(dir, "server-key.pem"))
 	write(t, filepath.Join(dir, "metadata.secret"), []byte("shared-secret\n"))
 	write(t, filepath.Join(dir, "encryption.key"), []byte("MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=\n"))
 	return dir
@@ -95,7 +62,7 @@ func write(t testing.TB, file string, data []byte) {
 	}
 }
 
-// load loads a file of that text, beside the files of newDir.
+// load loads a file with this text, in a directory of newDir.
 func load(t *testing.T, text string) (*config.Plan, error) {
 	t.Helper()
 	file := filepath.Join(newDir(t), "config.yml")
@@ -105,37 +72,37 @@ func load(t *testing.T, text string) (*config.Plan, error) {
 
 func mustLoad(t *testing.T, text string) *config.Plan {
 	t.Helper()
-	c, err := load(t, text)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return c
+	return must(t)(load(t, text))
 }
 
-// problems are those of a file of that text, none if it is accepted.
-func problems(t *testing.T, text string) []string {
+func mustLoadFile(t *testing.T, file string) *config.Plan {
 	t.Helper()
-	_, err := load(t, text)
-	if err == nil {
-		return nil
+	return must(t)(config.Load(file))
+}
+
+func must(t *testing.T) func(*config.Plan, error) *config.Plan {
+	return func(c *config.Plan, err error) *config.Plan {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
 	}
-	var p *config.Problems
-	if !errors.As(err, &p) {
-		t.Fatalf("the error is a %T: %v", err, err)
-	}
-	var all []string
-	for _, problem := range p.List {
-		all = append(all, problem.String())
+}
+
+// texts returns the texts of problems or warnings, with replacements as of [strings.NewReplacer].
+func texts(list []config.Problem, replace ...string) (all []string) {
+	for _, p := range list {
+		all = append(all, strings.NewReplacer(replace...).Replace(p.String()))
 	}
 	return all
 }
 
-// internals are words that tell an operator nothing.
+// internals matches words of Go, which an operator does not know.
 var internals = regexp.MustCompile(`yaml:|!!|unmarshal|reflect|strconv|netip|time\.|\[\]string|\b(int|bool|float64|string|struct|map\[)\b|%!`)
 
-// Each file of testdata/bad is refused with all that stands in the .want file
-// of its name.
-func TestBadFiles(t *testing.T) {
+// Each file of testdata/bad is refused with the problems of its .want file.
+func TestBadFilesAreRefused(t *testing.T) {
 	bad, err := filepath.Abs("testdata/bad")
 	if err != nil {
 		t.Fatal(err)
@@ -164,7 +131,7 @@ func TestBadFiles(t *testing.T) {
 			}
 			got := err.Error() + "\n"
 			if word := internals.FindString(got); word != "" {
-				t.Errorf("%q is nothing for an operator:\n%s", word, got)
+				t.Errorf("%q is not a word for operators:\n%s", word, got)
 			}
 			if !slices.IsSortedFunc(p.List, func(a, b config.Problem) int { return a.Line - b.Line }) {
 				t.Errorf("not in the order of the lines:\n%s", got)
@@ -186,8 +153,8 @@ func TestBadFiles(t *testing.T) {
 	}
 }
 
-// What testdata cannot hold, or not so that a person can see it.
-func TestBadContent(t *testing.T) {
+// Content that is too long for testdata, or that a reader cannot see there.
+func TestBadContentIsRefused(t *testing.T) {
 	nested := func(open, end string, n int) string {
 		return auth + roles + "    metadata:\n      role: " + strings.Repeat(open, n) + strings.Repeat(end, n) + "\n"
 	}
@@ -222,14 +189,19 @@ func TestBadContent(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			if diff := cmp.Diff(tt.want, problems(t, tt.text)); diff != "" {
+			_, err := load(t, tt.text)
+			var p *config.Problems
+			if !errors.As(err, &p) {
+				t.Fatalf("the error is a %T: %v", err, err)
+			}
+			if diff := cmp.Diff(tt.want, texts(p.List)); diff != "" {
 				t.Errorf("the problems differ (-want +got):\n%s", diff)
 			}
 		})
 	}
 }
 
-// unknown are the problems of n keys in as many lines.
+// unknown returns the problems of n unknown keys in n lines.
 func unknown(key string, n int) []string {
 	all := make([]string, n)
 	for i := range all {
@@ -238,7 +210,7 @@ func unknown(key string, n int) []string {
 	return all
 }
 
-func TestFileThatCannotBeRead(t *testing.T) {
+func TestAFileThatCannotBeReadIsNamed(t *testing.T) {
 	dir := newDir(t)
 	for name, file := range map[string]string{"missing": filepath.Join(dir, "missing.yml"), "a directory": dir} {
 		_, err := config.Load(file)
@@ -249,9 +221,8 @@ func TestFileThatCannotBeRead(t *testing.T) {
 	}
 }
 
-// A configuration that a file of nothing but what is required gives is the
-// default.
-func TestDefault(t *testing.T) {
+// A file with the required keys alone gives the defaults.
+func TestDefaults(t *testing.T) {
 	c := mustLoad(t, auth+roles)
 	want := config.Default()
 	want.Auth.SigningKeyFile = c.Auth.SigningKeyFile
@@ -265,9 +236,8 @@ func TestDefault(t *testing.T) {
 
 var netips = cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })
 
-// Values are the text that stands in the file, whatever else YAML could take
-// them for.
-func TestText(t *testing.T) {
+// A value is the text in the file, also where YAML could make a number or a date of it.
+func TestValuesAreText(t *testing.T) {
 	tests := []struct{ name, value, want string }{
 		{"digits", "12345678901234567890123456789012", "12345678901234567890123456789012"},
 		{"digits and an e", "1e10", "1e10"},
@@ -316,7 +286,7 @@ func TestText(t *testing.T) {
 	}
 }
 
-func TestNames(t *testing.T) {
+func TestRoleNamesAreText(t *testing.T) {
 	longest := strings.Repeat("a", 64)
 	for _, name := range []string{"yes", "on", "123", "1e3", "null", "web.projectID", "...", "-", longest} {
 		t.Run(name, func(t *testing.T) {
@@ -336,8 +306,7 @@ func TestNames(t *testing.T) {
 	}
 }
 
-// Other ways to write the same file.
-func TestSameMeaning(t *testing.T) {
+func TestOtherSpellingsOfAFileMeanTheSame(t *testing.T) {
 	const plain = `
 listen: 127.0.0.1:18775
 proxy:
@@ -397,8 +366,8 @@ roles:
 	}
 }
 
-// A file with the keys and values of the original tool's example.
-func TestOriginalFile(t *testing.T) {
+// The file has the keys and values of the original tool's example.
+func TestAFileOfTheOriginalToolLoads(t *testing.T) {
 	c := mustLoad(t, `
 listen: 0.0.0.0:18775
 tls:
@@ -417,14 +386,10 @@ roles:
     metadata:
       role: web
 `)
-	var got []string
-	for _, w := range c.Warnings() {
-		got = append(got, w.String())
-	}
 	if diff := cmp.Diff([]string{
-		`roles.web.projectID: "7e562c1a-8581-4230-b973-a83db9534b02" is not an ID as Keystone makes them for projects (32 hexadecimal digits in lower case): unless the project was created with an ID of another form, no instance meets the rule; print the ID with: openstack project show 7e562c1a85814230b973a83db9534b02 -f value -c id (line 14)`,
-		`roles.web.userID: "821a2eaa-c072-4c06-9aa6-a44bd7b91935" is not an ID as Keystone makes them for users (32 hexadecimal digits in lower case, or 64 for a user of LDAP): unless the user was created with an ID of another form, no instance meets the rule; print the ID with: openstack user show 821a2eaac0724c069aa6a44bd7b91935 -f value -c id (line 15)`,
-	}, got); diff != "" {
+		`roles.web.projectID: "7e562c1a-8581-4230-b973-a83db9534b02" does not have the form of Keystone's IDs of projects (32 hexadecimal digits in lower case): no instance meets the rule, unless the project was created with an ID of another form; print the ID with: openstack project show 7e562c1a85814230b973a83db9534b02 -f value -c id (line 14)`,
+		`roles.web.userID: "821a2eaa-c072-4c06-9aa6-a44bd7b91935" does not have the form of Keystone's IDs of users (32 hexadecimal digits in lower case, or 64 for a user of LDAP): no instance meets the rule, unless the user was created with an ID of another form; print the ID with: openstack user show 821a2eaac0724c069aa6a44bd7b91935 -f value -c id (line 15)`,
+	}, texts(c.Warnings())); diff != "" {
 		t.Errorf("the warnings differ (-want +got):\n%s", diff)
 	}
 	want := attest.Rules{
@@ -443,7 +408,7 @@ roles:
 	}
 }
 
-func TestSeveralSigningKeys(t *testing.T) {
+func TestAllSigningKeysArePublished(t *testing.T) {
 	c := mustLoad(t, strings.Replace(auth, "signing-key.pem", "[second-key.pem, signing-key.pem]", 1)+roles)
 	i, err := token.NewIssuer(c.Tokens, c.SigningKeys, nil)
 	if err != nil {
@@ -454,7 +419,7 @@ func TestSeveralSigningKeys(t *testing.T) {
 	}
 }
 
-func TestPaths(t *testing.T) {
+func TestPathsAreRelativeToTheFile(t *testing.T) {
 	const text = `
 tls: {certFile: server.pem, keyFile: ./server-key.pem}
 auth:
@@ -473,10 +438,7 @@ admin: {socket: admin.sock}
 		t.Fatal(err)
 	}
 	for _, file := range []string{file, relative} {
-		c, err := config.Load(file)
-		if err != nil {
-			t.Fatal(err)
-		}
+		c := mustLoadFile(t, file)
 		want := map[string]string{
 			c.TLS.CertFile:           filepath.Join(dir, "server.pem"),
 			c.TLS.KeyFile:            filepath.Join(dir, "server-key.pem"),
@@ -497,7 +459,7 @@ admin: {socket: admin.sock}
 	}
 }
 
-func TestAuditOutputIsNoPath(t *testing.T) {
+func TestStdoutAndStderrAreNotPaths(t *testing.T) {
 	for _, output := range []string{"stdout", "stderr"} {
 		if c := mustLoad(t, auth+roles+"audit: {output: "+output+"}\n"); c.Audit.Output != output {
 			t.Errorf("the output %s is %s", output, c.Audit.Output)
@@ -505,82 +467,51 @@ func TestAuditOutputIsNoPath(t *testing.T) {
 	}
 }
 
-func TestAdminSocket(t *testing.T) {
-	for _, tt := range []struct{ name, directory, socket, want string }{
-		{"neither", "", `""`, ""},
-		{"from systemd", "/run/ona", `""`, "/run/ona/admin.sock"},
-		{"from systemd, with a second directory", "/run/ona:/run/other", `""`, "/run/ona/admin.sock"},
-		{"from the file", "", "/run/admin.sock", "/run/admin.sock"},
-		{"from the file rather than systemd", "/run/ona", "/run/admin.sock", "/run/admin.sock"},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			file := filepath.Join(newDir(t), "config.yml")
-			write(t, file, []byte(auth+roles+"admin: {socket: "+tt.socket+"}\n"))
-			t.Setenv("RUNTIME_DIRECTORY", tt.directory)
-			c, err := config.Load(file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if c.Admin.Socket != tt.want {
-				t.Errorf("the socket is %q, want %q", c.Admin.Socket, tt.want)
-			}
-		})
-	}
-}
-
-func TestStateFile(t *testing.T) {
-	for _, tt := range []struct{ name, directory, state, want string }{
-		{"beside the file", "", "{type: file}", "DIR/state.db"},
-		{"a path of its own", "", "{type: file, file: {path: data/ona.db}}", "DIR/data/ona.db"},
-		{"in systemd's", "/var/lib/ona", "{type: file}", "/var/lib/ona/state.db"},
-		{"in the first of systemd's", "/var/lib/ona:/var/lib/other", "{type: file}", "/var/lib/ona/state.db"},
-		{"an absolute path rather than systemd's", "/var/lib/ona", "{type: file, file: {path: /srv/ona.db}}", "/srv/ona.db"},
-		{"memory has none", "/var/lib/ona", "{type: memory}", "state.db"},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			dir := newDir(t)
-			file := filepath.Join(dir, "config.yml")
-			write(t, file, []byte(auth+roles+"state: "+tt.state+"\n"))
-			t.Setenv("STATE_DIRECTORY", tt.directory)
-			c, err := config.Load(file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if want := strings.Replace(tt.want, "DIR", dir, 1); c.State.File.Path != want {
-				t.Errorf("the file is %q, want %q", c.State.File.Path, want)
-			}
-		})
-	}
-}
-
-// What the server has seen of its state is kept outside of it.
-func TestSeenFile(t *testing.T) {
+// systemd names the directories of the admin socket and of the state. The file of what the
+// server has seen is never in Redis.
+func TestPathsInTheDirectoriesOfSystemd(t *testing.T) {
 	const redis = "keys: {encryptionKeyFile: encryption.key}\nstate: {type: redis}\n"
-	for _, tt := range []struct{ name, directory, state, want string }{
-		{"beside the state file", "", "state: {type: file}\n", "DIR/state.db.seen"},
-		{"beside the state file in systemd's", "/var/lib/ona", "state: {type: file}\n", "/var/lib/ona/state.db.seen"},
-		{"with Redis, beside the configuration", "", redis, "DIR/state.seen"},
-		{"with Redis, in systemd's", "/var/lib/ona:/var/lib/other", redis, "/var/lib/ona/state.seen"},
-		{"memory needs none", "/var/lib/ona", "state: {type: memory}\n", ""},
+	socket := func(c *config.Plan) string { return c.Admin.Socket }
+	stateFile := func(c *config.Plan) string { return c.State.File.Path }
+	seenFile := (*config.Plan).SeenFile
+	for _, tt := range []struct {
+		name, variable, directory, text string
+		path                            func(*config.Plan) string
+		want                            string
+	}{
+		{"socket: neither", "RUNTIME", "", `admin: {socket: ""}`, socket, ""},
+		{"socket: from systemd", "RUNTIME", "/run/ona", `admin: {socket: ""}`, socket, "/run/ona/admin.sock"},
+		{"socket: from systemd, with a second directory", "RUNTIME", "/run/ona:/run/other", `admin: {socket: ""}`, socket, "/run/ona/admin.sock"},
+		{"socket: from the file", "RUNTIME", "", "admin: {socket: /run/admin.sock}", socket, "/run/admin.sock"},
+		{"socket: from the file rather than systemd", "RUNTIME", "/run/ona", "admin: {socket: /run/admin.sock}", socket, "/run/admin.sock"},
+
+		{"state: beside the file", "STATE", "", "state: {type: file}", stateFile, "DIR/state.db"},
+		{"state: another path", "STATE", "", "state: {type: file, file: {path: data/ona.db}}", stateFile, "DIR/data/ona.db"},
+		{"state: in systemd's", "STATE", "/var/lib/ona", "state: {type: file}", stateFile, "/var/lib/ona/state.db"},
+		{"state: in the first of systemd's", "STATE", "/var/lib/ona:/var/lib/other", "state: {type: file}", stateFile, "/var/lib/ona/state.db"},
+		{"state: an absolute path rather than systemd's", "STATE", "/var/lib/ona", "state: {type: file, file: {path: /srv/ona.db}}", stateFile, "/srv/ona.db"},
+		{"state: memory has no path", "STATE", "/var/lib/ona", "state: {type: memory}", stateFile, "state.db"},
+
+		{"seen: beside the state file", "STATE", "", "state: {type: file}", seenFile, "DIR/state.db.seen"},
+		{"seen: beside the state file in systemd's", "STATE", "/var/lib/ona", "state: {type: file}", seenFile, "/var/lib/ona/state.db.seen"},
+		{"seen: with Redis, beside the configuration", "STATE", "", redis, seenFile, "DIR/state.seen"},
+		{"seen: with Redis, in systemd's", "STATE", "/var/lib/ona:/var/lib/other", redis, seenFile, "/var/lib/ona/state.seen"},
+		{"seen: not with memory", "STATE", "/var/lib/ona", "state: {type: memory}", seenFile, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			dir := newDir(t)
 			file := filepath.Join(dir, "config.yml")
-			write(t, file, []byte(auth+roles+tt.state))
-			t.Setenv("STATE_DIRECTORY", tt.directory)
-			c, err := config.Load(file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if want := strings.Replace(tt.want, "DIR", dir, 1); c.SeenFile() != want {
-				t.Errorf("the file is %q, want %q", c.SeenFile(), want)
+			write(t, file, []byte(auth+roles+tt.text+"\n"))
+			t.Setenv(tt.variable+"_DIRECTORY", tt.directory)
+			if got, want := tt.path(mustLoadFile(t, file)), strings.Replace(tt.want, "DIR", dir, 1); got != want {
+				t.Errorf("the path is %q, want %q", got, want)
 			}
 		})
 	}
 }
 
-// A file of the original tool, which knew no state, needs no place to keep one.
-func TestStateType(t *testing.T) {
+// A file of the original tool, which has no state, must work without a place for one.
+func TestDefaultOfTheStateType(t *testing.T) {
 	managed := "auth: {tokenIssuer: https://id.example.com}\n"
 	for _, tt := range []struct{ name, text, want string }{
 		{"managed keys", managed, state.TypeFile},
@@ -599,7 +530,7 @@ func TestStateType(t *testing.T) {
 	}
 }
 
-func TestRedis(t *testing.T) {
+func TestSettingsOfRedis(t *testing.T) {
 	dir := newDir(t)
 	write(t, filepath.Join(dir, "password"), []byte("word\n"))
 	file := filepath.Join(dir, "config.yml")
@@ -607,10 +538,7 @@ func TestRedis(t *testing.T) {
 keys: {encryptionKeyFile: encryption.key}
 state: {type: redis, redis: {addresses: 192.0.2.20:6379, passwordFile: password, caFile: ca.pem}}
 `+roles))
-	c, err := config.Load(file)
-	if err != nil {
-		t.Fatal(err)
-	}
+	c := mustLoadFile(t, file)
 	want := state.RedisConfig{Addresses: []string{"192.0.2.20:6379"}, Prefix: "ona:", PasswordFile: filepath.Join(dir, "password"), CAFile: filepath.Join(dir, "ca.pem")}
 	if diff := cmp.Diff(want, c.State.Redis); diff != "" {
 		t.Errorf("redis (-want +got):\n%s", diff)
@@ -626,17 +554,17 @@ func TestLongestLife(t *testing.T) {
 		t.Errorf("the longest life is %v", got)
 	}
 	if got := mustLoad(t, auth+roles).LongestLife(); got != 10*time.Minute {
-		t.Errorf("the longest life without roles of their own is %v", got)
+		t.Errorf("the longest life with the default is %v", got)
 	}
 }
 
-func TestNoMetricsListener(t *testing.T) {
+func TestMetricsCanBeOff(t *testing.T) {
 	if c := mustLoad(t, auth+roles+"metrics: {listen: \"\"}\n"); c.Metrics.Listen != "" {
 		t.Errorf("metrics.listen is %q, want none", c.Metrics.Listen)
 	}
 }
 
-func TestHash(t *testing.T) {
+func TestTheHashIsOfTheContent(t *testing.T) {
 	text := auth + roles
 	a, b, c := mustLoad(t, text), mustLoad(t, text), mustLoad(t, text+"#\n")
 	if !regexp.MustCompile(`^[0-9a-f]{12}$`).MatchString(a.Hash) {
@@ -679,12 +607,11 @@ func TestTokensOfRoles(t *testing.T) {
 	}
 }
 
-// What cannot be an ID of Keystone makes a rule that no instance meets.
-func TestIDsThatCannotBeKeystones(t *testing.T) {
+func TestWarningsOfNamesInPlaceOfIDs(t *testing.T) {
 	const (
 		id      = "7e562c1a85814230b973a83db9534b02"
-		project = " is not an ID as Keystone makes them for projects (32 hexadecimal digits in lower case): unless the project was created with an ID of another form, no instance meets the rule; print the ID with: openstack project show "
-		user    = " is not an ID as Keystone makes them for users (32 hexadecimal digits in lower case, or 64 for a user of LDAP): unless the user was created with an ID of another form, no instance meets the rule; print the ID with: openstack user show "
+		project = " does not have the form of Keystone's IDs of projects (32 hexadecimal digits in lower case): no instance meets the rule, unless the project was created with an ID of another form; print the ID with: openstack project show "
+		user    = " does not have the form of Keystone's IDs of users (32 hexadecimal digits in lower case, or 64 for a user of LDAP): no instance meets the rule, unless the user was created with an ID of another form; print the ID with: openstack user show "
 		end     = " -f value -c id"
 	)
 	for _, tt := range []struct{ name, key, value, want string }{
@@ -716,14 +643,11 @@ func TestIDsThatCannotBeKeystones(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			c := mustLoad(t, "listen: 127.0.0.1:1\n"+auth+"roles:\n  web:\n    "+tt.key+": "+tt.value+"\n")
-			var got, want []string
-			for _, w := range c.Warnings() {
-				got = append(got, w.String())
-			}
+			var want []string
 			if tt.want != "" {
 				want = []string{"roles.web" + tt.want + " (line 8)"}
 			}
-			if diff := cmp.Diff(want, got); diff != "" {
+			if diff := cmp.Diff(want, texts(c.Warnings())); diff != "" {
 				t.Errorf("the warnings differ (-want +got):\n%s", diff)
 			}
 		})
@@ -732,16 +656,16 @@ func TestIDsThatCannotBeKeystones(t *testing.T) {
 
 func TestWarnings(t *testing.T) {
 	const (
-		tls   = "tls: {certFile: server.pem, keyFile: server-key.pem}\n"
-		plain = "listen: 0.0.0.0:18775 speaks plain HTTP to the network, so tokens can be read on the way; set tls, or proxy.trusted if a load balancer ends TLS"
-		door  = "metadataService:\n  listen: 192.0.2.5:8775\n  sharedSecretFile: metadata.secret\n"
-		noCA  = "metadataService.tls: has no clientCAFile, so that whoever takes an agent's address is an agent, and reads its signatures on the way: they are good for ever"
-		open  = "names no project and no user: whoever can create an instance anywhere in the cloud can meet its other rules"
-		word  = ", unless metadataService.agentsLimitHeaders is true: set it when each metadata agent is of Neutron 2024.2 or older, or has the limit of example/metadata-service/agent-limits"
-		short = "is empty, so that a request with more than 8 KiB is refused: instances with longer user data get no vendordata"
+		tls    = "tls: {certFile: server.pem, keyFile: server-key.pem}\n"
+		plain  = "listen: 0.0.0.0:18775 serves plain HTTP, so others on the network can read tokens; set tls, or proxy.trusted if a load balancer terminates TLS"
+		door   = "metadataService:\n  listen: 192.0.2.5:8775\n  sharedSecretFile: metadata.secret\n"
+		noCA   = "metadataService.tls: has no clientCAFile, so a host that takes an agent's address is accepted as that agent, and can capture signatures, which never expire; set clientCAFile"
+		open   = "requires no project and no user: everyone who can create an instance in any project can meet its other rules; set projectID or userID"
+		unless = ", unless metadataService.agentsLimitHeaders is true: set it if each metadata agent is of Neutron 2024.2 or older, or has the limit of example/metadata-service/agent-limits"
+		short  = "is empty, so requests above 8 KiB are refused: instances with longer user data get no vendordata"
 
 		stated    = "metadataService: {agentsLimitHeaders: true}\n"
-		unlimited = " is denied (agents_unlimited)" + word
+		unlimited = " is denied (agents_unlimited)" + unless
 	)
 	issuer := func(s string) string { return strings.Replace(auth, "https://id.example.com", s, 1) }
 	tests := []struct {
@@ -749,7 +673,7 @@ func TestWarnings(t *testing.T) {
 		modes      map[string]os.FileMode
 		want       []string
 	}{
-		{"nothing to warn of", tls + auth + roles, nil, nil},
+		{"nothing", tls + auth + roles, nil, nil},
 
 		{"plain HTTP by default", auth + roles, nil, []string{plain}},
 		{"plain HTTP as written", "\nlisten: 0.0.0.0:18775\n" + auth + roles, nil, []string{plain + " (line 2)"}},
@@ -764,52 +688,52 @@ func TestWarnings(t *testing.T) {
 		{"issuer with a slash behind", tls + issuer("https://id.example.com/") + roles, nil, []string{"auth.tokenIssuer: https://id.example.com/ ends in a slash: verifiers compare byte for byte, and some remove it (line 5)"}},
 		{"issuer with a path", tls + issuer("https://id.example.com/east") + roles, nil, nil},
 
-		{"signing key that all can read", tls + auth + roles, map[string]os.FileMode{"signing-key.pem": 0o644}, []string{"auth.signingKeyFile: DIR/signing-key.pem can be read by every user of this host (mode 0644), who can then sign any token; close it with: chmod o= DIR/signing-key.pem (line 4)"}},
-		{"second signing key that all can read", tls + strings.Replace(auth, "signing-key.pem", "[signing-key.pem, second-key.pem]", 1) + roles, map[string]os.FileMode{"second-key.pem": 0o604}, []string{"auth.signingKeyFile: DIR/second-key.pem can be read by every user of this host (mode 0604), who can then sign any token; close it with: chmod o= DIR/second-key.pem (line 4)"}},
+		{"signing key that all can read", tls + auth + roles, map[string]os.FileMode{"signing-key.pem": 0o644}, []string{"auth.signingKeyFile: every user of this host can read DIR/signing-key.pem (mode 0644), and then sign any token; correct that with: chmod o= DIR/signing-key.pem (line 4)"}},
+		{"second signing key that all can read", tls + strings.Replace(auth, "signing-key.pem", "[signing-key.pem, second-key.pem]", 1) + roles, map[string]os.FileMode{"second-key.pem": 0o604}, []string{"auth.signingKeyFile: every user of this host can read DIR/second-key.pem (mode 0604), and then sign any token; correct that with: chmod o= DIR/second-key.pem (line 4)"}},
 		{"signing key that the group of the service can read", tls + auth + roles, map[string]os.FileMode{"signing-key.pem": 0o640}, nil},
-		{"signing key that the group can write", tls + auth + roles, map[string]os.FileMode{"signing-key.pem": 0o660}, []string{"auth.signingKeyFile: DIR/signing-key.pem can be changed by its group (mode 0660); close it with: chmod g-w DIR/signing-key.pem (line 4)"}},
-		{"key of the certificate that all can read", "\n" + tls + auth + roles, map[string]os.FileMode{"server-key.pem": 0o644}, []string{"tls.keyFile: DIR/server-key.pem can be read by every user of this host (mode 0644), who can then pose as this server; close it with: chmod o= DIR/server-key.pem (line 2)"}},
+		{"signing key that the group can write", tls + auth + roles, map[string]os.FileMode{"signing-key.pem": 0o660}, []string{"auth.signingKeyFile: the group of DIR/signing-key.pem can change it (mode 0660); correct that with: chmod g-w DIR/signing-key.pem (line 4)"}},
+		{"key of the certificate that all can read", "\n" + tls + auth + roles, map[string]os.FileMode{"server-key.pem": 0o644}, []string{"tls.keyFile: every user of this host can read DIR/server-key.pem (mode 0644), and then impersonate this server; correct that with: chmod o= DIR/server-key.pem (line 2)"}},
 		{"keys that their owner and group can read", tls + auth + roles, map[string]os.FileMode{"signing-key.pem": 0o400, "server-key.pem": 0o640}, nil},
 		{"certificate that all can read", tls + auth + roles, map[string]os.FileMode{"server.pem": 0o644}, nil},
 
-		{"token life above an hour", tls + auth + "  tokenExpiry: 61m\n" + roles, nil, []string{"auth.tokenExpiry: 1h1m0s is long: a token cannot be revoked (line 6)"}},
+		{"token life above an hour", tls + auth + "  tokenExpiry: 61m\n" + roles, nil, []string{"auth.tokenExpiry: 1h1m0s is long: a token cannot be revoked, and is valid until it expires (line 6)"}},
 		{"token life of an hour", tls + auth + "  tokenExpiry: 1h\n" + roles, nil, nil},
-		{"token life of a role above an hour", tls + auth + roles + "    tokenExpiry: 24h\n", nil, []string{"roles.web.tokenExpiry: 24h0m0s is long: a token cannot be revoked (line 10)"}},
+		{"token life of a role above an hour", tls + auth + roles + "    tokenExpiry: 24h\n", nil, []string{"roles.web.tokenExpiry: 24h0m0s is long: a token cannot be revoked, and is valid until it expires (line 10)"}},
 		{"token life of a role of an hour", tls + auth + roles + "    tokenExpiry: 1h\n", nil, nil},
 
-		{"wide network of load balancers", "proxy:\n  trusted:\n    - 192.0.2.10\n    - 10.0.0.0/15\n" + auth + roles, nil, []string{"proxy.trusted[1]: 10.0.0.0/15 is a wide network: every machine in it can name any instance's address (line 4)"}},
-		{"wide network alone, without brackets", "proxy:\n  trusted: 10.0.0.0/8\n" + auth + roles, nil, []string{"proxy.trusted[0]: 10.0.0.0/8 is a wide network: every machine in it can name any instance's address (line 2)"}},
+		{"wide network of load balancers", "proxy:\n  trusted:\n    - 192.0.2.10\n    - 10.0.0.0/15\n" + auth + roles, nil, []string{"proxy.trusted[1]: 10.0.0.0/15 is a wide network: every host in it can claim the address of any instance; list the load balancers (line 4)"}},
+		{"wide network alone, without brackets", "proxy:\n  trusted: 10.0.0.0/8\n" + auth + roles, nil, []string{"proxy.trusted[0]: 10.0.0.0/8 is a wide network: every host in it can claim the address of any instance; list the load balancers (line 2)"}},
 		{"narrow networks", "proxy: {trusted: [10.0.0.0/16, '2001:db8::/112', '2001:db8::1']}\n" + auth + roles, nil, nil},
 
 		{"agents without certificates", tls + auth + roles + door + "  agents: 192.0.2.1\n", nil, []string{noCA + " (line 10)"}},
 		{"a wide network of agents, and of proxies", tls + auth + roles + door + "  agents: [192.0.2.1, 10.0.0.0/8]\n  proxies: ['fd00::/16']\n", nil, []string{
 			noCA + " (line 10)",
-			"metadataService.agents[1]: 10.0.0.0/8 is a wide network: whoever is in it and caught a signature can be that instance (line 13)",
-			"metadataService.proxies[0]: fd00::/16 is a wide network: whoever is in it and caught a signature can be that instance (line 14)",
+			"metadataService.agents[1]: 10.0.0.0/8 is a wide network: every host in it can replay a captured signature, and so get the tokens of that instance; list the hosts (line 13)",
+			"metadataService.proxies[0]: fd00::/16 is a wide network: every host in it can replay a captured signature, and so get the tokens of that instance; list the hosts (line 14)",
 		}},
 		{"shared secret that all can read", tls + auth + roles + door + "  agents: 192.0.2.1\n", map[string]os.FileMode{"metadata.secret": 0o644}, []string{
 			noCA + " (line 10)",
-			"metadataService.sharedSecretFile: DIR/metadata.secret can be read by every user of this host (mode 0644), who can then speak for any instance; close it with: chmod o= DIR/metadata.secret (line 12)",
+			"metadataService.sharedSecretFile: every user of this host can read DIR/metadata.secret (mode 0644), and then get the tokens of any instance; correct that with: chmod o= DIR/metadata.secret (line 12)",
 		}},
-		{"a door that is closed, for a role that needs it", tls + stated + auth + roles + "    proof: metadataService\n", nil, []string{"metadataService.listen: is empty, and a role takes no other proof than metadataService: nobody can have it (line 2)"}},
-		{"documents that nobody makes", tls + stated + auth + roles + "    proof: document\n", nil, []string{"vendordata.users: is empty, so there are no documents, and a role takes no other proof: nobody can have it"}},
+		{"a door that is closed, for a role that needs it", tls + stated + auth + roles + "    proof: metadataService\n", nil, []string{"metadataService.listen: is empty, and a role accepts only the proof metadataService: no instance can get that role; set it (line 2)"}},
+		{"documents that Nova does not get", tls + stated + auth + roles + "    proof: document\n", nil, []string{"vendordata.users: is empty, so Nova gets no documents, and a role accepts no other proof: no instance can get that role; set it"}},
 		{"documents or an address", tls + stated + auth + roles + "    proof: [document, address]\n", nil, nil},
-		{"the metadata service in a list, without the word on its agents", tls + auth + roles + "    proof: [metadataService, address]\n", nil, []string{"roles.web.proof: the proof metadataService" + unlimited + " (line 10)"}},
-		{"a document in a list, without the word on the agents", tls + "metadataService: {agentsLimitHeaders: false}\n" + auth + roles + "    proof: [address, document]\n", nil, []string{"roles.web.proof: the proof document" + unlimited + " (line 11)"}},
-		{"proofs of auth, without the word on the agents", tls + auth + "  proof: [metadataService, document, address]\n" + roles, nil, []string{
+		{"the metadata service in a list, without the statement on the agents", tls + auth + roles + "    proof: [metadataService, address]\n", nil, []string{"roles.web.proof: the proof metadataService" + unlimited + " (line 10)"}},
+		{"a document in a list, without the statement on the agents", tls + "metadataService: {agentsLimitHeaders: false}\n" + auth + roles + "    proof: [address, document]\n", nil, []string{"roles.web.proof: the proof document" + unlimited + " (line 11)"}},
+		{"proofs of auth, without the statement on the agents", tls + auth + "  proof: [metadataService, document, address]\n" + roles, nil, []string{
 			"auth.proof: the proof metadataService" + unlimited + " (line 6)",
 			"auth.proof: the proof document" + unlimited + " (line 6)",
 		}},
 		{"proofs of auth that no role has", tls + auth + "  proof: [document, address]\n" + roles + "    proof: address\n", nil, nil},
-		{"a document and the address, without the word on the agents", tls + auth + roles + "    proof: [address+document, address]\n", nil, nil},
-		{"tokens for Nova, without the word on the agents", tls + "vendordata: {users: d0fd9128b4574898af1ba8f4e7836ede, from: 192.0.2.11, audience: vault}\n" + auth + roles, nil, []string{"vendordata.audience: Nova's requests are denied (agents_unlimited), and no instance gets vendordata of ours" + word + " (line 2)"}},
-		{"Nova's door, closed", tls + "vendordata: {from: 192.0.2.11}\n" + auth + roles, nil, []string{"vendordata: has no users: the door is closed, whatever else is set (line 2)"}},
-		{"Nova's door, open to all", tls + "vendordata: {users: d0fd9128b4574898af1ba8f4e7836ede}\n" + auth + roles, nil, []string{"vendordata.from: " + short + ", and instances, too, can have Keystone asked about tokens; name the hosts with nova-api and nova-compute (line 2)"}},
-		{"Nova's door, elsewhere", tls + "vendordata: {users: d0fd9128b4574898af1ba8f4e7836ede, listen: '192.0.2.5:18777'}\n" + auth + roles, nil, []string{"vendordata.from: " + short + "; name the hosts with nova-api and nova-compute (line 2)"}},
-		{"Nova's door, without TLS", "listen: 127.0.0.1:1\nvendordata: {users: d0fd9128b4574898af1ba8f4e7836ede, from: 192.0.2.11, listen: '192.0.2.5:18777'}\n" + auth + roles, nil, []string{"vendordata.listen: 192.0.2.5:18777 speaks plain HTTP: whoever reads along has Nova's token and every document; set tls (line 2)"}},
+		{"a document and the address, without the statement on the agents", tls + auth + roles + "    proof: [address+document, address]\n", nil, nil},
+		{"tokens for Nova, without the statement on the agents", tls + "vendordata: {users: d0fd9128b4574898af1ba8f4e7836ede, from: 192.0.2.11, audience: vault}\n" + auth + roles, nil, []string{"vendordata.audience: Nova's requests are denied (agents_unlimited), and no instance gets vendordata of this server" + unless + " (line 2)"}},
+		{"Nova's door, closed", tls + "vendordata: {from: 192.0.2.11}\n" + auth + roles, nil, []string{"vendordata: has no users, so the door is closed and its other settings have no effect; set users (line 2)"}},
+		{"Nova's door, open to all", tls + "vendordata: {users: d0fd9128b4574898af1ba8f4e7836ede}\n" + auth + roles, nil, []string{"vendordata.from: " + short + ", and instances can make the server send requests to Keystone; list the hosts with nova-api and nova-compute (line 2)"}},
+		{"Nova's door, elsewhere", tls + "vendordata: {users: d0fd9128b4574898af1ba8f4e7836ede, listen: '192.0.2.5:18777'}\n" + auth + roles, nil, []string{"vendordata.from: " + short + "; list the hosts with nova-api and nova-compute (line 2)"}},
+		{"Nova's door, without TLS", "listen: 127.0.0.1:1\nvendordata: {users: d0fd9128b4574898af1ba8f4e7836ede, from: 192.0.2.11, listen: '192.0.2.5:18777'}\n" + auth + roles, nil, []string{"vendordata.listen: 192.0.2.5:18777 serves plain HTTP, so others on the network can read Nova's token and all documents; set tls (line 2)"}},
 		{"Nova's door, without TLS, on loopback", "listen: 127.0.0.1:1\nvendordata: {users: d0fd9128b4574898af1ba8f4e7836ede, from: 192.0.2.11, listen: '127.0.0.1:18777'}\n" + auth + roles, nil, nil},
 
-		{"any audience, beside those of every instance", tls + stated + "vendordata: {users: d0fd9128b4574898af1ba8f4e7836ede, from: 192.0.2.11, audience: vault}\n" + auth + roles + "    anyAudience: true\n", nil, []string{"roles.web.anyAudience: its tokens may be for vendordata.audience, too, as every instance's are: verifiers there must look at the role claim (line 12)"}},
+		{"any audience, beside those of every instance", tls + stated + "vendordata: {users: d0fd9128b4574898af1ba8f4e7836ede, from: 192.0.2.11, audience: vault}\n" + auth + roles + "    anyAudience: true\n", nil, []string{"roles.web.anyAudience: allows vendordata.audience, for which every instance gets a token without a role: verifiers of that audience must check the claim role (line 12)"}},
 		{"any audience, and Nova's door closed", tls + auth + roles + "    anyAudience: true\n", nil, nil},
 
 		{"role by metadata alone", tls + auth + "roles:\n  web:\n    metadata: {role: web}\n", nil, []string{"roles.web: " + open + " (line 7)"}},
@@ -824,7 +748,7 @@ func TestWarnings(t *testing.T) {
 		{"several, in the order of their lines", "roles:\n  web: {allowAnyInstance: true}\n" + issuer("http://id.example.com") + "  tokenExpiry: 2h\nlisten: :80\n", nil, []string{
 			"roles.web: " + open + " (line 2)",
 			"auth.tokenIssuer: http://id.example.com is not https: an attacker on the network can give verifiers other keys, and most verifiers reject it (line 6)",
-			"auth.tokenExpiry: 2h0m0s is long: a token cannot be revoked (line 7)",
+			"auth.tokenExpiry: 2h0m0s is long: a token cannot be revoked, and is valid until it expires (line 7)",
 			strings.Replace(plain, "0.0.0.0:18775", ":80", 1) + " (line 8)",
 		}},
 	}
@@ -838,15 +762,7 @@ func TestWarnings(t *testing.T) {
 			}
 			file := filepath.Join(dir, "config.yml")
 			write(t, file, []byte(tt.text))
-			c, err := config.Load(file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			var got []string
-			for _, w := range c.Warnings() {
-				got = append(got, strings.ReplaceAll(w.String(), dir, "DIR"))
-			}
-			if diff := cmp.Diff(tt.want, got); diff != "" {
+			if diff := cmp.Diff(tt.want, texts(mustLoadFile(t, file).Warnings(), dir, "DIR")); diff != "" {
 				t.Errorf("the warnings differ (-want +got):\n%s", diff)
 			}
 		})

@@ -23,7 +23,7 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/secret"
 )
 
-// Problem is one thing that is wrong with a file.
+// Problem is one problem of a file.
 type Problem struct {
 	Path    string // of the key, such as roles.web.projectID; "" for the file as a whole
 	Line    int    // in the file, 0 if unknown
@@ -41,22 +41,20 @@ func (p Problem) String() string {
 	return s
 }
 
-// maxValues bounds a file, counting what its aliases repeat: a few of them can
-// repeat one another without end.
+// maxValues bounds the values of a file, counting what aliases repeat: a short file can
+// have aliases of aliases, and so any number of values.
 const maxValues = 100_000
 
-// decoder turns a YAML document into Go values and goes on after a problem, so
-// that all of them are reported at once. It is stricter than YAML's own
-// decoding: unknown and duplicate keys, a key without a value, a second document
-// are problems. It is more lenient in one thing: a list may be written as its
-// only value.
+// decoder decodes a YAML document and continues after a problem, so that it can report all
+// of them. Unknown and duplicate keys, a key without a value and a second document are
+// problems. A list with one item may be written as that item.
 type decoder struct {
 	problems []Problem
-	lines    map[string]int    // of the keys seen, for problems found later
-	skipped  map[string]bool   // paths of what could not be read; of lists that lack an item, with [] behind
-	keys     map[string]string // for messages, those that cannot be shown
-	values   int               // seen so far
-	unusable bool              // so little was read that what it lacks says nothing
+	lines    map[string]int    // by path, for problems found later
+	skipped  map[string]bool   // paths of values that could not be read; with [] at the end, of lists that lack an item
+	keys     map[string]string // keys that messages must not show, and what to show instead
+	values   int               // decoded so far
+	unusable bool              // the file was not decoded, so missing keys are not reported
 }
 
 func newDecoder() *decoder {
@@ -67,7 +65,7 @@ func (d *decoder) problem(path string, line int, format string, args ...any) {
 	d.problems = append(d.problems, Problem{path, line, secret.Values(fmt.Sprintf(format, args...))})
 }
 
-// skip is problem for a value that could not be read.
+// skip reports a problem of a value that could not be read.
 func (d *decoder) skip(path string, line int, format string, args ...any) {
 	d.problem(path, line, format, args...)
 	d.skipped[path] = true
@@ -76,8 +74,8 @@ func (d *decoder) skip(path string, line int, format string, args ...any) {
 	}
 }
 
-// unread reports whether the value at a path, one around it or one in its list
-// could not be read, so that what is there says nothing.
+// unread reports whether the value at a path, an item of it, or a section around it could
+// not be read. Problems found there later are not reported.
 func (d *decoder) unread(path string) bool {
 	if d.skipped[path+"[]"] {
 		return true
@@ -90,13 +88,14 @@ func (d *decoder) unread(path string) bool {
 	return false
 }
 
-// document decodes data, which must hold one YAML document, into the struct
-// that v points to.
+// document decodes data, which must be one YAML document, into the struct to which v
+// points.
 func (d *decoder) document(data []byte, v any) {
 	docs, err := parseYAML(data)
 	if err != nil {
 		d.unusable = true
-		// Of what the parser quotes, the name of an anchor is the only text of the file.
+		// The parser quotes no text of the file except the name of an anchor, which may be
+		// a secret.
 		text := unknownAnchor.ReplaceAllString(errorPrefix.ReplaceAllString(err.Error(), ""), "an alias (*) names an anchor that the file does not have; a value that begins with * needs quotes")
 		d.problem("", errorLine(data, err), "is not YAML: %s", text)
 		return
@@ -105,14 +104,14 @@ func (d *decoder) document(data []byte, v any) {
 		return
 	}
 	if len(docs) > 1 {
-		d.problem("", docs[1].Line, "a second document follows; only one is read")
+		d.problem("", docs[1].Line, "has a second document, which is not supported; remove it")
 	}
 	root := docs[0].Content[0]
 	d.unusable = root.Kind != yaml.MappingNode && !isNull(root)
 	d.value(root, reflect.ValueOf(v).Elem(), "", root.Line)
 }
 
-// parseYAML gives the first two documents, or as many as there are.
+// parseYAML returns at most the first two documents.
 func parseYAML(data []byte) ([]*yaml.Node, error) {
 	dec := yaml.NewDecoder(bytes.NewReader(data))
 	var docs []*yaml.Node
@@ -133,10 +132,9 @@ var unknownAnchor = regexp.MustCompile(`(?s)unknown anchor '.*' referenced`)
 
 var errorPrefix = regexp.MustCompile(`^yaml: (line \d+: )?`)
 
-// errorLine is the line at which data stops being YAML. The parser's own number
-// is that of where something began, is off by one for some errors and
-// missing for others, so this is the number of lines that it takes for the same
-// error.
+// errorLine returns the line at which data stops being YAML: the number of lines that
+// cause the same error. The parser's own number is where a value began, off by one, or
+// missing.
 func errorLine(data []byte, err error) int {
 	var ends []int
 	for i, c := range data {
@@ -150,10 +148,10 @@ func errorLine(data []byte, err error) int {
 	})
 }
 
-// value decodes a node into v. The line is that of the key or the list item.
+// value decodes a node into v. line is that of the key or of the list item.
 func (d *decoder) value(node *yaml.Node, v reflect.Value, path string, line int) {
 	if node.Kind == yaml.AliasNode {
-		node = node.Alias // one that contains itself ends where the types do
+		node = node.Alias // the depth of the types bounds an alias that contains itself
 	}
 	d.values += 1 + len(node.Content)
 	if d.values > maxValues {
@@ -218,7 +216,7 @@ func (d *decoder) value(node *yaml.Node, v reflect.Value, path string, line int)
 		})
 	case reflect.Int:
 		d.scalar(node, path, line, "a whole number", func(s string) error {
-			n, err := strconv.Atoi(s) // YAML's own reading makes 3 of 3.7, and 8 of 010
+			n, err := strconv.Atoi(s) // YAML's decoder makes 3 of 3.7, and 8 of 010
 			v.SetInt(int64(n))
 			return err
 		})
@@ -233,7 +231,7 @@ func (d *decoder) value(node *yaml.Node, v reflect.Value, path string, line int)
 	}
 }
 
-// A hint is an error that says what may have been meant.
+// hint is an error that suggests a value.
 type hint string
 
 func (h hint) Error() string { return "did you mean " + string(h) + "?" }
@@ -241,13 +239,13 @@ func (h hint) Error() string { return "did you mean " + string(h) + "?" }
 func (d *decoder) scalar(node *yaml.Node, path string, line int, want string, set func(string) error) {
 	switch {
 	case isNull(node):
-		d.skip(path, line, "has no value; %s is wanted", want)
+		d.skip(path, line, "has no value; set it to %s, or remove the key", want)
 		return
 	case node.Kind != yaml.ScalarNode:
 		d.skip(path, line, "is not %s", want)
 		return
 	case strings.HasPrefix(node.Tag, "!") && !strings.HasPrefix(node.Tag, "!!"):
-		d.skip(path, line, "has a tag of its own (!), which is not read; a value that begins with ! needs quotes")
+		d.skip(path, line, "begins with a tag (!), which is not supported; a value that begins with ! needs quotes")
 		return
 	}
 	err := set(node.Value)
@@ -260,7 +258,7 @@ func (d *decoder) scalar(node *yaml.Node, path string, line int, want string, se
 
 func (d *decoder) mapping(node *yaml.Node, path string, line int, each func(key, value *yaml.Node)) {
 	if isNull(node) {
-		d.skip(path, line, "has no value; keys are wanted below it")
+		d.skip(path, line, "has no value; put keys below it, or remove it")
 		return
 	}
 	if node.Kind != yaml.MappingNode {
@@ -271,15 +269,15 @@ func (d *decoder) mapping(node *yaml.Node, path string, line int, each func(key,
 	for i := 0; i+1 < len(node.Content); i += 2 {
 		key, value := node.Content[i], node.Content[i+1]
 		if key.ShortTag() == "!!merge" {
-			d.skip(path, key.Line, "merge keys (<<) are not read; write the keys out, or give the whole value an alias")
+			d.skip(path, key.Line, "merge keys (<<) are not supported; write the keys out, or use an alias for the whole value")
 			continue
 		}
 		if key.Kind != yaml.ScalarNode || key.Value == "" {
-			d.problem(path, key.Line, "has a key that is not a plain word")
+			d.problem(path, key.Line, "has a key that is empty or not a plain word")
 			continue
 		}
 		if first, ok := seen[key.Value]; ok {
-			d.problem(join(path, d.shown(path, key.Value)), key.Line, "is there a second time; the first is in line %d", first)
+			d.problem(join(path, d.shown(path, key.Value)), key.Line, "is a duplicate of the key in line %d; remove one of them", first)
 			continue
 		}
 		seen[key.Value] = key.Line
@@ -287,7 +285,7 @@ func (d *decoder) mapping(node *yaml.Node, path string, line int, each func(key,
 	}
 }
 
-// field decodes into the field of v that has the key as its tag.
+// field decodes into the field of v whose tag is the key.
 func (d *decoder) field(key, value *yaml.Node, v reflect.Value, path string) {
 	var field reflect.Value
 	meant, least := "", math.MaxInt
@@ -309,8 +307,7 @@ func (d *decoder) field(key, value *yaml.Node, v reflect.Value, path string) {
 	}
 }
 
-// eachField calls f with every field of a struct and those of the structs that
-// are inlined into it.
+// eachField calls f with each field of a struct and of the structs inlined into it.
 func eachField(v reflect.Value, f func(name string, field reflect.Value)) {
 	for i := range v.NumField() {
 		name, option, _ := strings.Cut(v.Type().Field(i).Tag.Get("yaml"), ",")
@@ -325,9 +322,9 @@ func eachField(v reflect.Value, f func(name string, field reflect.Value)) {
 
 func isNull(node *yaml.Node) bool { return node.Kind == yaml.ScalarNode && node.ShortTag() == "!!null" }
 
-// shown is a key below a path, for a message. A secret may have been pasted in its
-// place: then it is the number of such a key. The name of a role is in tokens and in
-// the audit log, and may have many words.
+// shown returns a key below a path as a message may show it. For a key that may be a
+// pasted secret it returns a number. The name of a role may look like a phrase, and is no
+// secret: tokens and the audit log have it.
 func (d *decoder) shown(path, key string) string {
 	if (secret.Shown(key) || path == "roles" && secret.ShownKey(key) && !strings.Contains(key, " ")) && !strings.Contains(key, ":") {
 		return key
@@ -341,13 +338,13 @@ func (d *decoder) shown(path, key string) string {
 	return d.keys[key]
 }
 
-// hideKeys takes the keys that are not shown out of a message.
+// hideKeys replaces the keys that must not be shown in a message.
 func (d *decoder) hideKeys(message string) string {
 	if len(d.keys) == 0 {
 		return message
 	}
 	long := func(a, b string) int { return cmp.Or(cmp.Compare(len(b), len(a)), cmp.Compare(a, b)) }
-	for _, key := range slices.SortedFunc(maps.Keys(d.keys), long) { // one may be in another
+	for _, key := range slices.SortedFunc(maps.Keys(d.keys), long) { // one may contain another
 		if isText := func(r rune) bool { return unicode.IsLetter(r) || unicode.IsDigit(r) }; len(key) > 3 && strings.ContainsFunc(key, isText) {
 			message = strings.ReplaceAll(message, key, d.keys[key])
 		}
@@ -362,11 +359,11 @@ func join(path, key string) string {
 	return path + "." + key
 }
 
-// parent is the path above, "" at the top.
+// parent returns the path of the section or list around a path, "" at the top.
 func parent(path string) string { return path[:max(0, strings.LastIndexAny(path, ".["))] }
 
-// near reports whether a is b but for case, separators, or two letters, and for
-// how many letters.
+// near reports whether a and b differ only in case, separators and at most two letters, and
+// in how many letters.
 func near(a, b string) (int, bool) {
 	fold := strings.NewReplacer("_", "", "-", "")
 	a, b = fold.Replace(strings.ToLower(a)), fold.Replace(strings.ToLower(b))
@@ -378,7 +375,7 @@ func near(a, b string) (int, bool) {
 	return n, n <= most
 }
 
-// distance is Levenshtein's.
+// distance returns the Levenshtein distance.
 func distance(a, b string) int {
 	row := make([]int, len(b)+1)
 	for j := range row {
@@ -399,8 +396,8 @@ func distance(a, b string) int {
 	return row[len(b)]
 }
 
-// parsePrefix takes a CIDR without bits beyond its length, or an address, which
-// is the network of itself.
+// parsePrefix parses a CIDR without bits beyond its length, or an address, which becomes a
+// network of one address.
 func parsePrefix(s string) (netip.Prefix, error) {
 	if a, err := netip.ParseAddr(s); err == nil {
 		a = a.Unmap().WithZone("")
@@ -411,7 +408,7 @@ func parsePrefix(s string) (netip.Prefix, error) {
 		return p, err
 	}
 	if p.Addr().Is4In6() {
-		return p, strconv.ErrSyntax // it contains no address: those are unmapped
+		return p, strconv.ErrSyntax // no address would match: addresses are unmapped
 	}
 	if p != p.Masked() {
 		return p, hint(p.Masked().String())

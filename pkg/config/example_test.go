@@ -15,8 +15,8 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/config"
 )
 
-// examples are the keys that example/config.yml shows with an example, because
-// they have no default, or the default says nothing.
+// examples has the keys that example/config.yml shows with an example in place of the
+// default.
 var examples = []string{
 	"auth.signingKeyFile", "auth.tokenIssuer", "keys.encryptionKeyFile",
 	"roles.*.limit", "roles.*.metadata", "roles.*.period", "roles.*.projectID", "roles.*.since", "roles.*.tokenExpiry", "roles.*.proof", "roles.*.audience", "roles.*.subject", "roles.*.claims", "roles.*.userID",
@@ -32,8 +32,8 @@ func readExample(t testing.TB) []byte {
 	return data
 }
 
-// eachKey calls f with every key that a value can have in a file, by its path,
-// and what it holds. A name that the file chooses is * if any stands for v.
+// eachKey calls f with the path and value of each key of v. The path has * for the names of
+// roles.
 func eachKey(v reflect.Value, path string, f func(path string, v reflect.Value)) {
 	switch {
 	case v.Kind() == reflect.Struct && v.Type().PkgPath() != "net/netip":
@@ -61,8 +61,8 @@ func eachKey(v reflect.Value, path string, f func(path string, v reflect.Value))
 	}
 }
 
-// shownKeys gives the line of every key of the example without keys below it,
-// by its path, with * for the names of roles.
+// shownKeys returns the lines of the example's keys that have a value, by path, with * for
+// the names of roles.
 func shownKeys(t *testing.T) map[string]int {
 	t.Helper()
 	var doc yaml.Node
@@ -91,7 +91,7 @@ func shownKeys(t *testing.T) map[string]int {
 	return lines
 }
 
-// The example shows every key that there is, and no other: it loads.
+// The example shows all keys, and no unknown ones.
 func TestExampleIsComplete(t *testing.T) {
 	shown := shownKeys(t)
 	known := map[string]bool{}
@@ -103,7 +103,7 @@ func TestExampleIsComplete(t *testing.T) {
 	})
 	for path := range shown {
 		if !known[path] {
-			t.Errorf("the example shows %s, which there is not", path)
+			t.Errorf("the example shows %s, which is not a key", path)
 		}
 	}
 	if len(known) < 30 {
@@ -118,7 +118,7 @@ func TestExampleLoads(t *testing.T) {
 	}
 }
 
-// The example shows the defaults; where it does not, it says so.
+// The example shows the defaults, and marks the values that are not.
 func TestExampleShowsDefaults(t *testing.T) {
 	want := map[string]any{}
 	eachKey(reflect.ValueOf(config.Default()), "", func(path string, v reflect.Value) { want[path] = v.Interface() })
@@ -148,8 +148,8 @@ func TestExampleFitsTheScreen(t *testing.T) {
 	}
 }
 
-// The files that the example names are those that example/try-out.sh makes.
-func TestExampleFiles(t *testing.T) {
+// example/try-out.sh makes the files that the example names.
+func TestTheScriptMakesTheFilesOfTheExample(t *testing.T) {
 	script, err := os.ReadFile("../../example/try-out.sh")
 	if err != nil {
 		t.Fatal(err)

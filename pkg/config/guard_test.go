@@ -12,9 +12,9 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/config"
 )
 
-// What other users can read is refused or warned about, and what they can change
-// is refused where that gives them tokens.
-func TestFilesOfSecretsAreClosed(t *testing.T) {
+// A file that other users can read is a problem or a warning. One that they can change is a
+// problem if that gives them tokens.
+func TestFilesOfSecretsMustBeClosed(t *testing.T) {
 	const (
 		managed  = "listen: 127.0.0.1:0\nauth: {tokenIssuer: https://id.example.com}\nkeys: {encryptionKeyFile: encryption.key}\n"
 		own      = "listen: 127.0.0.1:0\nauth: {tokenIssuer: https://id.example.com, signingKeyFile: signing-key.pem}\nstate: {type: memory}\n"
@@ -22,13 +22,13 @@ func TestFilesOfSecretsAreClosed(t *testing.T) {
 		metadata = own + "tls: {certFile: server.pem, keyFile: server-key.pem}\nmetadataService: {listen: 127.0.0.1:0, sharedSecretFile: metadata.secret, agents: 127.0.0.1,\n  tls: {certFile: server.pem, keyFile: server-key.pem, clientCAFile: ca.pem}}\n"
 	)
 	read := func(file, harm string) string {
-		return file + " can be read by every user of this host (mode MODE), who can then " + harm + "; close it with: chmod o= " + file
+		return "every user of this host can read " + file + " (mode MODE), and then " + harm + "; correct that with: chmod o= " + file
 	}
 	change := func(file string) string {
-		return file + " can be changed by every user of this host (mode MODE); close it with: chmod o= " + file
+		return "every user of this host can change " + file + " (mode MODE); correct that with: chmod o= " + file
 	}
 	replace := func(file, folder string) string {
-		return file + " can be replaced by every user of this host, who can write to " + folder + "; close that with: chmod o-w " + folder
+		return "every user of this host can replace " + file + ", because all can write to " + folder + "; correct that with: chmod o-w " + folder
 	}
 	chmod := func(mode os.FileMode, names ...string) func(*testing.T, string) {
 		return func(t *testing.T, dir string) {
@@ -45,14 +45,14 @@ func TestFilesOfSecretsAreClosed(t *testing.T) {
 		refused, warning []string
 	}{
 		{"all closed", managed, chmod(0o600), nil, nil},
-		{"encryption key that all can read", managed, chmod(0o644, "encryption.key"), []string{"keys.encryptionKeyFile: " + read("DIR/encryption.key", "open the signing keys")}, nil},
-		{"encryption key that others than the group can read", managed, chmod(0o604, "encryption.key"), []string{"keys.encryptionKeyFile: " + read("DIR/encryption.key", "open the signing keys")}, nil},
+		{"encryption key that all can read", managed, chmod(0o644, "encryption.key"), []string{"keys.encryptionKeyFile: " + read("DIR/encryption.key", "decrypt the signing keys")}, nil},
+		{"encryption key that others than the group can read", managed, chmod(0o604, "encryption.key"), []string{"keys.encryptionKeyFile: " + read("DIR/encryption.key", "decrypt the signing keys")}, nil},
 		{"encryption key that the group can read", managed, chmod(0o640, "encryption.key"), nil, nil},
 		{"encryption key that all can write", managed, chmod(0o602, "encryption.key"), []string{"keys.encryptionKeyFile: " + change("DIR/encryption.key")}, nil},
-		{"encryption key that the group can write", managed, chmod(0o660, "encryption.key"), nil, []string{"keys.encryptionKeyFile: DIR/encryption.key can be changed by its group (mode 0660); close it with: chmod g-w DIR/encryption.key"}},
+		{"encryption key that the group can write", managed, chmod(0o660, "encryption.key"), nil, []string{"keys.encryptionKeyFile: the group of DIR/encryption.key can change it (mode 0660); correct that with: chmod g-w DIR/encryption.key"}},
 		{"link to an encryption key that all can read", managed, func(t *testing.T, dir string) {
 			link(t, dir, "encryption.key", 0o644)
-		}, []string{"keys.encryptionKeyFile: " + read("DIR/encryption.key", "open the signing keys")}, nil},
+		}, []string{"keys.encryptionKeyFile: " + read("DIR/encryption.key", "decrypt the signing keys")}, nil},
 		{"encryption key in a folder that all can write to", managed, chmod(0o777, ""), []string{"keys.encryptionKeyFile: " + replace("DIR/encryption.key", "DIR")}, nil},
 		{"link to an encryption key in a folder that all can write to", managed, func(t *testing.T, dir string) {
 			link(t, dir, "encryption.key", 0o600)
@@ -67,15 +67,15 @@ func TestFilesOfSecretsAreClosed(t *testing.T) {
 		{"signing key that all can replace", own, chmod(0o777, ""), []string{"auth.signingKeyFile: " + replace("DIR/signing-key.pem", "DIR")}, nil},
 		{"configuration that all can write", own, chmod(0o666, "config.yml"), nil, []string{change("DIR/config.yml")}},
 		{"configuration that all can read", own, chmod(0o644, "config.yml"), nil, nil},
-		{"password that all can read", redis, chmod(0o644, "word.secret"), nil, []string{"state.redis.passwordFile: " + read("DIR/word.secret", "give attempts back")}},
-		{"shared secret that all can read", metadata, chmod(0o644, "metadata.secret"), nil, []string{"metadataService.sharedSecretFile: " + read("DIR/metadata.secret", "speak for any instance")}},
+		{"password that all can read", redis, chmod(0o644, "word.secret"), nil, []string{"state.redis.passwordFile: " + read("DIR/word.secret", "reset the attempts of instances")}},
+		{"shared secret that all can read", metadata, chmod(0o644, "metadata.secret"), nil, []string{"metadataService.sharedSecretFile: " + read("DIR/metadata.secret", "get the tokens of any instance")}},
 		{"shared secret that all can write", metadata, chmod(0o622, "metadata.secret"), []string{"metadataService.sharedSecretFile: " + change("DIR/metadata.secret")}, nil},
-		{"authority of the agents that all can write", metadata, chmod(0o666, "ca.pem"), []string{"metadataService.tls.clientCAFile: " + change("DIR/ca.pem")}, nil},
+		{"CA of the agents that all can write", metadata, chmod(0o666, "ca.pem"), []string{"metadataService.tls.clientCAFile: " + change("DIR/ca.pem")}, nil},
 		{"certificates that all can read", metadata, chmod(0o644, "ca.pem", "server.pem"), nil, nil},
 		{"certificate that all can write", metadata, chmod(0o666, "server.pem"), nil, []string{"tls.certFile: " + change("DIR/server.pem"), "metadataService.tls.certFile: " + change("DIR/server.pem")}},
 		{"key of the certificate that all can read", metadata, chmod(0o644, "server-key.pem"), nil, []string{
-			"tls.keyFile: " + read("DIR/server-key.pem", "pose as this server"),
-			"metadataService.tls.keyFile: " + read("DIR/server-key.pem", "pose as this server to metadata agents"),
+			"tls.keyFile: " + read("DIR/server-key.pem", "impersonate this server"),
+			"metadataService.tls.keyFile: " + read("DIR/server-key.pem", "impersonate this server to metadata agents"),
 		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -94,7 +94,7 @@ func TestFilesOfSecretsAreClosed(t *testing.T) {
 				for _, p := range list {
 					p.Line = 0
 					text := strings.ReplaceAll(p.String(), dir, "DIR")
-					if i := strings.Index(text, "(mode "); i > 0 && !strings.Contains(text, "its group") {
+					if i := strings.Index(text, "(mode "); i > 0 && !strings.Contains(text, "the group") {
 						text = text[:i] + "(mode MODE" + text[i+len("(mode 0000"):]
 					}
 					all = append(all, text)
@@ -119,7 +119,7 @@ func TestFilesOfSecretsAreClosed(t *testing.T) {
 	}
 }
 
-// link moves a file to a folder of its own and links to it, as Kubernetes does.
+// link moves a file to another folder and links to it, as Kubernetes does.
 func link(t *testing.T, dir, name string, mode os.FileMode) {
 	t.Helper()
 	data := filepath.Join(dir, "data")

@@ -9,15 +9,14 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/secret"
 )
 
-// keystoneKind is a kind of thing whose ID Keystone makes.
+// keystoneKind is a kind of object to which Keystone gives an ID.
 type keystoneKind struct {
 	name    string // as in `openstack NAME show`
 	lengths []int  // of its IDs, which are hexadecimal digits in lower case
 	digits  string // the lengths in words
 }
 
-// Keystone makes IDs with uuid4().hex. The user of a directory (LDAP) has a SHA-256
-// in hexadecimal in its place.
+// Keystone's IDs are uuid4().hex. The ID of a user of LDAP is a SHA-256 in hexadecimal.
 func keystoneProject() keystoneKind {
 	return keystoneKind{"project", []int{32}, "32 hexadecimal digits in lower case"}
 }
@@ -26,9 +25,9 @@ func keystoneUser() keystoneKind {
 	return keystoneKind{"user", []int{32, 64}, "32 hexadecimal digits in lower case, or 64 for a user of LDAP"}
 }
 
-// unlikelyIDs are warnings of the IDs in a role's rules that Keystone does not make:
-// a name in place of an ID makes a rule that no instance meets. Other IDs are
-// possible, as those of projects that were copied from another system.
+// unlikelyIDs warns of IDs in a role's rules that do not have the form of Keystone's IDs:
+// no instance meets a rule with a name in place of an ID. Other forms are possible, for
+// example for projects that were copied from another system.
 func (c *Plan) unlikelyIDs(role string, r attest.Rules, warn func(path, format string, args ...any)) {
 	for _, rule := range []struct {
 		key      string
@@ -41,9 +40,9 @@ func (c *Plan) unlikelyIDs(role string, r attest.Rules, warn func(path, format s
 			}
 			path := role + "." + rule.key
 			if at := fmt.Sprintf("%s[%d]", path, i); c.decoder.lines[at] > 0 {
-				path = at // it is written as a list
+				path = at // written as a list
 			}
-			warn(path, "%s is not an ID as Keystone makes them for %[2]ss (%[3]s): unless the %[2]s was created with an ID of another form, no instance meets the rule; print the ID with: openstack %[2]s show %[4]s -f value -c id",
+			warn(path, "%s does not have the form of Keystone's IDs of %[2]ss (%[3]s): no instance meets the rule, unless the %[2]s was created with an ID of another form; print the ID with: openstack %[2]s show %[4]s -f value -c id",
 				secret.Quote(pattern), rule.kind.name, rule.kind.digits, argument(pattern))
 		}
 	}
@@ -69,8 +68,8 @@ var (
 	quotable  = regexp.MustCompile(`\A[A-Za-z0-9_.@][A-Za-z0-9_.@$ -]*\z`)
 )
 
-// argument is the value as an argument of a command in a shell: an ID as Keystone
-// writes it, a name, or NAME for what is neither or may be a secret.
+// argument returns the value as an argument for a shell: an ID as Keystone writes it, a
+// name, or NAME if the value is neither or may be a secret.
 func argument(value string) string {
 	switch {
 	case dashed.MatchString(value):

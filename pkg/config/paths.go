@@ -10,14 +10,14 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/state"
 )
 
-// namedPath is a value of the file that is the path of a file.
+// namedPath is a value of the configuration that is the path of a file.
 type namedPath struct {
 	key   string
 	value *string
-	made  bool // the server makes the file if it does not exist
+	made  bool // the server creates the file if it does not exist
 }
 
-// paths are those of the values that are paths and that are read.
+// paths returns the values that are paths of files that the server uses.
 func (c *Plan) paths() []namedPath {
 	all := []namedPath{
 		{"tls.certFile", &c.TLS.CertFile, false},
@@ -32,7 +32,7 @@ func (c *Plan) paths() []namedPath {
 		for i := range values {
 			at := fmt.Sprintf("%s[%d]", key, i)
 			if _, ok := c.decoder.lines[at]; !ok {
-				at = key // it is written as a single value
+				at = key // written as a single value
 			}
 			all = append(all, namedPath{at, &values[i], false})
 		}
@@ -52,9 +52,9 @@ func (c *Plan) paths() []namedPath {
 	return all
 }
 
-// resolvePaths makes the paths of the file relative to the file. A value that does
-// not look like a path is a problem, and what is wrong with the file that it would be
-// is none: hidden has these files.
+// resolvePaths makes all paths relative to dir, the folder of the file. A value that may
+// be a secret in place of a path is a problem. hidden has these values as paths: errors of
+// reading them are not reported.
 func (c *Plan) resolvePaths(dir string) (hidden []string) {
 	d := c.decoder
 	for _, p := range c.paths() {
@@ -73,9 +73,9 @@ func (c *Plan) resolvePaths(dir string) (hidden []string) {
 		}
 		hidden = append(hidden, *p.value)
 		if p.made {
-			d.skip(p.key, c.decoder.lines[p.key], "the path of a file is wanted, in a folder that exists; the value is %s, as it could be a secret (for a file of that name beside this one, write ./ in front)", secret.Hidden)
+			d.skip(p.key, d.lines[p.key], "is not the path of a file in a folder that exists; the value is %s, because it may be a secret (for a file of that name beside this one, write ./ in front)", secret.Hidden)
 		} else {
-			d.skip(p.key, c.decoder.lines[p.key], "the path of a file is wanted, and there is no such file; the value is %s, as it could be the secret itself, which belongs in a file", secret.Hidden)
+			d.skip(p.key, d.lines[p.key], "is not the path of a file that exists; the value is %s, because it may be the secret itself: put the secret in a file, and its path here", secret.Hidden)
 		}
 	}
 	if abs, err := filepath.Abs(c.Admin.Socket); err == nil && c.Admin.Socket != "" {
@@ -87,9 +87,9 @@ func (c *Plan) resolvePaths(dir string) (hidden []string) {
 	return hidden
 }
 
-// SeenFile is where the server notes what it has seen of the state: beside a state
-// file; with Redis in $STATE_DIRECTORY, else beside the configuration. It is "" for
-// a state that ends with the process.
+// SeenFile returns the path of the file in which the server notes the newest state that it
+// has seen: beside a state file; with Redis in $STATE_DIRECTORY, else beside the
+// configuration. It returns "" for a state in memory.
 func (c *Plan) SeenFile() string {
 	switch c.State.Type {
 	case state.TypeFile:
@@ -104,8 +104,8 @@ func (c *Plan) SeenFile() string {
 	return ""
 }
 
-// systemdDirectory is the first of the directories that systemd names in a
-// variable, with colons between them (systemd.exec(5)); "" for none.
+// systemdDirectory returns the first directory that systemd names in a variable, in which
+// colons separate directories (systemd.exec(5)); "" if there is none.
 func systemdDirectory(variable string) string {
 	first, _, _ := strings.Cut(os.Getenv(variable), ":")
 	return first

@@ -22,37 +22,30 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/token"
 )
 
-// Plan is a configuration that was checked: each part is the type that its package
-// works with. Nothing is parsed, and no file of it is read, again.
+// Plan is a parsed [Config], with the content of the files that it names: nothing is
+// parsed or read a second time.
 type Plan struct {
-	Config // as it is written, with absolute paths
+	Config // as written, with absolute paths
 
-	// Hash identifies the file's content: the first 12 hexadecimal digits of its
+	// Hash identifies the content of the file: the first 12 hexadecimal digits of its
 	// SHA-256.
-	Hash string
-	// Cloud is OpenStack, checked.
-	Cloud openstack.Plan
-	// LoadBalancers, NovaDoor and AgentsDoor are Proxy, Vendordata and MetadataService,
-	// parsed.
-	LoadBalancers server.Proxy
-	NovaDoor      server.Vendordata
-	AgentsDoor    server.MetadataService
-	// Tokens are the issuer and Roles, compiled, and RoleSet the rules of these roles.
-	Tokens   *token.Plan
-	RoleSet  attest.Policy
-	LogLevel slog.Level
-	// Certificate is TLS, read.
-	Certificate *listen.Certificate
-	// KeyPlan is Keys, checked, with the encryption keys read.
-	KeyPlan keyring.Plan
-	// SigningKeys are those of auth.signingKeyFile, read.
-	SigningKeys keyring.Keys
+	Hash          string
+	Cloud         openstack.Plan         // of OpenStack
+	LoadBalancers server.Proxy           // of Proxy
+	NovaDoor      server.Vendordata      // of Vendordata
+	AgentsDoor    server.MetadataService // of MetadataService
+	Tokens        *token.Plan            // of Auth and Roles: the issuer, and what tokens contain
+	RoleSet       attest.Policy          // of Roles: their rules
+	Certificate   *listen.Certificate    // of TLS
+	KeyPlan       keyring.Plan           // of Keys, with the encryption keys
+	SigningKeys   keyring.Keys           // of auth.signingKeyFile
+	LogLevel      slog.Level             // of Log
 
 	file    string   // its path
-	decoder *decoder // knows the lines, and the keys that messages do not show
+	decoder *decoder // has the lines of keys, and the keys that messages must not show
 }
 
-// Problems is every problem of a file.
+// Problems has all problems of a file.
 type Problems struct {
 	File string
 	List []Problem
@@ -66,12 +59,12 @@ func (p *Problems) Error() string {
 	return strings.Join(lines, "\n")
 }
 
-// Load reads a file and every file that it names. The error is a [*Problems] unless the
-// file itself cannot be read.
+// Load reads the file and the files that it names. The error is a [*Problems], or one of
+// the file system if the file itself cannot be read.
 func Load(file string) (*Plan, error) { return load(file, secret.ReadFile) }
 
-// LoadOwned is [Load] for root, which refuses a file that another user could have put
-// there: the file says what root writes to, and which credentials it uses.
+// LoadOwned is [Load] for commands that root may run. Root refuses a file that another user
+// could have put there: the file decides where root writes, and which credentials it uses.
 func LoadOwned(file string) (*Plan, error) { return load(file, secret.ReadOwned) }
 
 func load(file string, read func(path string, limit int64) ([]byte, error)) (*Plan, error) {
@@ -110,7 +103,7 @@ func parse(data []byte, file string) (*Plan, []Problem) {
 	return c, problems
 }
 
-// problem finds the line of a problem, and hides what may be a secret in it.
+// problem adds the line to a problem, and hides what may be a secret in its text.
 func (c *Plan) problem(found problem.Problem) Problem {
 	p := Problem{Path: c.decoder.hideKeys(found.Path), Message: secret.Values(c.decoder.hideKeys(found.Err.Error()))}
 	for at := p.Path; at != "" && p.Line == 0; at = parent(at) {
@@ -119,8 +112,8 @@ func (c *Plan) problem(found problem.Problem) Problem {
 	return p
 }
 
-// build makes the parts of the plan, as far as that needs no network. The error has a
-// [problem.Problem] for each key at fault.
+// build makes the parts of the plan. It does not use the network. The error joins all
+// problems ([problem.List]).
 func (c *Plan) build() error {
 	var all []error
 	add := func(path string, err error) { all = append(all, problem.At(path, err)) }
@@ -134,7 +127,7 @@ func (c *Plan) build() error {
 	c.Tokens, err = c.Auth.Config.Plan()
 	add("auth", err)
 	if slices.Contains(c.Auth.SigningKeyFile, "") {
-		add("auth.signingKeyFile", errors.New("an empty value names no file"))
+		add("auth.signingKeyFile", errors.New("an item is empty; set it to the path of a file"))
 	} else if len(c.Auth.SigningKeyFile) > 0 {
 		keys, err := keyring.LoadKeys(c.Auth.SigningKeyFile)
 		add("auth.signingKeyFile", err)
@@ -142,7 +135,7 @@ func (c *Plan) build() error {
 	}
 	add("state", c.State.Validate())
 	if c.State.Type == state.TypeRedis && len(c.Keys.EncryptionKeyFile) == 0 {
-		add("keys.encryptionKeyFile", errors.New("is required for state.type redis, with auth.signingKeyFile too: it seals the keys and the denied instances from those who can read or write Redis (make one with: openssl rand -base64 32)"))
+		add("keys.encryptionKeyFile", errors.New("is required for state.type redis, also with auth.signingKeyFile: it encrypts the signing keys and the denial list, so that a reader of Redis cannot use them and a writer cannot change them (make one with: openssl rand -base64 32)"))
 	}
 	c.Cloud, err = c.OpenStack.Plan()
 	add("openstack", err)
@@ -165,7 +158,7 @@ func (c *Plan) build() error {
 		}
 	}
 	if err := c.LogLevel.UnmarshalText([]byte(c.Log.Level)); err != nil || strings.ToLower(c.LogLevel.String()) != c.Log.Level {
-		add("log.level", fmt.Errorf("%q is none of debug, info, warn, error", c.Log.Level))
+		add("log.level", fmt.Errorf("%q is not debug, info, warn or error", c.Log.Level))
 	}
 	if c.Log.Format != "json" && c.Log.Format != "text" {
 		add("log.format", fmt.Errorf("%q is neither json nor text", c.Log.Format))

@@ -11,11 +11,12 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/problem"
 )
 
+// compileRoles sets RoleSet, and adds the roles to Tokens.
 func (c *Plan) compileRoles() error {
 	base, proof := c.Auth.Window, c.Auth.Proof
 	_, err := attest.NewRole("auth", attest.Grant{Proof: proof}, base, attest.Rules{AllowAnyInstance: true})
 	all := []error{problem.At("auth", err)}
-	if err != nil { // it is reported once, not at each role that inherits it
+	if err != nil { // report it once, not for each role that inherits the value
 		base, proof = Default().Auth.Window, Default().Auth.Proof
 	}
 	if len(c.Roles) == 0 {
@@ -37,25 +38,25 @@ func (c *Plan) compileRoles() error {
 	if c.MetadataService.AgentsLimitHeaders {
 		c.RoleSet = c.RoleSet.WithLimitedAgents()
 	}
-	if !c.Tokens.Issuer().IsZero() { // else reported at auth
+	if !c.Tokens.Issuer().IsZero() { // otherwise auth has the problem
 		all = append(all, c.reservedAudiences()...)
 	}
 	return errors.Join(all...)
 }
 
-// reservedAudiences finds those of the tokens that Nova is given which belong to
-// a role or to us: what asks for no role must not pass for one.
+// reservedAudiences reports the audiences of vendordata that are reserved for a role or for
+// the server: Nova's token has no role, and a verifier must not accept it as a role's.
 func (c *Plan) reservedAudiences() []error {
 	var all []error
 	for i, name := range c.Vendordata.Audience {
 		if a, err := attest.ParseAudience(name); err == nil && c.RoleSet.Reserved(a) {
-			all = append(all, problem.Errorf(fmt.Sprintf("vendordata.audience[%d]", i), "%q is a role's or ours, and the token in the answer to Nova has no role", name))
+			all = append(all, problem.Errorf(fmt.Sprintf("vendordata.audience[%d]", i), "%q is reserved for a role or for this server, and the token in the answer to Nova has no role; choose another audience", name))
 		}
 	}
 	return all
 }
 
-// LongestLife is the longest life of the tokens of any role, and of documents.
+// LongestLife returns the longest life of a token or a document.
 func (c *Plan) LongestLife() time.Duration {
 	longest := c.Tokens.LongestLife()
 	if len(c.Vendordata.Users) > 0 {

@@ -14,7 +14,7 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/token"
 )
 
-// scene is an instance, created an hour and launched ten minutes before it asks.
+// scene has an instance that was created an hour and launched ten minutes before now.
 type scene struct {
 	policy   attest.Policy
 	instance attest.Instance
@@ -31,8 +31,7 @@ func newScene(t *testing.T, c *config.Plan) *scene {
 	return s
 }
 
-// ask asks for a role once; the outcome is the reason of a denial, "" for a
-// grant.
+// ask makes one attempt. It returns the reason of a denial, "" for a grant.
 func (s *scene) ask(t *testing.T, role string) (attest.Identity, attest.Reason) {
 	t.Helper()
 	name, err := attest.ParseRoleName(role)
@@ -58,8 +57,8 @@ func (s *scene) ask(t *testing.T, role string) (attest.Identity, attest.Reason) 
 	return j.Identity, ""
 }
 
-// What a role does not say it has of auth.
-func TestRoleInherits(t *testing.T) {
+// A role has the settings of auth unless it has others.
+func TestARoleInheritsFromAuth(t *testing.T) {
 	const auth = auth + `
   limit: 2
   period: 30m
@@ -71,14 +70,14 @@ func TestRoleInherits(t *testing.T) {
 		limit      int // 0: the window is closed
 		expiry     time.Duration
 	}{
-		{"nothing of its own, the window is closed", "", 0, 0},
+		{"nothing, the window is closed", "", 0, 0},
 		{"another moment opens the window", "since: launched", 2, 5 * time.Minute},
 		{"the window is longer", "period: 61m", 2, 5 * time.Minute},
 		{"the window is as long as the instance is old", "period: 60m", 0, 0},
 		{"the window is shorter, from another moment", "since: launched, period: 10m", 0, 0},
 		{"other limit", "since: launched, limit: 4", 4, 5 * time.Minute},
 		{"other token life", "since: launched, tokenExpiry: 1m", 2, time.Minute},
-		{"all its own", "since: launched, period: 11m, limit: 1, tokenExpiry: 2h", 1, 2 * time.Hour},
+		{"all others", "since: launched, period: 11m, limit: 1, tokenExpiry: 2h", 1, 2 * time.Hour},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -110,7 +109,7 @@ func TestRoleInherits(t *testing.T) {
 	}
 }
 
-// life is how long a token for id lives.
+// life returns the life of a token for id.
 func life(t *testing.T, c *config.Plan, id attest.Identity) time.Duration {
 	t.Helper()
 	issuer, err := token.NewIssuer(c.Tokens, c.SigningKeys, nil)
@@ -132,8 +131,7 @@ func life(t *testing.T, c *config.Plan, id attest.Identity) time.Duration {
 	return time.Duration(claims.Exp-claims.Iat) * time.Second
 }
 
-// The rules that a file names are those that decide.
-func TestRulesDecide(t *testing.T) {
+func TestTheRulesOfTheFileDecide(t *testing.T) {
 	c := mustLoad(t, auth+`
   period: 2h
   limit: 99
@@ -160,7 +158,7 @@ roles:
 	}
 }
 
-// The operator's word on the metadata agents is in the compiled roles, and nowhere by itself.
+// Only the operator's statement on the metadata agents allows their proof.
 func TestAgentsLimitHeaders(t *testing.T) {
 	for word, want := range map[string]attest.Reason{
 		"": attest.AgentsUnlimited, "metadataService: {}\n": attest.AgentsUnlimited,

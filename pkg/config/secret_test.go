@@ -10,7 +10,7 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/secret"
 )
 
-// bases are configurations that between them read every key.
+// bases returns configurations that together use all keys.
 func bases() map[string]configtest.Values {
 	all := configtest.Values{
 		"auth.tokenIssuer": "https://id.example.com", "roles.web.projectID": "a", "keys.encryptionKeyFile": "encryption.key",
@@ -24,8 +24,7 @@ func bases() map[string]configtest.Values {
 	}
 }
 
-// A secret that was pasted in the place of any value is in no problem and no
-// warning.
+// No problem and no warning shows a secret that an operator pasted as any value or key.
 func TestNoSecretIsPrinted(t *testing.T) {
 	dir := newDir(t)
 	file := filepath.Join(dir, "config.yml")
@@ -53,7 +52,7 @@ func TestNoSecretIsPrinted(t *testing.T) {
 			}
 			for n, s := range configtest.Secrets() {
 				if name != "managed keys in Redis" && n%3 > 0 {
-					continue // few keys are read in one of them alone
+					continue // few keys are used in only one of them
 				}
 				for _, key := range keys {
 					for _, value := range []string{s.YAML, "[" + s.YAML + "]", "{a: " + s.YAML + "}"} {

@@ -16,11 +16,10 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/state"
 )
 
-// longLife is how long a token may live before the operator is asked whether
-// that is meant: no token is revoked.
+// longLife is the longest life of a token without a warning. A token cannot be revoked.
 const longLife = time.Hour
 
-// Warnings is what can be meant as it stands, and often is not.
+// Warnings returns settings that are valid but often a mistake.
 func (c *Plan) Warnings() []Problem {
 	var all []Problem
 	warn := func(path, format string, args ...any) {
@@ -34,82 +33,82 @@ func (c *Plan) Warnings() []Problem {
 		}
 	}
 	if c.TLS.CertFile == "" && len(c.Proxy.Trusted) == 0 && !loopback(c.Listen) {
-		warn("listen", "%s speaks plain HTTP to the network, so tokens can be read on the way; set tls, or proxy.trusted if a load balancer ends TLS", c.Listen)
+		warn("listen", "%s serves plain HTTP, so others on the network can read tokens; set tls, or proxy.trusted if a load balancer terminates TLS", c.Listen)
 	}
 	if w := c.Tokens.Issuer().Unsuitable(); w != "" {
 		warn("auth.tokenIssuer", "%s", w)
 	}
 	if c.State.Type == state.TypeMemory && len(c.Auth.SigningKeyFile) == 0 {
-		warn("state.type", "memory loses the signing keys with a restart, and with them every token that is out")
+		warn("state.type", "with memory a restart loses the signing keys, and verifiers then reject all issued tokens; use file or redis")
 	}
 	if m := c.MetadataService; m.Listen != "" {
 		for key, list := range map[string][]netip.Prefix{"agents": m.Agents, "proxies": m.Proxies} {
 			for i, p := range list {
 				if p.Bits() < p.Addr().BitLen()-16 {
-					warn(fmt.Sprintf("metadataService.%s[%d]", key, i), "%v is a wide network: whoever is in it and caught a signature can be that instance", p)
+					warn(fmt.Sprintf("metadataService.%s[%d]", key, i), "%v is a wide network: every host in it can replay a captured signature, and so get the tokens of that instance; list the hosts", p)
 				}
 			}
 		}
 		if m.TLS.ClientCAFile == "" {
-			warn("metadataService.tls", "has no clientCAFile, so that whoever takes an agent's address is an agent, and reads its signatures on the way: they are good for ever")
+			warn("metadataService.tls", "has no clientCAFile, so a host that takes an agent's address is accepted as that agent, and can capture signatures, which never expire; set clientCAFile")
 		}
 	} else if c.needsProof(attest.ProofMetadataService) {
-		warn("metadataService.listen", "is empty, and a role takes no other proof than metadataService: nobody can have it")
+		warn("metadataService.listen", "is empty, and a role accepts only the proof metadataService: no instance can get that role; set it")
 	}
 	switch v := c.Vendordata; {
 	case len(v.Users) == 0 && c.needsProof(attest.ProofDocument, attest.ProofAddressAndDocument):
-		warn("vendordata.users", "is empty, so there are no documents, and a role takes no other proof: nobody can have it")
+		warn("vendordata.users", "is empty, so Nova gets no documents, and a role accepts no other proof: no instance can get that role; set it")
 	case len(v.Users) > 0 && len(v.From) == 0:
-		text := "is empty, so that a request with more than 8 KiB is refused: instances with longer user data get no vendordata"
+		text := "is empty, so requests above 8 KiB are refused: instances with longer user data get no vendordata"
 		if v.Listen == "" {
-			text += ", and instances, too, can have Keystone asked about tokens"
+			text += ", and instances can make the server send requests to Keystone"
 		}
-		warn("vendordata.from", "%s; name the hosts with nova-api and nova-compute", text)
+		warn("vendordata.from", "%s; list the hosts with nova-api and nova-compute", text)
 	}
 	switch v := c.Vendordata; {
 	case len(v.Users) == 0 && len(v.Listen)+len(v.From)+len(v.Audience)+len(v.Static) > 0:
-		warn("vendordata", "has no users: the door is closed, whatever else is set")
+		warn("vendordata", "has no users, so the door is closed and its other settings have no effect; set users")
 	case len(v.Users) > 0 && v.Listen != "" && c.TLS.CertFile == "" && !loopback(v.Listen):
-		warn("vendordata.listen", "%s speaks plain HTTP: whoever reads along has Nova's token and every document; set tls", v.Listen)
+		warn("vendordata.listen", "%s serves plain HTTP, so others on the network can read Nova's token and all documents; set tls", v.Listen)
 	}
 	c.unlimitedAgents(warn)
 	if c.Auth.TokenExpiry > longLife {
-		warn("auth.tokenExpiry", "%v is long: a token cannot be revoked", c.Auth.TokenExpiry)
+		warn("auth.tokenExpiry", "%v is long: a token cannot be revoked, and is valid until it expires", c.Auth.TokenExpiry)
 	}
 	for i, p := range c.Proxy.Trusted {
 		if p.Bits() < p.Addr().BitLen()-16 {
-			warn(fmt.Sprintf("proxy.trusted[%d]", i), "%v is a wide network: every machine in it can name any instance's address", p)
+			warn(fmt.Sprintf("proxy.trusted[%d]", i), "%v is a wide network: every host in it can claim the address of any instance; list the load balancers", p)
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.Roles)) {
 		r := c.Roles[name]
 		if !bound(r.ProjectID) && !bound(r.UserID) {
-			warn("roles."+c.decoder.shown("roles", name), "names no project and no user: whoever can create an instance anywhere in the cloud can meet its other rules")
+			warn("roles."+c.decoder.shown("roles", name), "requires no project and no user: everyone who can create an instance in any project can meet its other rules; set projectID or userID")
 		}
 		c.unlikelyIDs("roles."+c.decoder.shown("roles", name), r.Rules, warn)
 		if r.AnyAudience && len(c.Vendordata.Users) > 0 && len(c.Vendordata.Audience) > 0 {
-			warn("roles."+c.decoder.shown("roles", name)+".anyAudience", "its tokens may be for vendordata.audience, too, as every instance's are: verifiers there must look at the role claim")
+			warn("roles."+c.decoder.shown("roles", name)+".anyAudience", "allows vendordata.audience, for which every instance gets a token without a role: verifiers of that audience must check the claim role")
 		}
 		for _, a := range r.Audience {
 			if strings.ContainsAny(a, ";,") {
-				warn("roles."+c.decoder.shown("roles", name)+".audience", "%s has a ; or a comma: verifiers that split there, as Keystone's mapping does, see more than one audience", secret.Text(a))
+				warn("roles."+c.decoder.shown("roles", name)+".audience", "%s has a ; or a comma: verifiers that split it there, as Keystone's mapping does, see several audiences; choose another name", secret.Text(a))
 			}
 		}
 		if r.TokenExpiry != nil && *r.TokenExpiry > longLife {
-			warn("roles."+c.decoder.shown("roles", name)+".tokenExpiry", "%v is long: a token cannot be revoked", *r.TokenExpiry)
+			warn("roles."+c.decoder.shown("roles", name)+".tokenExpiry", "%v is long: a token cannot be revoked, and is valid until it expires", *r.TokenExpiry)
 		}
 	}
 	slices.SortStableFunc(all, func(a, b Problem) int { return cmp.Compare(a.Line, b.Line) })
 	return all
 }
 
-// unlimitedAgents warns of what rests on metadata agents, and so is denied without the
-// operator's word on them.
+// unlimitedAgents warns of proofs and tokens that depend on metadata agents, and are denied
+// unless the operator states that the agents limit headers.
 func (c *Plan) unlimitedAgents(warn func(path, format string, args ...any)) {
 	if c.MetadataService.AgentsLimitHeaders {
 		return
 	}
-	const unless = "unless metadataService.agentsLimitHeaders is true: set it when each metadata agent is of Neutron 2024.2 or older, or has the limit of example/metadata-service/agent-limits"
+	const unless = "unless metadataService.agentsLimitHeaders is true: set it if each metadata agent is of Neutron 2024.2 or older, or has the limit of example/metadata-service/agent-limits"
 	proofs := func(path string, list []attest.Proof) {
 		for _, p := range list {
 			if p == attest.ProofMetadataService || p == attest.ProofDocument {
@@ -127,11 +126,11 @@ func (c *Plan) unlimitedAgents(warn func(path, format string, args ...any)) {
 		proofs("auth.proof", c.Auth.Proof)
 	}
 	if len(c.Vendordata.Audience) > 0 {
-		warn("vendordata.audience", "Nova's requests are denied (agents_unlimited), and no instance gets vendordata of ours, %s", unless)
+		warn("vendordata.audience", "Nova's requests are denied (agents_unlimited), and no instance gets vendordata of this server, %s", unless)
 	}
 }
 
-// needsProof reports whether a role takes these proofs alone.
+// needsProof reports whether a role accepts only these proofs.
 func (c *Plan) needsProof(these ...attest.Proof) bool {
 	for _, r := range c.Roles {
 		proofs := r.Proof
@@ -145,7 +144,7 @@ func (c *Plan) needsProof(these ...attest.Proof) bool {
 	return false
 }
 
-// bound reports whether every pattern has a character that is no wildcard.
+// bound reports whether every pattern has a character other than a wildcard.
 func bound(patterns []string) bool {
 	return len(patterns) > 0 && !slices.ContainsFunc(patterns, func(p string) bool { return strings.Trim(p, "*?") == "" })
 }

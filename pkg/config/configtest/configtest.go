@@ -1,5 +1,5 @@
-// Package configtest writes configurations with a value in any of their keys, for
-// tests that must hold for each key. It finds the keys in the configuration's types.
+// Package configtest makes configurations for tests that must hold for each key. It finds the
+// keys in the types of package config.
 package configtest
 
 import (
@@ -15,11 +15,11 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/config"
 )
 
-// Keys are the paths of all keys that take a value. In place of the name of a role
-// stands web, and in place of the key in a mapping that has any keys, any.
+// Keys returns the paths of all keys that have a value, with web for the name of a role, and
+// any for a key that the operator chooses.
 func Keys() []string { return keysOf(reflect.TypeFor[config.Config](), "") }
 
-// Sections are the paths of all keys that have keys below them, "" for the file.
+// Sections returns the paths of all keys that have keys below them, "" for the file.
 func Sections() []string {
 	found := map[string]bool{"": true}
 	for _, key := range Keys() {
@@ -67,11 +67,11 @@ func join(path, key string) string {
 	return path + "." + key
 }
 
-// Values are a configuration: values as they are written in YAML, by the paths of
-// their keys. A value may have several lines.
+// Values is a configuration: values in YAML by the paths of their keys. A value may have
+// several lines.
 type Values map[string]string
 
-// With is a copy with further values.
+// With returns a copy with more values.
 func (v Values) With(more Values) Values {
 	all := maps.Clone(v)
 	for key := range more {
@@ -85,7 +85,7 @@ func (v Values) With(more Values) Values {
 	return all
 }
 
-// String is the YAML.
+// String returns the YAML.
 func (v Values) String() string {
 	var text strings.Builder
 	var above []string
@@ -107,16 +107,16 @@ func (v Values) String() string {
 	return text.String()
 }
 
-// Secret is a value that must not be printed, as an operator could paste it.
+// Secret is a secret that an operator could paste as a value.
 type Secret struct {
 	Name  string
-	YAML  string // as it is written in the file
-	Value string // as an environment variable has it
-	// Private is the part that is secret: no part of it of eight bytes may be seen.
+	YAML  string // for the file
+	Value string // for an environment variable
+	// Private is the secret part. Eight consecutive bytes of it must not be printed.
 	Private string
 }
 
-// Seen is a part of the secret that is in a text, "" if there is none.
+// Seen returns a part of the secret that a text contains, "" if there is none.
 func (s Secret) Seen(text string) string {
 	const length = 8
 	for i := 0; i+length <= len(s.Private); i++ {
@@ -127,7 +127,7 @@ func (s Secret) Seen(text string) string {
 	return ""
 }
 
-// Secrets are of all shapes that secrets have. None is real.
+// Secrets returns secrets of many forms. None is real.
 func Secrets() []Secret {
 	word := "tr0Ub4dor.MARK&3x/K9"
 	sum := sha512.Sum512([]byte(word))
