@@ -258,8 +258,9 @@ func TestTestsOfSecurityExist(t *testing.T) {
 	wantAll(t, named("`(Test\\w+)`", pages(t)), tests, 20, "docs/security.md names the test, and there is none")
 }
 
-// CONTRIBUTING's tables are those of the linter and of the folders.
-func TestContributingSaysWhatTheLinterEnforces(t *testing.T) {
+// CONTRIBUTING's tables and the arrows of the architecture are those of the linter and of
+// the folders.
+func TestImportsAreThoseThatTheLinterAllows(t *testing.T) {
 	const ours = "github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/"
 	var linter struct {
 		Linters struct {
@@ -304,6 +305,22 @@ func TestContributingSaysWhatTheLinterEnforces(t *testing.T) {
 	got["config"] = want["config"]
 	if !maps.Equal(want, got) {
 		t.Errorf("depguard allows\n%v\nand CONTRIBUTING.md says\n%v", want, got)
+	}
+	var arrows, drawn []string
+	for name, imports := range want {
+		for imported := range strings.SplitSeq(imports, ", ") {
+			if name != "config" && !slices.Contains([]string{"", "problem", "secret"}, imported) {
+				arrows = append(arrows, name+" --> "+imported)
+			}
+		}
+	}
+	for arrow := range named(`(?m)^    (\w+ --> \w+)$`, map[string]string{"": blocks(pages(t)["docs/architecture.md"], "mermaid")[1]}) {
+		drawn = append(drawn, arrow)
+	}
+	slices.Sort(arrows)
+	slices.Sort(drawn)
+	if !slices.Equal(arrows, drawn) {
+		t.Errorf("depguard allows\n%v\nand docs/architecture.md draws\n%v", arrows, drawn)
 	}
 	folders, err := filepath.Glob("../pkg/*")
 	if err != nil {
