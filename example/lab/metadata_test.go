@@ -206,7 +206,7 @@ func TestWhatTheAgentSays(t *testing.T) {
 		reason              string
 	}{
 		{"another project", facts.Projects["other"], web.FixedIPs["v4"], 403, "project_mismatch"},
-		{"a neighbour's address", web.ProjectID, facts.Servers["db-1"].FixedIPs["v4"], 403, addressMismatch},
+		{"a neighbor's address", web.ProjectID, facts.Servers["db-1"].FixedIPs["v4"], 403, addressMismatch},
 		{"two addresses", web.ProjectID, web.FixedIPs["v4"] + ", " + web.FixedIPs["v4"], 403, "agent_claim_invalid"},
 		{"two headers", web.ProjectID, web.FixedIPs["v4"] + "\r\nX-Forwarded-For: " + web.FixedIPs["v4"], 403, "agent_claim_invalid"},
 		{"a link-local address of another MAC", web.ProjectID, linkLocal(other), 403, addressMismatch},

@@ -15,13 +15,13 @@ func TestAddressProof(t *testing.T) {
 		from string   // where the caller speaks from
 		want bool
 	}{
-		{"the neighbour", []string{"10.20.0.11"}, "10.20.0.12", false},
+		{"the neighbor", []string{"10.20.0.11"}, "10.20.0.12", false},
 		{"the first letters of the instance's", []string{"10.20.0.11"}, "10.20.0.1", false},
 		{"the instance's and a digit more", []string{"10.20.0.11"}, "10.20.0.110", false},
 		{"the last letters of the instance's", []string{"10.20.0.11"}, "0.20.0.11", false},
 		{"an IPv6 address that ends in the IPv4 one", []string{"10.20.0.11"}, "::10.20.0.11", false},
 		{"an IPv6 address that translates to the IPv4 one", []string{"10.20.0.11"}, "64:ff9b::10.20.0.11", false},
-		{"the neighbour, IPv4 in IPv6", []string{"10.20.0.11"}, "::ffff:10.20.0.12", false},
+		{"the neighbor, IPv4 in IPv6", []string{"10.20.0.11"}, "::ffff:10.20.0.12", false},
 		{"the same subnet of IPv6", []string{"2001:db8::b"}, "2001:db8::c", false},
 		{"an instance without addresses", nil, "10.20.0.11", false},
 

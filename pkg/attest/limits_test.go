@@ -16,7 +16,7 @@ func TestUnlimitedAgents(t *testing.T) {
 	}
 	address := func(*scene) attest.Evidence { return attest.FromAddress(attesttest.Addr) }
 	elsewhere := func(s *scene) attest.Evidence {
-		return attesttest.WithDocument(attest.FromAddress(neighbour), papers(s))
+		return attesttest.WithDocument(attest.FromAddress(neighbor), papers(s))
 	}
 	both := func(s *scene) attest.Evidence { return attesttest.WithDocument(address(s), papers(s)) }
 	all := []attest.Proof{"metadataService", "document", "address", "address+document"}
@@ -89,7 +89,7 @@ func TestUnlimitedAgentsAskNothingOfTheCloud(t *testing.T) {
 		return attest.Instance{}, attest.ErrNoInstance
 	})
 	agent := attest.FromMetadataAgent(s.instance.ID, s.instance.ProjectID, attesttest.Addr)
-	for _, s.evidence = range []attest.Evidence{agent, attesttest.WithDocument(attest.FromAddress(neighbour), papers(s))} {
+	for _, s.evidence = range []attest.Evidence{agent, attesttest.WithDocument(attest.FromAddress(neighbor), papers(s))} {
 		if got := s.ask(t); got != no(attest.AgentsUnlimited) {
 			t.Error(got)
 		}
@@ -110,7 +110,7 @@ func TestRolesOfUnlimitedAgents(t *testing.T) {
 		{"a document for one role, the address for the other", []attest.Proof{"document"}, attesttest.Addr, granted, 1},
 		{"a document or the address", []attest.Proof{"document", "address"}, attesttest.Addr, granted, 2},
 		{"a document and the address", []attest.Proof{"address+document"}, attesttest.Addr, granted, 2},
-		{"a document and the address, from elsewhere", []attest.Proof{"address+document"}, neighbour, no(attest.AddressMismatch), 0},
+		{"a document and the address, from elsewhere", []attest.Proof{"address+document"}, neighbor, no(attest.AddressMismatch), 0},
 	} {
 		s := newScene(t)
 		s.grant.Proof, s.unlimited = tt.proof, true

@@ -24,15 +24,15 @@ func papers(s *scene) attest.Document {
 	}
 }
 
-// neighbour is an address of another instance, or of a NAT that many share.
-var neighbour = netip.MustParseAddr("10.20.0.99")
+// neighbor is an address of another instance, or of a NAT that many share.
+var neighbor = netip.MustParseAddr("10.20.0.99")
 
 func TestProofs(t *testing.T) {
 	agent := func(s *scene) attest.Evidence {
 		return attest.FromMetadataAgent(s.instance.ID, s.instance.ProjectID, attesttest.Addr)
 	}
 	address := func(*scene) attest.Evidence { return attest.FromAddress(attesttest.Addr) }
-	stranger := func(*scene) attest.Evidence { return attest.FromAddress(neighbour) }
+	stranger := func(*scene) attest.Evidence { return attest.FromAddress(neighbor) }
 	with := func(from func(*scene) attest.Evidence) func(*scene) attest.Evidence {
 		return func(s *scene) attest.Evidence { return attesttest.WithDocument(from(s), papers(s)) }
 	}
@@ -144,7 +144,7 @@ func TestDocument(t *testing.T) {
 			s.grant.Proof = []attest.Proof{attest.ProofDocument}
 			d := papers(s)
 			tt.edit(s, &d)
-			s.evidence = attesttest.WithDocument(attest.FromAddress(neighbour), d)
+			s.evidence = attesttest.WithDocument(attest.FromAddress(neighbor), d)
 			if got := s.ask(t); got != tt.want {
 				t.Errorf("%s, want %s", got, tt.want)
 			}
@@ -159,7 +159,7 @@ func TestDocumentsAreCountedEachForItself(t *testing.T) {
 	ask := func(id string) string {
 		d := papers(s)
 		d.ID = id
-		s.evidence = attesttest.WithDocument(attest.FromAddress(neighbour), d)
+		s.evidence = attesttest.WithDocument(attest.FromAddress(neighbor), d)
 		return s.ask(t)
 	}
 	for _, want := range []string{granted, granted, no(attest.AttemptsExhausted)} {
@@ -288,7 +288,7 @@ func TestMetadataAgent(t *testing.T) {
 		{"without an address", func(s *scene) {
 			s.evidence = attest.FromMetadataAgent(s.instance.ID, s.instance.ProjectID, netip.Addr{})
 		}, no(attest.ProofNotAccepted)},
-		{"from an address of nobody", func(s *scene) { s.evidence = agent(s, neighbour.String()) }, no(attest.AddressMismatch)},
+		{"from an address of nobody", func(s *scene) { s.evidence = agent(s, neighbor.String()) }, no(attest.AddressMismatch)},
 		{"from a link-local address of another MAC", func(s *scene) { s.evidence = agent(s, "fe80::f816:3eff:fe73:ce1c") }, no(attest.AddressMismatch)},
 		{"from a link-local address without the bit that EUI-64 flips", func(s *scene) { s.evidence = agent(s, "fe80::fa16:3eff:fe73:ce1b") }, no(attest.AddressMismatch)},
 		{"from the link-local address of its MAC", func(s *scene) { s.evidence = agent(s, "fe80::f816:3eff:fe73:ce1b%eth0") }, granted},
@@ -331,16 +331,16 @@ func TestMetadataAgentHasNoAttempts(t *testing.T) {
 }
 
 // The cloud is asked on behalf of the address of a stranger, and of nobody for
-// who was recognised.
+// who was recognized.
 func TestCallerOfTheCloud(t *testing.T) {
 	s := newScene(t)
 	for name, tt := range map[string]struct {
 		evidence attest.Evidence
 		want     netip.Addr
 	}{
-		"a stranger":       {attest.FromAddress(neighbour), neighbour},
-		"with a document":  {attesttest.WithDocument(attest.FromAddress(neighbour), papers(s)), netip.Addr{}},
-		"a metadata agent": {attest.FromMetadataAgent(s.instance.ID, "p", neighbour), netip.Addr{}},
+		"a stranger":       {attest.FromAddress(neighbor), neighbor},
+		"with a document":  {attesttest.WithDocument(attest.FromAddress(neighbor), papers(s)), netip.Addr{}},
+		"a metadata agent": {attest.FromMetadataAgent(s.instance.ID, "p", neighbor), netip.Addr{}},
 	} {
 		s.grant.Proof, s.evidence = []attest.Proof{"address", "document", "metadataService"}, tt.evidence
 		s.cloud = cloudFunc(func(_ attest.InstanceID, caller netip.Addr) (attest.Instance, error) {
@@ -357,7 +357,7 @@ func TestCallerOfTheCloud(t *testing.T) {
 func TestIdentityAddress(t *testing.T) {
 	s := newScene(t)
 	s.grant.Proof = []attest.Proof{attest.ProofDocument}
-	for from, want := range map[netip.Addr]netip.Addr{attesttest.Addr: attesttest.Addr, neighbour: {}} {
+	for from, want := range map[netip.Addr]netip.Addr{attesttest.Addr: attesttest.Addr, neighbor: {}} {
 		s.evidence = attesttest.WithDocument(attest.FromAddress(from), papers(s))
 		j, err := s.attestor(t).Attest(t.Context(), s.request(t))
 		id := j.Identity
@@ -412,7 +412,7 @@ func TestRoles(t *testing.T) {
 	if err != nil || len(names) != 1 || names[0].String() != "web" {
 		t.Errorf("Roles = %v, %v, want web and not db, which takes an address", names, err)
 	}
-	if names, _, err := a.Roles(t.Context(), s.instance.ID, attest.FromAddress(neighbour)); outcome(err) != no(attest.AddressMismatch) || names != nil {
+	if names, _, err := a.Roles(t.Context(), s.instance.ID, attest.FromAddress(neighbor)); outcome(err) != no(attest.AddressMismatch) || names != nil {
 		t.Errorf("Roles of a stranger = %v, %v", names, err)
 	}
 	s.instance.Phase = attest.PhaseInactive

@@ -97,7 +97,7 @@ var addressRows = []struct {
 	{name: "the load balancer names itself, and an instance has its address", proxy: byHeader, peer: proxy1, header: forwardedFor(proxy1), instance: proxy1, client: proxy1},
 
 	{name: "an IPv6 instance speaks for itself", peer: vm6, instance: vm6, client: vm6, granted: true},
-	{name: "an IPv6 neighbour", peer: "2001:db8::12", instance: vm6, client: "2001:db8::12"},
+	{name: "an IPv6 neighbor", peer: "2001:db8::12", instance: vm6, client: "2001:db8::12"},
 	{name: "an IPv4 instance at an IPv6 socket", peer: "::ffff:" + vm, instance: vm, client: vm, granted: true},
 	{name: "a link-local peer, whose address is not one machine's", peer: local6 + "%eth0", instance: local6, client: local6},
 	{name: "the peer has no address", peer: "@", instance: vm, client: "invalid IP"},

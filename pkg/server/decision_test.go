@@ -85,7 +85,7 @@ var denials = []struct {
 	{name: "a role that is not configured", reason: attest.RoleUnknown, form: "instance_id=" + webID + "&role=web2"},
 	{name: "a role in capitals", reason: attest.RoleUnknown, form: "instance_id=" + webID + "&role=WEB"},
 	{name: "an instance that does not exist", reason: attest.InstanceUnknown, form: "instance_id=" + noID + "&role=web"},
-	{name: "a neighbour's address", reason: attest.AddressMismatch, from: "127.0.0.2"},
+	{name: "a neighbor's address", reason: attest.AddressMismatch, from: "127.0.0.2"},
 	{name: "an instance without an address", reason: attest.AddressMismatch, spoil: func(s *scene) { s.instance.Addresses = nil }},
 	{name: "a second too late", reason: attest.WindowClosed, spoil: func(s *scene) { s.instance.Created = time.Now().Add(-5*time.Minute - time.Second) }},
 	{name: "an instance that is shut off", reason: attest.StatusDenied, spoil: func(s *scene) { s.instance.Phase = attest.PhaseInactive }},

@@ -65,7 +65,7 @@ type scene struct {
 	proxy     server.ProxyConfig
 	tls       *listen.Certificate
 	throttle  ratelimit.Rate
-	instances ratelimit.Rate // of an instance that was recognised
+	instances ratelimit.Rate // of an instance that was recognized
 	nova      server.VendordataConfig
 	callers   server.Callers
 	audit     io.Writer // nil: remembers the lines

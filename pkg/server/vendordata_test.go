@@ -281,7 +281,7 @@ func TestVendordataThrottle(t *testing.T) {
 		}
 	}
 	if got := d.do(t, novaRequest(strings.Replace(novaBody, webID, other, 1))); got.status != http.StatusOK {
-		t.Errorf("the neighbour: %d %s", got.status, got.body)
+		t.Errorf("the neighbor: %d %s", got.status, got.body)
 	}
 }
 
