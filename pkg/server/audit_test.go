@@ -19,13 +19,13 @@ func decodeSegment(t testing.TB, s string) []byte {
 	return data
 }
 
-// stalled is a pipe that nobody reads.
+// stalled is a pipe without a reader.
 type stalled chan struct{}
 
 func (s stalled) Write(p []byte) (int, error) { <-s; return len(p), nil }
 
-// A required log that takes no line keeps tokens back, and requests no longer
-// than its deadline: neither the first, nor those that find the queue full.
+// If a required log accepts no line, there are no tokens, and each request takes as long
+// as the deadline of the log: the first one, and those that find the queue full.
 func TestAStalledAuditLogThatIsRequired(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		pipe := make(stalled)
@@ -42,12 +42,12 @@ func TestAStalledAuditLogThatIsRequired(t *testing.T) {
 			}
 		}
 		began := time.Now()
-		d.ask(t, other, webForm).wants(t, http.StatusForbidden, "access_denied", "") // a no needs no line
+		d.ask(t, other, webForm).wants(t, http.StatusForbidden, "access_denied", "") // a denial does not wait for its line
 		if took := time.Since(began); took != 0 {
 			t.Errorf("a denial took %v", took)
 		}
 		if n := d.decisions(t, "web", "failed", "audit_unavailable"); n != "1027" {
-			t.Errorf("%s decisions failed for want of a line", n)
+			t.Errorf("%s decisions failed because the line was not written", n)
 		}
 		if n := d.decisions(t, "web", "granted", "granted"); n != "0" {
 			t.Errorf("%s tokens were granted", n)
@@ -58,7 +58,7 @@ func TestAStalledAuditLogThatIsRequired(t *testing.T) {
 	})
 }
 
-// One that is not required holds up nothing, and its losses are counted.
+// A log that is not required delays nothing, and its losses are counted.
 func TestAStalledAuditLogThatIsNotRequired(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		pipe := make(stalled)
@@ -67,7 +67,7 @@ func TestAStalledAuditLogThatIsNotRequired(t *testing.T) {
 		d := s.open(t)
 		defer close(pipe)
 		d.ask(t, home, webForm).granted(t)
-		synctest.Wait() // the writer has the first line, and stands
+		synctest.Wait() // the writer has the first line, and is blocked
 		began := time.Now()
 		for range audit.QueueLines + 5 {
 			d.ask(t, home, webForm).granted(t)
@@ -81,8 +81,7 @@ func TestAStalledAuditLogThatIsNotRequired(t *testing.T) {
 	})
 }
 
-// A line that nobody waited for can be lost when it is written, say on a full
-// disk.
+// A line can also be lost when it is written, say on a full disk.
 func TestLinesThatCannotBeWrittenAreCounted(t *testing.T) {
 	s := newScene(t)
 	s.audit, s.lossy = failing{}, true

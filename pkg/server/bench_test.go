@@ -22,9 +22,9 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/state"
 )
 
-// BenchmarkAuth has a token granted, beside a bare handler that reads the same
-// form and answers the same bytes: x-bare is how many times as long ours takes
-// (the signature, for the most part). It must not grow with what is remembered.
+// BenchmarkAuth compares a granted request with a bare handler that reads the same form
+// and answers the same bytes: x-bare is how many times as long ours takes (the signature,
+// for the most part). It must not grow with the number of counters and buckets.
 func BenchmarkAuth(b *testing.B) {
 	for _, remembered := range []int{100, 100_000} {
 		b.Run(fmt.Sprintf("remembered=%d", remembered), func(b *testing.B) {
@@ -57,7 +57,7 @@ func BenchmarkAuth(b *testing.B) {
 	}
 }
 
-// bareServer is what an echo handler costs that does nothing.
+// bareServer has an echo handler that does nothing else.
 func bareServer(body []byte) http.Handler {
 	e := echo.New()
 	e.POST("/auth", func(c echo.Context) error {

@@ -15,7 +15,7 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/server"
 )
 
-// So much memory as for user data is used only for hosts that are named as Nova's.
+// Only hosts in vendordata.from may send a body as long as user data can be.
 func TestLongVendordataNeedsFrom(t *testing.T) {
 	long := strings.Replace(novaBody, "{", `{"more":"`+strings.Repeat("a", 9<<10)+`",`, 1)
 	s, _ := novaScene(t)
@@ -30,8 +30,8 @@ func TestLongVendordataNeedsFrom(t *testing.T) {
 	}
 }
 
-// held is a body that is held back after its first byte, which was read when begun
-// is closed.
+// held returns a body that stops after its first byte until release. begun is closed when
+// the server has read that byte.
 func held(all string) (body io.Reader, begun <-chan struct{}, release func()) {
 	r, w := io.Pipe()
 	read := make(chan struct{})
@@ -47,8 +47,8 @@ func held(all string) (body io.Reader, begun <-chan struct{}, release func()) {
 	}
 }
 
-// Long bodies have a budget. Beyond it a caller is asked to come again; short ones,
-// such as those of instances, do not wait for it.
+// All long bodies share a budget. Beyond it a caller must retry later; short bodies, such
+// as those of instances, do not count.
 func TestBodiesHaveABudget(t *testing.T) {
 	s, _ := novaScene(t)
 	d := s.open(t)
@@ -82,7 +82,7 @@ func TestBodiesHaveABudget(t *testing.T) {
 	}
 }
 
-// What an instance posts to Nova is passed on as it comes, and held nowhere.
+// The body of a request to Nova is streamed, and not kept in memory.
 func TestBodiesToNovaAreStreamed(t *testing.T) {
 	first := make(chan byte, 1)
 	n := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
@@ -92,7 +92,7 @@ func TestBodiesToNovaAreStreamed(t *testing.T) {
 		_, _ = io.Copy(io.Discard, r.Body)
 	}))
 	t.Cleanup(n.Close)
-	h := newHouse(t, newScene(t), loopbackAgents(n.URL))
+	h := newMetadataDoor(t, newScene(t), loopbackAgents(n.URL))
 	c, err := net.Dial("tcp", h.serveAgents(t))
 	if err != nil {
 		t.Fatal(err)
@@ -105,11 +105,11 @@ func TestBodiesToNovaAreStreamed(t *testing.T) {
 			t.Errorf("%q", b)
 		}
 	case <-time.After(20 * time.Second):
-		t.Error("nothing of what was sent so far reaches Nova")
+		t.Error("Nova has not received the first byte")
 	}
 }
 
-// Headers that come behind a body are not kept.
+// Headers after a body are not kept.
 func TestTrailersAreNotKept(t *testing.T) {
 	s := newScene(t)
 	d := s.open(t)
@@ -134,9 +134,9 @@ func TestTrailersAreNotKept(t *testing.T) {
 	}
 }
 
-// Hosts of Nova have their vendordata where strangers hold all the connections that
+// Hosts of Nova get their vendordata while other clients hold all the connections that
 // they can get.
-func TestStrangersDoNotTakeNovasConnections(t *testing.T) {
+func TestNovaGetsConnectionsInAFlood(t *testing.T) {
 	s, _ := novaScene(t)
 	s.nova.From = []netip.Prefix{netip.MustParsePrefix("127.5.0.0/16")}
 	address := s.open(t).serve(t)

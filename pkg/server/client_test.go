@@ -54,32 +54,32 @@ var addressRows = []struct {
 	peer     string
 	header   http.Header
 	instance string // the address of the instance that is asked for
-	client   string // who is seen to ask
+	client   string // the client in the audit line
 	granted  bool
 }{
 	{name: "the instance speaks for itself", peer: vm, instance: vm, client: vm, granted: true},
 	{name: "another machine asks", peer: other, instance: vm, client: other},
-	{name: "nobody is trusted, and X-Forwarded-For names the instance", peer: other, header: forwardedFor(vm), instance: vm, client: other},
-	{name: "nobody is trusted, and a private address names the instance", peer: "10.9.9.9", header: forwardedFor(vm), instance: vm, client: "10.9.9.9"},
-	{name: "nobody is trusted, and a loopback address names the instance", peer: "127.0.0.1", header: forwardedFor(vm), instance: vm, client: "127.0.0.1"},
-	{name: "nobody is trusted, and a link-local address names the instance", peer: "fe80::9", header: forwardedFor(vm), instance: vm, client: "fe80::9"},
+	{name: "no proxy is trusted, and X-Forwarded-For names the instance", peer: other, header: forwardedFor(vm), instance: vm, client: other},
+	{name: "no proxy is trusted, and a private address names the instance", peer: "10.9.9.9", header: forwardedFor(vm), instance: vm, client: "10.9.9.9"},
+	{name: "no proxy is trusted, and a loopback address names the instance", peer: "127.0.0.1", header: forwardedFor(vm), instance: vm, client: "127.0.0.1"},
+	{name: "no proxy is trusted, and a link-local address names the instance", peer: "fe80::9", header: forwardedFor(vm), instance: vm, client: "fe80::9"},
 	{name: "X-Real-IP names the instance", peer: other, header: http.Header{"X-Real-Ip": {vm}}, instance: vm, client: other},
 	{name: "Forwarded names the instance", peer: other, header: http.Header{"Forwarded": {"for=" + vm}}, instance: vm, client: other},
 	{name: "True-Client-IP names the instance", peer: other, header: http.Header{"True-Client-Ip": {vm}}, instance: vm, client: other},
 	{name: "the instance itself is not confused by a header", peer: vm, header: forwardedFor(other), instance: vm, client: vm, granted: true},
-	{name: "a stranger beside the load balancer names the instance", proxy: byHeader, peer: "192.0.2.3", header: forwardedFor(vm), instance: vm, client: "192.0.2.3"},
+	{name: "a client beside the load balancer names the instance", proxy: byHeader, peer: "192.0.2.3", header: forwardedFor(vm), instance: vm, client: "192.0.2.3"},
 
 	{name: "the load balancer names the instance", proxy: byHeader, peer: proxy1, header: forwardedFor(vm), instance: vm, client: vm, granted: true},
 	{name: "the load balancer names another after what the client wrote", proxy: byHeader, peer: proxy1, header: forwardedFor(vm + ", " + other), instance: vm, client: other},
 	{name: "the load balancer adds a line after the client's", proxy: byHeader, peer: proxy1, header: forwardedFor(vm, other), instance: vm, client: other},
-	{name: "the client wrote a line of its own, in vain", proxy: byHeader, peer: proxy1, header: forwardedFor(other, vm), instance: vm, client: vm, granted: true},
+	{name: "the client wrote another line before the load balancer's", proxy: byHeader, peer: proxy1, header: forwardedFor(other, vm), instance: vm, client: vm, granted: true},
 	{name: "two load balancers in a row", proxy: byHeader, peer: proxy1, header: forwardedFor(vm + "," + proxy2), instance: vm, client: vm, granted: true},
 	{name: "two load balancers in a row, and a client that wrote a header", proxy: byHeader, peer: proxy1, header: forwardedFor(vm + "," + other + "," + proxy2), instance: vm, client: other},
 	{name: "a load balancer reached by IPv4 in IPv6", proxy: byHeader, peer: "::ffff:" + proxy1, header: forwardedFor(vm), instance: vm, client: vm, granted: true},
 	{name: "the load balancer's X-Real-IP does not count", proxy: byHeader, peer: proxy1, header: http.Header{"X-Real-Ip": {vm}}, instance: vm, client: proxy1},
 	{name: "space around a hop", proxy: byHeader, peer: proxy1, header: forwardedFor(other + " ,\t" + vm + " "), instance: vm, client: vm, granted: true},
 
-	{name: "what the load balancer wrote is no address", proxy: byHeader, peer: proxy1, header: forwardedFor(vm + ", unknown"), instance: vm, client: proxy1},
+	{name: "the load balancer wrote something that is not an address", proxy: byHeader, peer: proxy1, header: forwardedFor(vm + ", unknown"), instance: vm, client: proxy1},
 	{name: "a word between the load balancers", proxy: byHeader, peer: proxy1, header: forwardedFor(vm + ", unknown, " + proxy2), instance: vm, client: proxy2},
 	{name: "an empty hop at the end", proxy: byHeader, peer: proxy1, header: forwardedFor(vm + ", "), instance: vm, client: proxy1},
 	{name: "an empty line at the end", proxy: byHeader, peer: proxy1, header: forwardedFor(vm, ""), instance: vm, client: proxy1},
@@ -89,9 +89,9 @@ var addressRows = []struct {
 	{name: "a hop that is a network", proxy: byHeader, peer: proxy1, header: forwardedFor(vm + "/32"), instance: vm, client: proxy1},
 	{name: "a hop on a link", proxy: byHeader, peer: proxy1, header: forwardedFor(local6 + "%eth0"), instance: local6, client: local6},
 	{name: "IPv4 in IPv6", proxy: byHeader, peer: proxy1, header: forwardedFor("::ffff:" + vm), instance: vm, client: vm, granted: true},
-	{name: "IPv6 spelt at length", proxy: byHeader, peer: proxy1, header: forwardedFor("2001:0DB8:0:0:0:0:0:0011"), instance: vm6, client: vm6, granted: true},
+	{name: "IPv6 with all its zeros", proxy: byHeader, peer: proxy1, header: forwardedFor("2001:0DB8:0:0:0:0:0:0011"), instance: vm6, client: vm6, granted: true},
 
-	{name: "the load balancer names nobody, and an instance has its address", proxy: byHeader, peer: proxy1, instance: proxy1, client: proxy1},
+	{name: "the load balancer names no client, and an instance has its address", proxy: byHeader, peer: proxy1, instance: proxy1, client: proxy1},
 	{name: "the header is empty, and an instance has the load balancer's address", proxy: byHeader, peer: proxy1, header: forwardedFor(""), instance: proxy1, client: proxy1},
 	{name: "all hops are load balancers, and an instance has the address of one", proxy: byHeader, peer: proxy1, header: forwardedFor(proxy2), instance: proxy2, client: proxy2},
 	{name: "the load balancer names itself, and an instance has its address", proxy: byHeader, peer: proxy1, header: forwardedFor(proxy1), instance: proxy1, client: proxy1},
@@ -99,11 +99,11 @@ var addressRows = []struct {
 	{name: "an IPv6 instance speaks for itself", peer: vm6, instance: vm6, client: vm6, granted: true},
 	{name: "an IPv6 neighbor", peer: "2001:db8::12", instance: vm6, client: "2001:db8::12"},
 	{name: "an IPv4 instance at an IPv6 socket", peer: "::ffff:" + vm, instance: vm, client: vm, granted: true},
-	{name: "a link-local peer, whose address is not one machine's", peer: local6 + "%eth0", instance: local6, client: local6},
+	{name: "a link-local peer, whose address is not unique", peer: local6 + "%eth0", instance: local6, client: local6},
 	{name: "the peer has no address", peer: "@", instance: vm, client: "invalid IP"},
 
 	{name: "with the PROXY protocol the header is not read", proxy: byProxy, peer: "127.0.0.2", header: forwardedFor(vm), instance: vm, client: "127.0.0.2"},
-	{name: "with the PROXY protocol a load balancer that named nobody proves nothing", proxy: byProxy, peer: "127.0.0.2", instance: "127.0.0.2", client: "127.0.0.2"},
+	{name: "with the PROXY protocol a load balancer that names no client proves nothing", proxy: byProxy, peer: "127.0.0.2", instance: "127.0.0.2", client: "127.0.0.2"},
 }
 
 func TestClientAddress(t *testing.T) {
@@ -136,8 +136,8 @@ func TestClientAddress(t *testing.T) {
 	}
 }
 
-// The operator is told why a load balancer's client is not known.
-func TestTheDenialSaysWhyNoClientIsKnown(t *testing.T) {
+// The audit line says why the client of a load balancer is not known.
+func TestTheAuditLineSaysWhyNoClientIsKnown(t *testing.T) {
 	const alone = ` is not an IP address: a proxy must write the address alone`
 	for _, row := range []struct {
 		name   string
@@ -152,7 +152,7 @@ func TestTheDenialSaysWhyNoClientIsKnown(t *testing.T) {
 		{"a word before another proxy", byHeader, proxy1, forwardedFor("unknown, " + proxy2), proxy2 + `, a trusted proxy that named no client: "unknown" in X-Forwarded-For` + alone},
 		{"a port", byHeader, proxy1, forwardedFor(vm + ":443"), `"10.20.0.11:443" in X-Forwarded-For` + alone},
 		{"brackets", byHeader, proxy1, forwardedFor("[" + vm6 + "]:443"), `"[2001:db8::11]:443" in X-Forwarded-For` + alone},
-		{"what may be a secret", byHeader, proxy1, forwardedFor("gAAAAABk" + strings.Repeat("0", 40)), `(not shown) in X-Forwarded-For` + alone},
+		{"a value that may be a secret", byHeader, proxy1, forwardedFor("gAAAAABk" + strings.Repeat("0", 40)), `(not shown) in X-Forwarded-For` + alone},
 		{"a control character", byHeader, proxy1, forwardedFor("1\x1b2"), `(not shown) in X-Forwarded-For` + alone},
 		{"8000 characters", byHeader, proxy1, forwardedFor(strings.Repeat("1.", 4000)), `(not shown) in X-Forwarded-For` + alone},
 		{"proxies alone", byHeader, proxy1, forwardedFor(proxy2 + "," + proxy1), proxy2 + ", a trusted proxy that named no client: X-Forwarded-For has addresses of proxy.trusted alone"},
@@ -176,7 +176,7 @@ func TestTheDenialSaysWhyNoClientIsKnown(t *testing.T) {
 	}
 }
 
-// A handler that asks echo, and not us, must not be misled either.
+// echo's RealIP must not read these headers, either.
 func TestEchoBelievesNoHeader(t *testing.T) {
 	d := newScene(t).open(t)
 	d.Echo().GET("/whoami", func(c echo.Context) error { return c.String(http.StatusOK, c.RealIP()) })
@@ -192,8 +192,8 @@ func TestEchoBelievesNoHeader(t *testing.T) {
 	}
 }
 
-// What stands to the left of what the load balancers wrote was written by the
-// client, and must not matter.
+// The hops to the left of those that load balancers wrote are the client's, and must not
+// matter.
 func FuzzClientAddress(f *testing.F) {
 	for _, row := range addressRows {
 		f.Add(vm, strings.Join(row.header.Values("X-Forwarded-For"), ","))
@@ -205,12 +205,12 @@ func FuzzClientAddress(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, front, header string) {
 		if got, want := proxy.Evidence(request(other, front, header)), attest.FromAddress(netip.MustParseAddr(other)); got != want {
-			t.Fatalf("a stranger's header makes it %v", got)
+			t.Fatalf("an untrusted peer's header makes it %v", got)
 		}
 		want := proxy.Evidence(request(proxy1, header))
 		if onlyProxies(header) {
 			if want != attest.FromIntermediary(want.Addr(), server.NoClient) {
-				t.Fatalf("%q names none but load balancers, and is evidence of %v", header, want)
+				t.Fatalf("%q names only load balancers, and is evidence of %v", header, want)
 			}
 			return
 		}
@@ -242,7 +242,7 @@ func proxyV2(command, family byte, body ...byte) string {
 	return string(append(head, body...))
 }
 
-// endpoints is the address block of a connection from an address.
+// endpoints returns the address block of a connection from an address.
 func endpoints(source, destination string) []byte {
 	b := append(netip.MustParseAddr(source).AsSlice(), netip.MustParseAddr(destination).AsSlice()...)
 	return append(b, 0x12, 0x67, 0x49, 0x57)
@@ -254,7 +254,7 @@ const (
 )
 
 func TestProxyProtocol(t *testing.T) {
-	const trusted, second, stranger = "127.0.0.2", "127.0.0.4", "127.0.0.3"
+	const trusted, second, untrusted = "127.0.0.2", "127.0.0.4", "127.0.0.3"
 	v1 := func(family, source, destination string) string {
 		return fmt.Sprintf("PROXY %s %s %s 4711 18775\r\n", family, source, destination)
 	}
@@ -294,10 +294,10 @@ func TestProxyProtocol(t *testing.T) {
 		{name: "a load balancer names itself", peer: trusted, preamble: v1("TCP4", trusted, "192.0.2.10"), instance: trusted, want: denied, client: trusted},
 		{name: "a load balancer names another load balancer", peer: trusted, preamble: v1("TCP4", second, "192.0.2.10"), instance: second, want: denied, client: second},
 
-		{name: "a stranger names the instance in version 1", peer: stranger, preamble: v1("TCP4", vm, "192.0.2.10"), instance: vm, want: http.StatusBadRequest},
-		{name: "a stranger names the instance in version 2", peer: stranger, preamble: proxyV2(v2Proxy, v2TCP4, endpoints(vm, "192.0.2.10")...), instance: vm, want: http.StatusBadRequest},
-		{name: "a stranger adds X-Forwarded-For", peer: stranger, header: "X-Forwarded-For: " + vm + "\r\n", instance: vm, want: denied, client: stranger},
-		{name: "an instance speaks for itself, beside the load balancer", peer: stranger, instance: stranger, want: ok, client: stranger},
+		{name: "an untrusted peer names the instance in version 1", peer: untrusted, preamble: v1("TCP4", vm, "192.0.2.10"), instance: vm, want: http.StatusBadRequest},
+		{name: "an untrusted peer names the instance in version 2", peer: untrusted, preamble: proxyV2(v2Proxy, v2TCP4, endpoints(vm, "192.0.2.10")...), instance: vm, want: http.StatusBadRequest},
+		{name: "an untrusted peer adds X-Forwarded-For", peer: untrusted, header: "X-Forwarded-For: " + vm + "\r\n", instance: vm, want: denied, client: untrusted},
+		{name: "an instance speaks for itself, beside the load balancer", peer: untrusted, instance: untrusted, want: ok, client: untrusted},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			t.Parallel()
@@ -343,7 +343,7 @@ func rawAuth(header string) string {
 		fmt.Sprintf("Connection: close\r\nContent-Length: %d\r\n\r\n%s", len(webForm), webForm)
 }
 
-// readStatus gives the status of the answer, 0 if the connection ends without one.
+// readStatus returns the status of the answer, 0 if the connection ends without one.
 func readStatus(t testing.TB, conn net.Conn) int {
 	t.Helper()
 	r, err := http.ReadResponse(bufio.NewReader(conn), nil)

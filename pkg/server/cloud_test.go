@@ -25,7 +25,7 @@ import (
 )
 
 const (
-	instanceAt = "127.0.0.2" // where the instance speaks from
+	instanceAt = "127.0.0.2" // the address of the instance
 	attackerAt = "127.0.0.3" // another machine
 )
 
@@ -40,9 +40,9 @@ const cloudsFile = `clouds:
       project_domain_name: Default
 `
 
-// region is a whole installation: a cloud, our client of it, and the server.
+// region is a whole installation: a cloud, its client, and the server.
 type region struct {
-	*door
+	*testServer
 	cloud  *simulator.Cloud
 	server simulator.Server
 	url    string
@@ -51,7 +51,7 @@ type region struct {
 	ahead time.Duration
 }
 
-// pass makes what the client keeps grow old.
+// pass makes the caches of the client older.
 func (r *region) pass(d time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -110,12 +110,12 @@ func newRegion(t *testing.T, changes ...func(*scene)) *region {
 	}
 	r.url = "http://" + l.Addr().String() + "/region-1"
 	s.issuer = r.url
-	r.door = s.open(t)
-	run(t, r.logger, listen.Endpoint{Name: "instances", Listener: l, Handler: r.door})
+	r.testServer = s.open(t)
+	run(t, r.logger, listen.Endpoint{Name: "instances", Listener: l, Handler: r.testServer})
 	return r
 }
 
-// from asks as a machine.
+// from requests a token from an address.
 func (r *region) from(t *testing.T, address string) answer {
 	t.Helper()
 	return send(t, clientFrom(t, address), http.MethodPost, r.url+"/auth", formType, strings.NewReader(webForm))
@@ -129,7 +129,7 @@ func (r *region) refuses(t *testing.T, a answer, reason attest.Reason) {
 	}
 }
 
-// A verifier that we did not write starts from the issuer's URL alone.
+// A verifier that is not ours needs only the issuer's URL.
 func TestATokenIsVerifiedByOthers(t *testing.T) {
 	r := newRegion(t)
 	compact := r.from(t, instanceAt).granted(t)
@@ -148,9 +148,9 @@ func TestATokenIsVerifiedByOthers(t *testing.T) {
 	}
 }
 
-// The attempts are the instance's own: whoever knows its ID, and that is
-// everyone, cannot use them up.
-func TestAStrangerCannotUseUpAttempts(t *testing.T) {
+// Instance IDs are not secret. A client that knows one cannot use up the attempts of the
+// instance.
+func TestOtherClientsCannotUseUpAttempts(t *testing.T) {
 	r := newRegion(t)
 	for range 10 {
 		r.refuses(t, r.from(t, attackerAt), attest.AddressMismatch)
@@ -163,7 +163,7 @@ func TestAStrangerCannotUseUpAttempts(t *testing.T) {
 	r.refuses(t, r.from(t, instanceAt), attest.AttemptsExhausted)
 }
 
-// accessIPv4 and accessIPv6 are what a user says of an instance.
+// A user can set accessIPv4 and accessIPv6 of an instance.
 func TestAddressesThatUsersSetDoNotCount(t *testing.T) {
 	r := newRegion(t)
 	r.server.AccessIPv4, r.server.AccessIPv6 = attackerAt, "::1"
@@ -181,7 +181,7 @@ func TestAFloatingAddressCounts(t *testing.T) {
 	r.from(t, instanceAt).granted(t)
 }
 
-// What fails at Nova or Keystone spends nothing, and ends with the failure.
+// A failure of Nova or Keystone spends no attempt, and requests succeed when it is over.
 func TestAFailureOfTheCloudSpendsNoAttempt(t *testing.T) {
 	for _, row := range []struct {
 		name, service string
@@ -213,7 +213,7 @@ func TestAFailureOfTheCloudSpendsNoAttempt(t *testing.T) {
 	}
 }
 
-// An address that moves to another instance takes its proof with it.
+// The address of a deleted instance proves nothing.
 func TestADeletedInstance(t *testing.T) {
 	r := newRegion(t)
 	r.from(t, instanceAt).granted(t)
@@ -222,7 +222,7 @@ func TestADeletedInstance(t *testing.T) {
 	r.refuses(t, r.from(t, instanceAt), attest.InstanceUnknown)
 }
 
-// Whoever hangs up while Nova is slow leaves nothing behind.
+// A client that hangs up while Nova is slow spends no attempt.
 func TestHangingUpWhileNovaIsSlow(t *testing.T) {
 	r := newRegion(t)
 	r.from(t, attackerAt) // logs in
@@ -248,7 +248,7 @@ func TestHangingUpWhileNovaIsSlow(t *testing.T) {
 	}
 }
 
-// The cloud pays for what may be granted, and for nothing else.
+// Only requests that can be granted cause calls to the cloud.
 func TestCallsToTheCloud(t *testing.T) {
 	r := newRegion(t, func(s *scene) { s.throttle = ratelimit.Rate{Rate: 1e-6, Burst: 9} })
 	r.from(t, attackerAt) // logs in
@@ -263,9 +263,9 @@ func TestCallsToTheCloud(t *testing.T) {
 		{"another media type", instanceAt, "/auth", "text/plain", webForm, http.StatusUnsupportedMediaType, 0},
 		{"too long", instanceAt, "/auth", formType, pad(webForm, maxRequest+1), http.StatusRequestEntityTooLarge, 0},
 		{"another path", instanceAt, "/auth/", formType, webForm, http.StatusNotFound, 0},
-		{"a role that nobody has", instanceAt, "/auth", formType, "instance_id=" + webID + "&role=db", http.StatusForbidden, 0},
+		{"a role that is not configured", instanceAt, "/auth", formType, "instance_id=" + webID + "&role=db", http.StatusForbidden, 0},
 		{"granted", instanceAt, "/auth", formType, webForm, http.StatusOK, 1},
-		{"granted again: no cache is for who has proven nothing", instanceAt, "/auth", formType, webForm, http.StatusOK, 1},
+		{"granted again: the cache is not for unproven clients", instanceAt, "/auth", formType, webForm, http.StatusOK, 1},
 		{"an unknown instance", instanceAt, "/auth", formType, "instance_id=" + noID + "&role=web", http.StatusForbidden, 1},
 		{"throttled", instanceAt, "/auth", formType, "instance_id=" + strings.Replace(noID, "4000", "4001", 1) + "&role=web", http.StatusTooManyRequests, 0},
 	} {
@@ -279,7 +279,7 @@ func TestCallsToTheCloud(t *testing.T) {
 	}
 }
 
-// A hundred instances come when the account's token has just expired.
+// A hundred instances send requests when the account's token has just expired.
 func TestOneLoginForAHundredInstances(t *testing.T) {
 	r := newRegion(t)
 	r.cloud.SetNow(r.now)
@@ -316,13 +316,13 @@ func TestOneLoginForAHundredInstances(t *testing.T) {
 	if n := r.cloud.Count("keystone", http.MethodPost, "") - logins; n != 1 {
 		t.Errorf("there were %d logins", n)
 	}
-	// Those that asked with the token that had expired asked twice.
+	// Requests with the expired token are sent twice.
 	if n := r.cloud.Count("nova", http.MethodGet, "/v2.1/servers") - lookups; n > 2*len(asks) {
 		t.Errorf("Nova was called %d times", n)
 	}
 }
 
-// signIn gives a token of an account, with which it is added.
+// signIn adds an account and returns its token.
 func (r *region) signIn(t *testing.T, a simulator.Account, method string) string {
 	t.Helper()
 	a.Password, a.ApplicationCredentialSecret = "secret", "secret"
@@ -341,7 +341,7 @@ func (r *region) signIn(t *testing.T, a simulator.Account, method string) string
 	return got.header.Get("X-Subject-Token")
 }
 
-// nova asks with a token.
+// nova requests vendordata with a token.
 func (r *region) nova(t *testing.T, from, token string) answer {
 	t.Helper()
 	q, err := http.NewRequestWithContext(t.Context(), http.MethodPost, strings.TrimSuffix(r.url, "/region-1")+"/vendordata", strings.NewReader(novaBody))
@@ -362,7 +362,7 @@ func withNova(s *scene) {
 
 const novaHost = "127.0.0.40"
 
-// A token is good for documents because of whose it is, and for no other reason.
+// Only tokens of a user in vendordata.users get documents.
 func TestWhoMayAskForDocuments(t *testing.T) {
 	r := newRegion(t, withNova)
 	r.cloud.SetNow(r.now)
@@ -379,7 +379,7 @@ func TestWhoMayAskForDocuments(t *testing.T) {
 		reason      attest.Reason
 	}{
 		{"the user", r.signIn(t, vendordata, "password"), 200, "granted"},
-		{"by an application credential of his", r.signIn(t, vendordata, "application_credential"), 200, "granted"},
+		{"the user by an application credential", r.signIn(t, vendordata, "application_credential"), 200, "granted"},
 		{"expired", expired, 401, attest.CallerUnknown},
 		{"a member of the project", r.signIn(t, simulator.Account{ID: strings.Repeat("c", 32), Name: "member", ProjectID: project, ProjectName: "web", Roles: []string{"member"}}, "password"), 403, "caller_denied"},
 		{"an admin", r.signIn(t, simulator.Account{ID: strings.Repeat("d", 32), Name: "admin", ProjectName: "admin", Roles: []string{"admin", "service"}}, "password"), 403, "caller_denied"},
@@ -400,7 +400,7 @@ func TestWhoMayAskForDocuments(t *testing.T) {
 	}
 }
 
-// Nova asks five times for a config drive, in which the instance is being built.
+// Nova sends five requests for one config drive, while it builds the instance.
 func TestACallForAConfigDrive(t *testing.T) {
 	r := newRegion(t, withNova)
 	built := r.server
@@ -410,29 +410,29 @@ func TestACallForAConfigDrive(t *testing.T) {
 	r.nova(t, novaHost, token) // logs in
 	r.pass(time.Minute)
 	lookups, checks := r.cloud.Count("nova", http.MethodGet, "/v2.1/servers"), r.cloud.Count("keystone", http.MethodGet, "/v3/auth/tokens")
-	var papers struct{ Document string }
+	var document struct{ Document string }
 	for range 5 {
 		got := r.nova(t, novaHost, token)
-		if err := json.Unmarshal([]byte(got.body), &papers); err != nil || got.status != http.StatusOK {
+		if err := json.Unmarshal([]byte(got.body), &document); err != nil || got.status != http.StatusOK {
 			t.Fatalf("%d %s", got.status, got.body)
 		}
 	}
 	if l, c := r.cloud.Count("nova", http.MethodGet, "/v2.1/servers")-lookups, r.cloud.Count("keystone", http.MethodGet, "/v3/auth/tokens")-checks; l != 1 || c != 1 {
 		t.Errorf("Nova was asked %d times and Keystone %d, want once each", l, c)
 	}
-	show := func() answer {
+	ask := func() answer {
 		t.Helper()
-		return send(t, clientFrom(t, attackerAt), http.MethodPost, r.url+"/auth", formType, strings.NewReader(form("role", "web", "document", papers.Document)))
+		return send(t, clientFrom(t, attackerAt), http.MethodPost, r.url+"/auth", formType, strings.NewReader(form("role", "web", "document", document.Document)))
 	}
 	r.pass(5 * time.Second)
-	show().wants(t, http.StatusServiceUnavailable, "temporarily_unavailable", "")
+	ask().wants(t, http.StatusServiceUnavailable, "temporarily_unavailable", "")
 	built.Status, built.TaskState, built.Launched = "ACTIVE", "", time.Now().Add(10*time.Second)
 	r.cloud.SetServer(built)
 	r.pass(5 * time.Second)
-	show().granted(t)
-	built.Launched = time.Now().Add(20 * time.Second) // rebuilt, which nobody can tell from a first launch within two minutes
+	ask().granted(t)
+	built.Launched = time.Now().Add(20 * time.Second) // rebuilt, which looks like a first launch within two minutes
 	built.ImageID = "44742495-68d3-4c10-8642-423ed054a9f2"
 	r.cloud.SetServer(built)
 	r.pass(5 * time.Second)
-	r.refuses(t, show(), attest.DocumentVoid) // but by its image
+	r.refuses(t, ask(), attest.DocumentVoid) // because of its image
 }

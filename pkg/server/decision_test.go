@@ -74,7 +74,7 @@ func claim(t testing.TB, compact, name string) any {
 	return claims[name]
 }
 
-// denials spoil what would be granted. Each is the nearest miss of its kind.
+// denials change one thing of a request that would be granted. Each is a near miss.
 var denials = []struct {
 	name   string
 	reason attest.Reason
@@ -97,7 +97,7 @@ var denials = []struct {
 	{name: "a key that is not in the metadata", reason: attest.RuleMetadata, spoil: func(s *scene) { s.rules.Metadata = map[string][]string{"tier": {"*"}} }},
 }
 
-// usedUp has no attempt left for anyone.
+// usedUp has no attempt left.
 type usedUp struct{}
 
 func (usedUp) Count(context.Context, string) (int64, error) { return 1 << 20, nil }
@@ -129,7 +129,7 @@ func TestDenialsAreAlike(t *testing.T) {
 				t.Errorf("the headers tell this denial from others:\n%s", diff)
 			}
 			if strings.Contains(d.log.String(), `"level":"ERROR"`) {
-				t.Errorf("a verdict is logged as an error:\n%s", d.log)
+				t.Errorf("a denial is logged as an error:\n%s", d.log)
 			}
 			role := "web"
 			if row.reason == attest.RoleUnknown {
@@ -170,8 +170,8 @@ func or(s, otherwise string) string {
 	return s
 }
 
-// Neither a token nor its signature, with which its claims could be made into
-// one again, is anywhere but in the answer.
+// A token is only in the answer, and so is its signature, which would make a token of the
+// claims.
 func TestTokensAreNotLogged(t *testing.T) {
 	d := newScene(t).open(t)
 	address := d.serve(t)
@@ -183,7 +183,7 @@ func TestTokensAreNotLogged(t *testing.T) {
 		}
 		parts := strings.Split(compact, ".")
 		if len(parts) != 3 {
-			t.Fatalf("%q is no token", compact)
+			t.Fatalf("%q is not a token", compact)
 		}
 		for place, text := range map[string]string{"audit log": d.audit.String(), "log": d.log.String(), "metrics": d.metrics(t)} {
 			for _, secret := range []string{compact, parts[1], parts[2]} {
@@ -221,16 +221,16 @@ func TestAnInstanceThatIsNotReady(t *testing.T) {
 			}
 		})
 	}
-	t.Run("a stranger is not told", func(t *testing.T) {
+	t.Run("another client does not learn that", func(t *testing.T) {
 		s := newScene(t)
 		s.instance.Phase = attest.PhaseBuilding
 		s.open(t).ask(t, other, webForm).wants(t, http.StatusForbidden, "access_denied", "")
 	})
 }
 
-// A caller who has proven nothing learns nothing about an instance, its role or its state: answers are the same to the byte,
-// but for the random request ID.
-func TestAnswersToStrangersAreAlike(t *testing.T) {
+// An unproven client learns nothing about an instance, its role or its state: all answers
+// are the same bytes, but for the random request ID.
+func TestUnprovenClientsGetTheSameAnswer(t *testing.T) {
 	want := ""
 	for _, tt := range []struct {
 		name  string
@@ -268,7 +268,7 @@ func TestAnswersToStrangersAreAlike(t *testing.T) {
 				want = text
 			}
 			if text != want || got.status != http.StatusForbidden {
-				t.Errorf("the answer is\n%s\nand that about another's instance is\n%s", text, want)
+				t.Errorf("the answer is\n%s\nand the one about another's instance is\n%s", text, want)
 			}
 			if n := d.attempts.Writes(); n != 0 && tt.name != "without attempts" {
 				t.Errorf("%d writes", n)
@@ -309,7 +309,7 @@ func TestFailures(t *testing.T) {
 			if n := d.decisions(t, "web", "failed", row.reason); n != "1" {
 				t.Errorf("%s decisions are counted", n)
 			}
-			// What has an audit line is said there and not again.
+			// A failure with an audit line is not in the log, too.
 			if lines := d.log.of(t, got); (len(lines) > 0) != (row.reason == "audit_unavailable") {
 				t.Errorf("the log has %v", lines)
 			}
@@ -325,8 +325,8 @@ func TestFailures(t *testing.T) {
 	}
 }
 
-// What fails on our side uses up nothing: an instance is granted its attempts as
-// soon as all is well again.
+// Our failures spend no attempts: the instance has all its attempts when the failure is
+// over.
 func TestFailuresSpendNoAttempts(t *testing.T) {
 	for _, row := range []struct {
 		name   string
@@ -426,7 +426,7 @@ func TestErrorsOfAnyKindRefuse(t *testing.T) {
 	}{
 		{"the key does not sign", &attest.Failure{Reason: "signing_unavailable", Err: errSecret}, 503, "failed: signing_unavailable"},
 		{"an error of no known kind", errSecret, 503, "failed: signing_unavailable"},
-		{"a verdict within an error", fmt.Errorf("x: %w", &attest.Denied{Reason: attest.StatusDenied}), 403, "denied: status_denied"},
+		{"a denial within an error", fmt.Errorf("x: %w", &attest.Denied{Reason: attest.StatusDenied}), 403, "denied: status_denied"},
 	} {
 		if status, outcome, reason := server.Conclude(row.err); status != row.status || outcome+": "+string(reason) != row.want {
 			t.Errorf("%s: %d %s: %s", row.name, status, outcome, reason)
@@ -443,11 +443,11 @@ func TestTooManyLookupsOfOneAddress(t *testing.T) {
 		t.Errorf("throttled_total is %s", n)
 	}
 	if s := d.audit.String(); s != "" {
-		t.Errorf("nothing was decided, and there is an audit line: %s", s)
+		t.Errorf("there is an audit line without a decision: %s", s)
 	}
 }
 
-// clock is one that stands still.
+// clock stands still unless a test sets it.
 type clock struct{ at time.Time }
 
 func (c *clock) now() time.Time { return c.at }
@@ -475,7 +475,7 @@ func TestThrottle(t *testing.T) {
 		t.Errorf("the cloud was asked %d times for 3 requests that were let through", n)
 	}
 	if n := strings.Count(d.audit.String(), "\n"); n != 3 {
-		t.Errorf("there are %d audit lines: whoever floods must not fill the disk", n)
+		t.Errorf("there are %d audit lines: a flood must not fill the disk", n)
 	}
 	if n := d.metric(t, `nova_authenticator_throttled_total{by="address"}`); n != "5" {
 		t.Errorf("throttled_total is %s", n)
@@ -489,8 +489,8 @@ func TestThrottle(t *testing.T) {
 	d.ask(t, home, webForm).wants(t, http.StatusTooManyRequests, "slow_down", "")
 }
 
-// Behind a load balancer each client has a bucket of its own, which no header
-// of theirs changes.
+// Behind a load balancer each client has one bucket, which the client's header does not
+// change.
 func TestThrottleBehindALoadBalancer(t *testing.T) {
 	s, _ := throttledScene(t, ratelimit.Rate{Rate: 1, Burst: 1})
 	s.proxy = byHeader
@@ -516,7 +516,7 @@ func TestThrottleBehindALoadBalancer(t *testing.T) {
 	}
 }
 
-// One guest can speak from any address of its subnet.
+// One guest can use any address of its subnet.
 func TestThrottleOfAnIPv6Subnet(t *testing.T) {
 	s, _ := throttledScene(t, ratelimit.Rate{Rate: 1, Burst: 2})
 	d := s.open(t)
@@ -534,9 +534,8 @@ func TestThrottleOfAnIPv6Subnet(t *testing.T) {
 	}
 }
 
-// A bucket knows one moment, its last. A request that began long ago and whose
-// body comes only now must not turn it back: all the time since would be paid
-// out again.
+// A bucket stores the time of its last request. A request that began long ago and whose
+// body comes only now must not set that time back, which would fill the bucket again.
 func TestASlowBodyDoesNotFillTheBucket(t *testing.T) {
 	s, c := throttledScene(t, ratelimit.Rate{Rate: 1, Burst: 3})
 	d := s.open(t)
@@ -561,21 +560,21 @@ type readFunc func()
 
 func (f readFunc) Read([]byte) (int, error) { f(); return 0, io.EOF }
 
-// The limit comes before each verdict, audit line and log line, on every door and on every way to a refusal.
+// The limit comes before each answer, audit line and log line, at every door and for every kind of refusal.
 func TestEveryRefusalIsLimited(t *testing.T) {
-	auth := func(form string) func(*testing.T, *house) answer {
-		return func(t *testing.T, h *house) answer { t.Helper(); return h.ask(t, home, form) }
+	auth := func(form string) func(*testing.T, *metadataDoor) answer {
+		return func(t *testing.T, h *metadataDoor) answer { t.Helper(); return h.ask(t, home, form) }
 	}
-	nova := func(edit func(*http.Request)) func(*testing.T, *house) answer {
-		return func(t *testing.T, h *house) answer {
+	nova := func(edit func(*http.Request)) func(*testing.T, *metadataDoor) answer {
+		return func(t *testing.T, h *metadataDoor) answer {
 			t.Helper()
 			q := novaRequest(novaBody)
 			edit(q)
-			return h.door.do(t, q)
+			return h.testServer.do(t, q)
 		}
 	}
-	agent := func(edit func(*http.Request)) func(*testing.T, *house) answer {
-		return func(t *testing.T, h *house) answer {
+	agent := func(edit func(*http.Request)) func(*testing.T, *metadataDoor) answer {
+		return func(t *testing.T, h *metadataDoor) answer {
 			t.Helper()
 			q := h.request(http.MethodPut, webToken)
 			edit(q)
@@ -584,21 +583,21 @@ func TestEveryRefusalIsLimited(t *testing.T) {
 	}
 	for _, tt := range []struct {
 		name   string
-		ask    func(*testing.T, *house) answer
+		ask    func(*testing.T, *metadataDoor) answer
 		status int
 		often  int // what too many get; 0 for 429
 		stale  bool
 	}{
 		{name: "malformed", ask: auth("role=web"), status: http.StatusBadRequest},
-		{name: "another media type", ask: func(t *testing.T, h *house) answer {
+		{name: "another media type", ask: func(t *testing.T, h *metadataDoor) answer {
 			t.Helper()
-			q := h.door.request(home, webForm)
+			q := h.testServer.request(home, webForm)
 			q.Header.Set("Content-Type", "text/plain")
-			return h.door.do(t, q)
+			return h.testServer.do(t, q)
 		}, status: http.StatusUnsupportedMediaType},
 		{name: "a role that is not configured", ask: auth("instance_id=" + webID + "&role=db"), status: http.StatusForbidden},
 		{name: "an audience that the role does not have", ask: auth(webForm + "&audience=x"), status: http.StatusForbidden},
-		{name: "a document that is none", ask: auth(form("role", "web", "document", "x")), status: http.StatusForbidden},
+		{name: "a document that is not valid", ask: auth(form("role", "web", "document", "x")), status: http.StatusForbidden},
 		{name: "a document while the keys are stale", ask: auth(form("role", "web", "document", "x")), status: http.StatusServiceUnavailable, stale: true},
 		{name: "a token while the keys are stale", ask: agent(func(*http.Request) {}), status: http.StatusInternalServerError, often: http.StatusConflict, stale: true},
 		{name: "vendordata from elsewhere", ask: nova(func(r *http.Request) { r.RemoteAddr = "203.0.113.66:4711" }), status: http.StatusForbidden},
@@ -606,11 +605,11 @@ func TestEveryRefusalIsLimited(t *testing.T) {
 		{name: "vendordata with a made-up token", ask: nova(func(r *http.Request) { r.Header.Set("X-Auth-Token", "gAAAAA-made-up") }), status: http.StatusUnauthorized},
 		{name: "vendordata with another user's token", ask: nova(func(r *http.Request) { r.Header.Set("X-Auth-Token", "gAAAAA-member") }), status: http.StatusForbidden},
 		{name: "vendordata of another media type", ask: nova(func(r *http.Request) { r.Header.Set("Content-Type", "text/plain") }), status: http.StatusUnsupportedMediaType},
-		{name: "a metadata agent that says nothing", ask: agent(func(r *http.Request) { r.Header = http.Header{} }), status: http.StatusForbidden, often: http.StatusConflict},
+		{name: "a metadata agent without headers", ask: agent(func(r *http.Request) { r.Header = http.Header{} }), status: http.StatusForbidden, often: http.StatusConflict},
 		{name: "a metadata agent with a wrong signature", ask: agent(func(r *http.Request) { r.Header.Set("X-Instance-Id-Signature", "00") }), status: http.StatusForbidden, often: http.StatusConflict},
 		{name: "a metadata agent with the wrong method", ask: agent(func(r *http.Request) { r.Method = http.MethodPost }), status: http.StatusBadRequest, often: http.StatusConflict},
 		{name: "a metadata agent with a malformed query", ask: agent(func(r *http.Request) { r.URL.RawQuery = "x=1" }), status: http.StatusBadRequest, often: http.StatusConflict},
-		{name: "no metadata agent", ask: agent(func(r *http.Request) { r.RemoteAddr = "203.0.113.66:4711" }), status: http.StatusForbidden, often: http.StatusForbidden},
+		{name: "a client that is not a metadata agent", ask: agent(func(r *http.Request) { r.RemoteAddr = "203.0.113.66:4711" }), status: http.StatusForbidden, often: http.StatusForbidden},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s, c := throttledScene(t, ratelimit.Rate{Rate: 0.001, Burst: 2})
@@ -619,7 +618,7 @@ func TestEveryRefusalIsLimited(t *testing.T) {
 			s.nova, s.callers, s.now = other.nova, other.callers, c.now
 			s.unusable = new(atomic.Bool)
 			s.unusable.Store(tt.stale)
-			h := newHouse(t, s, nil)
+			h := newMetadataDoor(t, s, nil)
 			often := tt.often
 			if often == 0 {
 				often = http.StatusTooManyRequests
@@ -688,10 +687,10 @@ func TestAPanicIsAnAnswer(t *testing.T) {
 	}
 }
 
-// Strangers must not be able to make series.
+// Clients must not be able to make series.
 func TestUnknownRolesMakeNoSeries(t *testing.T) {
 	d := newScene(t).open(t)
-	d.ask(t, other, form("instance_id", webID, "role", "stranger"))
+	d.ask(t, other, form("instance_id", webID, "role", "invented"))
 	before := series(t, d)
 	for i := range 10_000 {
 		d.ask(t, other, form("instance_id", webID, "role", fmt.Sprintf("r%d", i)))
@@ -705,7 +704,7 @@ func TestUnknownRolesMakeNoSeries(t *testing.T) {
 }
 
 // series are the names with labels of what is ours.
-func series(t testing.TB, d *door) map[string]bool {
+func series(t testing.TB, d *testServer) map[string]bool {
 	t.Helper()
 	all := map[string]bool{}
 	for line := range strings.Lines(d.metrics(t)) {

@@ -33,7 +33,7 @@ func TestTLS(t *testing.T) {
 		want   string // empty: refused
 	}{
 		{"a client that prefers HTTP/2", func(*http.Transport) {}, "HTTP/1.1 TLS 1.3"},
-		{"one that knows HTTP/1.1 alone", func(tr *http.Transport) {
+		{"a client that knows only HTTP/1.1", func(tr *http.Transport) {
 			tr.ForceAttemptHTTP2 = false
 			tr.TLSNextProto = map[string]func(string, *tls.Conn) http.RoundTripper{}
 		}, "HTTP/1.1 TLS 1.3"},
@@ -77,7 +77,8 @@ func TestTLS(t *testing.T) {
 	})
 }
 
-// lifetime drips into a connection and gives what came back, and when it ended.
+// lifetime drips into a connection, and returns the answer and how long the connection
+// lived.
 func lifetime(t *testing.T, conn net.Conn, drip string, every time.Duration) (string, time.Duration) {
 	t.Helper()
 	began := time.Now()
@@ -98,7 +99,7 @@ func lifetime(t *testing.T, conn net.Conn, drip string, every time.Duration) (st
 	return string(got), time.Since(began)
 }
 
-// Whoever is slow is cut off, at every stage.
+// A slow client is cut off at every stage.
 func TestSlowClients(t *testing.T) {
 	head := "POST /auth HTTP/1.1\r\nHost: x\r\nContent-Type: " + formType + "\r\nContent-Length: 1000\r\n\r\n"
 	for _, row := range []struct {
@@ -108,11 +109,11 @@ func TestSlowClients(t *testing.T) {
 		want   string // how the answer begins
 		within time.Duration
 	}{
-		{"one that says nothing", "", "", "", listen.ReadHeaderTimeout},
-		{"one that drips its headers", "POST /auth HTTP/1.1\r\nX: ", strings.Repeat("a", 1000), "", listen.ReadHeaderTimeout},
-		{"one that drips its body", head, strings.Repeat("a", 1000), "HTTP/1.1 400 ", listen.ReadTimeout},
-		{"one that sends no body", head, "", "HTTP/1.1 400 ", listen.ReadTimeout},
-		{"one that stays after its answer", rawKeepAlive(), "", "HTTP/1.1 403 ", listen.IdleTimeout},
+		{"a client that sends nothing", "", "", "", listen.ReadHeaderTimeout},
+		{"a client that drips its headers", "POST /auth HTTP/1.1\r\nX: ", strings.Repeat("a", 1000), "", listen.ReadHeaderTimeout},
+		{"a client that drips its body", head, strings.Repeat("a", 1000), "HTTP/1.1 400 ", listen.ReadTimeout},
+		{"a client that sends no body", head, "", "HTTP/1.1 400 ", listen.ReadTimeout},
+		{"a client that stays after its answer", rawKeepAlive(), "", "HTTP/1.1 403 ", listen.IdleTimeout},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

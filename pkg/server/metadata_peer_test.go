@@ -21,10 +21,10 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/server"
 )
 
-// Headers that are too long are the request's own mistake, with an answer of its
-// own: an empty 200 would be taken for a token.
+// Headers that are too long get an error: the client would take an empty 200 for a
+// token.
 func TestLongHeadersAtTheMetadataService(t *testing.T) {
-	h := newHouse(t, newScene(t), nil)
+	h := newMetadataDoor(t, newScene(t), nil)
 	for _, target := range []string{webToken, "/identity/roles"} {
 		r := h.request(http.MethodPut, target)
 		r.Header.Set("X", strings.Repeat("a", 17<<10))
@@ -35,11 +35,11 @@ func TestLongHeadersAtTheMetadataService(t *testing.T) {
 	h.untouched(t)
 }
 
-// Whoever is no agent leaves a line for the operator, but cannot fill the disk.
-func TestStrangersAreRecorded(t *testing.T) {
+// A client that is not an agent gets an audit line, but cannot fill the disk.
+func TestClientsThatAreNotAgentsAreRecorded(t *testing.T) {
 	s := newScene(t)
 	s.throttle = ratelimit.Rate{Rate: 0.001, Burst: 2}
-	h := newHouse(t, s, nil)
+	h := newMetadataDoor(t, s, nil)
 	for range 5 {
 		r := h.request(http.MethodPut, webToken)
 		r.RemoteAddr = "192.0.2.31:4711"
@@ -59,10 +59,10 @@ func TestStrangersAreRecorded(t *testing.T) {
 	}
 }
 
-// A connection from nowhere known is closed before it costs anything: a crowd of
-// them must not keep the agents out.
-func TestConnectionsOfStrangersAreNotKept(t *testing.T) {
-	h := newHouse(t, newScene(t), func(c *server.MetadataServiceConfig) {
+// The connection of a peer that cannot be an agent is closed at once: many of them must
+// not keep the agents out.
+func TestConnectionsOfOtherPeersAreClosed(t *testing.T) {
+	h := newMetadataDoor(t, newScene(t), func(c *server.MetadataServiceConfig) {
 		c.Agents = []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}
 	})
 	at := h.serveAgents(t)
@@ -73,7 +73,7 @@ func TestConnectionsOfStrangersAreNotKept(t *testing.T) {
 	defer c.Close()
 	_ = c.SetReadDeadline(time.Now().Add(listen.ReadHeaderTimeout / 2))
 	if n, err := c.Read(make([]byte, 1)); n != 0 || err == nil || os.IsTimeout(err) {
-		t.Errorf("a stranger that says nothing has its connection: %d, %v", n, err)
+		t.Errorf("a peer that is not an agent keeps its connection: %d, %v", n, err)
 	}
 	h.audit.await(t, 1)
 	if line := h.audit.parsed(t)[0]; line["reason"] != "agent_unknown" || line["client"] != "127.0.0.2" {
@@ -81,11 +81,11 @@ func TestConnectionsOfStrangersAreNotKept(t *testing.T) {
 	}
 }
 
-// A certificate that is not good is told to the operator: an agent whose own has
-// expired is a network without metadata.
+// A bad certificate is in the audit log: if an agent's certificate has expired, its
+// network has no metadata.
 func TestBadCertificatesAreRecorded(t *testing.T) {
 	ours, foreign := listentest.NewCA(t), listentest.NewCA(t)
-	h := newHouse(t, newScene(t), func(c *server.MetadataServiceConfig) {
+	h := newMetadataDoor(t, newScene(t), func(c *server.MetadataServiceConfig) {
 		c.Agents, c.TLS.ClientCAFile, c.TLS.ClientNames = nil, ours.File(t), []string{agentName}
 		c.TLS.CertFile, c.TLS.KeyFile = ours.Issue(t, "door.example.com").Files(t)
 	})
@@ -101,8 +101,8 @@ func TestBadCertificatesAreRecorded(t *testing.T) {
 	}
 }
 
-// agentGet speaks to the door with a certificate of by, if that is not nil, over a
-// connection of its own.
+// agentGet sends a request with a certificate of by, if that is not nil, over a new
+// connection.
 func agentGet(t *testing.T, at string, door, by *listentest.Certificate, target string) (int, error) {
 	t.Helper()
 	config := &tls.Config{RootCAs: door.Pool()}
@@ -118,12 +118,12 @@ func agentGet(t *testing.T, at string, door, by *listentest.Certificate, target 
 	return resp.StatusCode, nil
 }
 
-// The agents' CA is read again, as the certificate is; and a session that was made
-// under the old one is not taken up again.
+// The agents' CA is read again, and a TLS session from the time of the old CA is not
+// resumed.
 func TestCAOfAgentsIsReadAgain(t *testing.T) {
 	door, old, next := listentest.NewCA(t), listentest.NewCA(t), listentest.NewCA(t)
 	file := old.File(t)
-	h := newHouse(t, newScene(t), func(c *server.MetadataServiceConfig) {
+	h := newMetadataDoor(t, newScene(t), func(c *server.MetadataServiceConfig) {
 		c.Agents, c.TLS.ClientCAFile, c.TLS.ClientNames = nil, file, []string{agentName}
 		c.TLS.CertFile, c.TLS.KeyFile = door.Issue(t, "door.example.com").Files(t)
 	})
@@ -156,18 +156,18 @@ func TestCAOfAgentsIsReadAgain(t *testing.T) {
 	}
 	if resp, err := resuming.Get("https://" + at + "/latest"); err == nil {
 		_ = resp.Body.Close()
-		t.Errorf("a session of the old CA's is taken up again: %d", resp.StatusCode)
+		t.Errorf("a session of the old CA's agent is resumed: %d", resp.StatusCode)
 	}
 }
 
-// Nova closes a connection at will. What an instance posts is not lost by that.
+// Nova may close a connection at any time. The body of a request is not lost.
 func TestNovaThatClosesItsConnections(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = l.Close() })
-	go func() { // answers once on each connection, and says nothing of closing it
+	go func() { // answers once on each connection, without Connection: close
 		for {
 			c, err := l.Accept()
 			if err != nil {
@@ -184,7 +184,7 @@ func TestNovaThatClosesItsConnections(t *testing.T) {
 			}()
 		}
 	}()
-	h := newHouse(t, newScene(t), loopbackAgents("http://"+l.Addr().String()))
+	h := newMetadataDoor(t, newScene(t), loopbackAgents("http://"+l.Addr().String()))
 	at := h.serveAgents(t)
 	post := "POST /openstack/latest/password HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 5\r\n\r\nhello"
 	for range 3 {
@@ -194,7 +194,7 @@ func TestNovaThatClosesItsConnections(t *testing.T) {
 	}
 }
 
-// Bytes come through as they come: an agent gives up after a minute without any.
+// An answer is streamed: an agent gives up after a minute without a byte.
 func TestNovaIsStreamed(t *testing.T) {
 	next := make(chan struct{})
 	n := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -205,7 +205,7 @@ func TestNovaIsStreamed(t *testing.T) {
 		_, _ = io.WriteString(w, "b")
 	}))
 	t.Cleanup(n.Close)
-	h := newHouse(t, newScene(t), loopbackAgents(n.URL))
+	h := newMetadataDoor(t, newScene(t), loopbackAgents(n.URL))
 	c, err := net.Dial("tcp", h.serveAgents(t))
 	if err != nil {
 		t.Fatal(err)
@@ -225,10 +225,11 @@ func TestNovaIsStreamed(t *testing.T) {
 	}
 }
 
-// Slow vendordata is the agent's to give up on: it allows a minute between bytes.
+// An agent allows a minute between bytes: it gives up on a slow Nova before the server
+// does.
 func TestSlowNovaIsWaitedFor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := newHouse(t, newScene(t), func(c *server.MetadataServiceConfig) { c.Nova = "http://nova.example.com" })
+		h := newMetadataDoor(t, newScene(t), func(c *server.MetadataServiceConfig) { c.Nova = "http://nova.example.com" })
 		proxy := server.NovaProxy("http://nova.example.com", h.logger, func(r *http.Request) (*http.Response, error) {
 			in, out := io.Pipe()
 			go func() {

@@ -55,18 +55,18 @@ func secretFile(t testing.TB, content string) string {
 	return file
 }
 
-// house is the door of the metadata service, with a Nova behind it.
-type house struct {
-	*door
+// metadataDoor is the door for metadata agents, with a Nova behind it.
+type metadataDoor struct {
+	*testServer
 	config  server.MetadataServiceConfig
 	handler *server.Agents
 }
 
-// newHouse serves the role web to those for whom an agent at agentAddr speaks.
-func newHouse(t testing.TB, s *scene, edit func(*server.MetadataServiceConfig)) *house {
+// newMetadataDoor serves the role web to instances behind an agent at agentAddr.
+func newMetadataDoor(t testing.TB, s *scene, edit func(*server.MetadataServiceConfig)) *metadataDoor {
 	t.Helper()
 	s.grant.Proof = []attest.Proof{attest.ProofMetadataService}
-	h := &house{door: s.open(t)}
+	h := &metadataDoor{testServer: s.open(t)}
 	h.config = server.MetadataServiceConfig{
 		Listen: "127.0.0.1:0", Agents: []netip.Prefix{netip.MustParsePrefix(agentAddr + "/32")}, SharedSecretFile: []string{secretFile(t, secret+"\n")},
 	}
@@ -78,8 +78,8 @@ func newHouse(t testing.TB, s *scene, edit func(*server.MetadataServiceConfig)) 
 	return h
 }
 
-// request is what the agent makes of curl -X PUT in the instance.
-func (h *house) request(method, target string) *http.Request {
+// request is the agent's request if the instance calls curl -X PUT.
+func (h *metadataDoor) request(method, target string) *http.Request {
 	r := httptest.NewRequest(method, target, nil)
 	r.RemoteAddr = agentAddr + ":4711"
 	r.Header = http.Header{
@@ -88,7 +88,7 @@ func (h *house) request(method, target string) *http.Request {
 	return r
 }
 
-func (h *house) do(t testing.TB, r *http.Request) answer {
+func (h *metadataDoor) do(t testing.TB, r *http.Request) answer {
 	t.Helper()
 	w := httptest.NewRecorder()
 	h.handler.ServeHTTP(w, r)
@@ -101,7 +101,7 @@ func TestMetadataServiceGrants(t *testing.T) {
 	s := newScene(t)
 	s.grant.Audience = []string{"https://vault.example.com", "https://k8s.example.com"}
 	s.window.Limit, s.instance.Created = 1, s.instance.Created.Add(-1000*time.Hour) // neither counts here
-	h := newHouse(t, s, nil)
+	h := newMetadataDoor(t, s, nil)
 	got := h.do(t, h.request(http.MethodPut, webToken+"&audience=https://k8s.example.com"))
 	compact := got.granted(t)
 	for name, want := range map[string]any{"sub": webID, "aud": "https://k8s.example.com", "role": "web"} {
@@ -133,7 +133,7 @@ func TestMetadataServiceGrants(t *testing.T) {
 	}
 }
 
-// What is said of an instance and what is asked for are each spoilt in one thing.
+// Each row changes one thing of the claim or of the request.
 func TestMetadataServiceRefuses(t *testing.T) {
 	const other = "5ad2d1b0-6c1c-4a43-9f0e-3f1d5a7f0b11"
 	header := func(name string, values ...string) func(*http.Request) {
@@ -155,12 +155,12 @@ func TestMetadataServiceRefuses(t *testing.T) {
 		{"another instance's signature", header("X-Instance-ID-Signature", sign(other, secret)), 403, "agent_claim_invalid"},
 		{"half a signature", header("X-Instance-ID-Signature", sign(webID, secret)[:32]), 403, "agent_claim_invalid"},
 		{"a signature and more", header("X-Instance-ID-Signature", sign(webID, secret)+"00"), 403, "agent_claim_invalid"},
-		{"a signature that is no hex", header("X-Instance-ID-Signature", strings.Repeat("z", 64)), 403, "agent_claim_invalid"},
+		{"a signature that is not hexadecimal", header("X-Instance-ID-Signature", strings.Repeat("z", 64)), 403, "agent_claim_invalid"},
 		{"two signatures", header("X-Instance-ID-Signature", sign(webID, secret), sign(webID, secret)), 403, "agent_claim_invalid"},
 		{"another instance", header("X-Instance-ID", other), 403, "agent_claim_invalid"},
 		{"two instances", header("X-Instance-ID", webID, other), 403, "agent_claim_invalid"},
 		{"no instance", header("X-Instance-ID"), 403, "agent_claim_invalid"},
-		{"what is no ID, signed", func(r *http.Request) {
+		{"an ID that is not a UUID, signed", func(r *http.Request) {
 			r.Header.Set("X-Instance-ID", "web-1")
 			r.Header.Set("X-Instance-ID-Signature", sign("web-1", secret))
 		}, 403, "agent_claim_invalid"},
@@ -171,7 +171,7 @@ func TestMetadataServiceRefuses(t *testing.T) {
 		{"another address", header("X-Forwarded-For", "127.0.0.2"), 403, attest.AddressMismatch},
 		{"two addresses", header("X-Forwarded-For", home, home), 403, "agent_claim_invalid"},
 		{"two addresses in one", header("X-Forwarded-For", home+", "+home), 403, "agent_claim_invalid"},
-		{"an address that is none", header("X-Forwarded-For", "unknown"), 403, "agent_claim_invalid"},
+		{"a word for an address", header("X-Forwarded-For", "unknown"), 403, "agent_claim_invalid"},
 		{"a link-local address of another MAC", header("X-Forwarded-For", "fe80::1"), 403, attest.AddressMismatch},
 		{"a provider's header", header("X-Metadata-Provider", "nsx"), 403, "agent_claim_invalid"},
 		{"a provider's header, empty", header("X-Metadata-Provider", ""), 403, "agent_claim_invalid"},
@@ -182,19 +182,19 @@ func TestMetadataServiceRefuses(t *testing.T) {
 		{"HEAD", method("HEAD"), 400, "request_invalid"},
 		{"put", method("put"), 400, "request_invalid"},
 		{"a body", func(r *http.Request) { r.Body, r.ContentLength = io.NopCloser(strings.NewReader("role=web")), 8 }, 400, "request_invalid"},
-		{"a body without end", func(r *http.Request) { r.Body, r.ContentLength = io.NopCloser(strings.NewReader("role=web")), -1 }, 400, "request_invalid"},
+		{"a body of unknown length", func(r *http.Request) { r.Body, r.ContentLength = io.NopCloser(strings.NewReader("role=web")), -1 }, 400, "request_invalid"},
 		{"no role", target("/identity/token"), 400, "request_invalid"},
 		{"two roles", target(webToken + "&role=web"), 400, "request_invalid"},
-		{"an instance of its own choice", target(webToken + "&instance_id=" + other), 400, "request_invalid"},
-		{"a query that is none", target("/identity/token?role=%zz"), 400, "request_invalid"},
-		{"an audience that is none", target(webToken + "&audience=a+b"), 400, "request_invalid"},
+		{"another instance in the query", target(webToken + "&instance_id=" + other), 400, "request_invalid"},
+		{"a broken query", target("/identity/token?role=%zz"), 400, "request_invalid"},
+		{"a malformed audience", target(webToken + "&audience=a+b"), 400, "request_invalid"},
 		{"another audience", target(webToken + "&audience=vault"), 403, attest.AudienceDenied},
 		{"an unknown role", target("/identity/token?role=db"), 403, attest.RoleUnknown},
-		{"what is in the body by the name of a field", target("/identity/token?format=token"), 400, "request_invalid"},
+		{"a format and no role", target("/identity/token?format=token"), 400, "request_invalid"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			h := newHouse(t, newScene(t), nil)
+			h := newMetadataDoor(t, newScene(t), nil)
 			r := h.request(http.MethodPut, webToken)
 			tt.edit(r)
 			got := h.do(t, r)
@@ -217,26 +217,26 @@ func TestMetadataServiceRefuses(t *testing.T) {
 	}
 }
 
-// A proxy that adds its peer to the agent's header is the common mistake, and the
-// audit line names it.
-func TestTheDenialSaysWhatIsWrongWithTheAgentsAddress(t *testing.T) {
+// A proxy that adds its peer to the agent's header is the common mistake, and the audit
+// line says so.
+func TestTheAuditLineSaysWhatIsWrongWithTheAgentsAddress(t *testing.T) {
 	const added = ", not one IP address: a proxy between the agent and us added its peer; in HAProxy write `option forwardfor if-none` in the frontend and in the backend"
 	for name, tt := range map[string]struct {
 		values []string
 		want   string
 	}{
-		"two lines":              {[]string{home, "192.0.2.9"}, `X-Forwarded-For is "` + home + `", "192.0.2.9"` + added},
-		"two in a line":          {[]string{home + ", 192.0.2.9"}, `X-Forwarded-For is "` + home + `", "192.0.2.9"` + added},
-		"many":                   {[]string{strings.Repeat(home+",", 9) + home}, `and 6 more` + added},
-		"a word":                 {[]string{"unknown"}, `X-Forwarded-For is "unknown", not one IP address`},
-		"what may be a secret":   {[]string{"gAAAAABk" + strings.Repeat("0", 40)}, `X-Forwarded-For is (not shown), not one IP address`},
-		"a long text":            {[]string{strings.Repeat("1.", 4000)}, `X-Forwarded-For is (not shown), not one IP address`},
-		"an empty line":          {[]string{""}, `X-Forwarded-For is empty`},
-		"no line":                {nil, `X-Forwarded-For is there 0 times`},
-		"an empty line and more": {[]string{"", home}, `X-Forwarded-For is "", "` + home + `"` + added},
+		"two lines":                    {[]string{home, "192.0.2.9"}, `X-Forwarded-For is "` + home + `", "192.0.2.9"` + added},
+		"two in a line":                {[]string{home + ", 192.0.2.9"}, `X-Forwarded-For is "` + home + `", "192.0.2.9"` + added},
+		"many":                         {[]string{strings.Repeat(home+",", 9) + home}, `and 6 more` + added},
+		"a word":                       {[]string{"unknown"}, `X-Forwarded-For is "unknown", not one IP address`},
+		"a value that may be a secret": {[]string{"gAAAAABk" + strings.Repeat("0", 40)}, `X-Forwarded-For is (not shown), not one IP address`},
+		"a long text":                  {[]string{strings.Repeat("1.", 4000)}, `X-Forwarded-For is (not shown), not one IP address`},
+		"an empty line":                {[]string{""}, `X-Forwarded-For is empty`},
+		"no line":                      {nil, `X-Forwarded-For is there 0 times`},
+		"an empty line and more":       {[]string{"", home}, `X-Forwarded-For is "", "` + home + `"` + added},
 	} {
 		t.Run(name, func(t *testing.T) {
-			h := newHouse(t, newScene(t), nil)
+			h := newMetadataDoor(t, newScene(t), nil)
 			r := h.request(http.MethodPut, webToken)
 			r.Header["X-Forwarded-For"] = tt.values
 			if got := h.do(t, r); got.status != http.StatusForbidden {
@@ -250,10 +250,10 @@ func TestTheDenialSaysWhatIsWrongWithTheAgentsAddress(t *testing.T) {
 	}
 }
 
-// Not an agent: nothing is told, and nothing reaches Nova.
-func TestStrangersGetNothingFromTheMetadataService(t *testing.T) {
+// A client that is not an agent gets only "forbidden", and its requests do not reach Nova.
+func TestOnlyAgentsReachTheMetadataService(t *testing.T) {
 	nova := newNova(t)
-	h := newHouse(t, newScene(t), func(c *server.MetadataServiceConfig) { c.Nova = nova.URL })
+	h := newMetadataDoor(t, newScene(t), func(c *server.MetadataServiceConfig) { c.Nova = nova.URL })
 	for _, from := range []string{home, "192.0.2.31", "::1", "not an address"} {
 		for _, r := range []*http.Request{
 			h.request(http.MethodPut, webToken), h.request(http.MethodGet, "/identity/roles"), h.request(http.MethodGet, "/latest/meta-data/"), h.request(http.MethodGet, "/identity"),
@@ -271,13 +271,13 @@ func TestStrangersGetNothingFromTheMetadataService(t *testing.T) {
 		t.Errorf("the cloud was asked %d times", n)
 	}
 	if n := h.metric(t, "nova_authenticator_unknown_agents_total"); n != "16" {
-		t.Errorf("%s strangers are counted", n)
+		t.Errorf("%s clients are counted", n)
 	}
 }
 
 func TestIdentityRoles(t *testing.T) {
 	s := newScene(t)
-	h := newHouse(t, s, nil)
+	h := newMetadataDoor(t, s, nil)
 	got := h.do(t, h.request(http.MethodGet, "/identity/roles"))
 	if got.status != http.StatusOK || got.body != "{\"roles\":[\"web\"]}\n" {
 		t.Errorf("%d %s", got.status, got.body)
@@ -299,13 +299,13 @@ func TestIdentityRoles(t *testing.T) {
 	}
 	none := newScene(t)
 	none.rules = attest.Rules{ProjectID: []string{"other"}}
-	h = newHouse(t, none, nil)
+	h = newMetadataDoor(t, none, nil)
 	if got := h.do(t, h.request(http.MethodGet, "/identity/roles")); got.body != "{\"roles\":[]}\n" {
 		t.Errorf("no role: %d %s", got.status, got.body)
 	}
 }
 
-// The statuses are those that pass all releases of the agent.
+// All releases of the agent pass these statuses on.
 func TestStatusesOfTheMetadataService(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
@@ -324,7 +324,7 @@ func TestStatusesOfTheMetadataService(t *testing.T) {
 	} {
 		s := newScene(t)
 		tt.edit(s)
-		h := newHouse(t, s, nil)
+		h := newMetadataDoor(t, s, nil)
 		got := h.do(t, h.request(http.MethodPut, webToken))
 		if tt.status == http.StatusConflict {
 			got.granted(t)
@@ -345,9 +345,9 @@ func (brokenState) Increment(context.Context, string, time.Time) (int64, error) 
 }
 func (brokenState) GiveBack(context.Context, string, int64) error { return errors.New("away") }
 
-// While the secret is changed both are good.
+// Both secrets are valid while the operator changes it.
 func TestSharedSecretIsChanged(t *testing.T) {
-	h := newHouse(t, newScene(t), func(c *server.MetadataServiceConfig) {
+	h := newMetadataDoor(t, newScene(t), func(c *server.MetadataServiceConfig) {
 		c.SharedSecretFile = append(c.SharedSecretFile, secretFile(t, "next"))
 	})
 	for _, s := range []string{secret, "next"} {
@@ -357,7 +357,7 @@ func TestSharedSecretIsChanged(t *testing.T) {
 	}
 }
 
-// nova is a metadata API that tells what it was sent.
+// nova is a metadata API that records its requests.
 type nova struct {
 	*httptest.Server
 	calls atomic.Int64
@@ -404,7 +404,7 @@ func (n *nova) last() string {
 	return n.seen[len(n.seen)-1]
 }
 
-// raw sends bytes, and gives the answer byte for byte.
+// raw sends a request and returns the answer, byte for byte.
 func raw(t testing.TB, address, request string) string {
 	t.Helper()
 	c, err := net.DialTimeout("tcp", address, 5*time.Second)
@@ -425,8 +425,8 @@ func raw(t testing.TB, address, request string) string {
 	return string(all)
 }
 
-// serveAgents serves the door at a port of the loopback, where agents are.
-func (h *house) serveAgents(t testing.TB) string {
+// serveAgents serves the door at a free port of the loopback network.
+func (h *metadataDoor) serveAgents(t testing.TB) string {
 	t.Helper()
 	e, err := h.handler.Listen()
 	if err != nil {
@@ -442,10 +442,10 @@ func loopbackAgents(nova string) func(*server.MetadataServiceConfig) {
 	}
 }
 
-// What Nova gets and what the agent gets are the same with us and without.
-func TestNovaIsReachedUntouched(t *testing.T) {
+// Nova gets the same bytes as without us, and so does the agent.
+func TestNovaGetsTheSameBytes(t *testing.T) {
 	n := newNova(t)
-	h := newHouse(t, newScene(t), loopbackAgents(n.URL))
+	h := newMetadataDoor(t, newScene(t), loopbackAgents(n.URL))
 	at := h.serveAgents(t)
 	direct := strings.TrimPrefix(n.URL, "http://")
 	for _, request := range []string{
@@ -484,8 +484,8 @@ func TestNovaIsReachedUntouched(t *testing.T) {
 	}
 }
 
-// sortedHeader has the lines of the header in order: that of different fields
-// means nothing (RFC 9110, section 5.3).
+// sortedHeader sorts the lines of the header: the order of different fields has no meaning
+// (RFC 9110, section 5.3).
 func sortedHeader(answer string) string {
 	head, body, _ := strings.Cut(answer, "\r\n\r\n")
 	lines := strings.Split(head, "\r\n")
@@ -495,7 +495,7 @@ func sortedHeader(answer string) string {
 
 func TestNovaThatFails(t *testing.T) {
 	n := newNova(t)
-	h := newHouse(t, newScene(t), loopbackAgents(n.URL))
+	h := newMetadataDoor(t, newScene(t), loopbackAgents(n.URL))
 	at := h.serveAgents(t)
 	get := "GET /gone HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 	if got := raw(t, at, get); !strings.HasPrefix(got, "HTTP/1.1 500 ") {
@@ -505,19 +505,19 @@ func TestNovaThatFails(t *testing.T) {
 	if got := raw(t, at, get); !strings.HasPrefix(got, "HTTP/1.1 500 ") {
 		t.Errorf("nova is away: %q", got)
 	}
-	// Ours does not need it.
+	// A token does not need Nova's metadata API.
 	r := h.request(http.MethodPut, webToken)
 	r.RemoteAddr = "127.0.0.1:1"
 	h.do(t, r).granted(t)
 }
 
-// The other way round: what Nova's metadata needs of ours is nothing.
+// Requests to Nova's metadata API need neither our cloud client nor state nor keys.
 func TestNovaIsReachedWithoutCloudStateAndKeys(t *testing.T) {
 	n := newNova(t)
 	s := newScene(t)
 	s.cloud = cloudFunc(func(context.Context) (attest.Instance, error) { return attest.Instance{}, errors.New("away") })
 	s.attempts = brokenState{}
-	h := newHouse(t, s, loopbackAgents(n.URL))
+	h := newMetadataDoor(t, s, loopbackAgents(n.URL))
 	at := h.serveAgents(t)
 	if got := raw(t, at, "GET /latest HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"); !strings.HasPrefix(got, "HTTP/1.1 200 ") {
 		t.Error(got)
@@ -527,9 +527,9 @@ func TestNovaIsReachedWithoutCloudStateAndKeys(t *testing.T) {
 	}
 }
 
-// lookalikes are what somebody between us and the instance could take for ours,
-// or for Nova's when it is ours.
-var lookalikes = []string{
+// similarPaths are paths that a proxy could take for ours, or for Nova's although they
+// are ours.
+var similarPaths = []string{
 	"/identity", "/identity/", "//identity/token", "/identity//token", "/identity/token/", "/identity/./token", "/identity/../identity/token",
 	"/latest/../identity/token", "/./identity/token", "/%69dentity/token", "/identity/%74oken", "/identity%2ftoken", "/identity%2Ftoken", "/%2fidentity/token",
 	"/latest/%2e%2e/identity/token", "/latest/%2E./identity/token", "/identity;v=1/token", "/identity/token;v=1", "/Identity/token", "/IDENTITY/TOKEN",
@@ -537,12 +537,12 @@ var lookalikes = []string{
 	"/identity/roles/", "/..//identity/roles", "/%25252569dentity/x", `/a\b/../x/../identity`, `/x/../identity\token;/`,
 }
 
-func TestLookalikesAreNotFound(t *testing.T) {
+func TestPathsSimilarToOursAreNotFound(t *testing.T) {
 	n := newNova(t)
-	h := newHouse(t, newScene(t), loopbackAgents(n.URL))
+	h := newMetadataDoor(t, newScene(t), loopbackAgents(n.URL))
 	at := h.serveAgents(t)
 	head := "X-Forwarded-For: " + home + "\r\nX-Instance-ID: " + webID + "\r\nX-Tenant-ID: " + project + "\r\nX-Instance-ID-Signature: " + sign(webID, secret) + "\r\n"
-	for _, path := range lookalikes {
+	for _, path := range similarPaths {
 		for _, target := range []string{path, "http://169.254.169.254" + path} {
 			got := raw(t, at, "PUT "+target+"?role=web HTTP/1.1\r\nHost: 169.254.169.254\r\n"+head+"Connection: close\r\nContent-Length: 0\r\n\r\n")
 			if !strings.HasPrefix(got, "HTTP/1.1 404 ") && !strings.HasPrefix(got, "HTTP/1.1 400 ") {
@@ -559,7 +559,7 @@ func TestLookalikesAreNotFound(t *testing.T) {
 // a proxy, and Nova, could read another path in them than we do.
 func TestRequestTargets(t *testing.T) {
 	n := newNova(t)
-	h := newHouse(t, newScene(t), loopbackAgents(n.URL))
+	h := newMetadataDoor(t, newScene(t), loopbackAgents(n.URL))
 	at := h.serveAgents(t)
 	head := "X-Forwarded-For: " + home + "\r\nX-Instance-ID: " + webID + "\r\nX-Tenant-ID: " + project + "\r\nX-Instance-ID-Signature: " + sign(webID, secret) + "\r\nConnection: close\r\n\r\n"
 	for _, tt := range []struct{ line, host string }{
@@ -613,20 +613,20 @@ func TestRequestTargets(t *testing.T) {
 }
 
 func TestWithoutNovaTheRestIsNotFound(t *testing.T) {
-	h := newHouse(t, newScene(t), nil)
+	h := newMetadataDoor(t, newScene(t), nil)
 	if got := h.do(t, h.request(http.MethodGet, "/latest/meta-data/")); got.status != http.StatusNotFound {
 		t.Errorf("%d %s", got.status, got.body)
 	}
 }
 
-// Behind a load balancer the agent is who PROXY v2 names.
+// Behind a load balancer the PROXY header, version 2, names the agent.
 func TestProxiesOfAgents(t *testing.T) {
 	n := newNova(t)
 	agent := netip.MustParsePrefix(agentAddr + "/32")
 	behind := func(c *server.MetadataServiceConfig) {
 		c.Agents, c.Proxies, c.Nova = []netip.Prefix{agent}, []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}, n.URL
 	}
-	h := newHouse(t, newScene(t), behind)
+	h := newMetadataDoor(t, newScene(t), behind)
 	at := h.serveAgents(t)
 	header := func(version byte, from string, command proxyproto.ProtocolVersionAndCommand) string {
 		var b bytes.Buffer
@@ -645,7 +645,7 @@ func TestProxiesOfAgents(t *testing.T) {
 		{"another, for the server as a whole", header(2, "192.0.2.31", proxyproto.PROXY) + "OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n", "HTTP/1.1 403 "},
 		{"the balancer for itself", header(2, agentAddr, proxyproto.LOCAL), "HTTP/1.1 403 "},
 		{"the agent, by version 1", header(1, agentAddr, proxyproto.PROXY), ""},
-		{"nobody", "", ""},
+		{"no header", "", ""},
 	} {
 		got := func() string {
 			c, err := net.Dial("tcp", at)
@@ -662,8 +662,8 @@ func TestProxiesOfAgents(t *testing.T) {
 			t.Errorf("%s: %.100q, want %q", tt.name, got, tt.want)
 		}
 	}
-	// Who is no proxy names nobody.
-	h = newHouse(t, newScene(t), func(c *server.MetadataServiceConfig) {
+	// The header of a peer that is not a proxy does not count.
+	h = newMetadataDoor(t, newScene(t), func(c *server.MetadataServiceConfig) {
 		behind(c)
 		c.Proxies = []netip.Prefix{netip.MustParsePrefix("192.0.2.9/32")}
 	})
@@ -676,19 +676,20 @@ func TestProxiesOfAgents(t *testing.T) {
 	_, _ = io.WriteString(c, header(2, agentAddr, proxyproto.PROXY)+get)
 	all, _ := io.ReadAll(c)
 	if strings.Contains(string(all), " 200 ") {
-		t.Errorf("a stranger that names an agent is answered %q", all)
+		t.Errorf("a peer that is not a proxy and names an agent is answered %q", all)
 	}
 }
 
 // agentName is in the certificates of agents.
 const agentName = "agent.example.com"
 
-// A CA that signs for others as well: which of its certificates make an agent.
+// A CA may sign for others as well. Only certificates with a configured name are an
+// agent's.
 func TestNamesOfAgents(t *testing.T) {
 	ours := listentest.NewCA(t)
 	n := newNova(t)
 	serve := func(names ...string) string {
-		return newHouse(t, newScene(t), func(c *server.MetadataServiceConfig) {
+		return newMetadataDoor(t, newScene(t), func(c *server.MetadataServiceConfig) {
 			c.Agents, c.Nova, c.TLS.ClientCAFile, c.TLS.ClientNames = nil, n.URL, ours.File(t), names
 			c.TLS.CertFile, c.TLS.KeyFile = ours.Issue(t, "door.example.com").Files(t)
 		}).serveAgents(t)
@@ -716,7 +717,7 @@ func TestNamesOfAgents(t *testing.T) {
 	}{
 		{"another name", names("other.example.com"), 0},
 		{"no name", names(), 0},
-		{"its common name alone", func(c *x509.Certificate) { c.Subject.CommonName, c.DNSNames = agentName, nil }, 0},
+		{"only in its common name", func(c *x509.Certificate) { c.Subject.CommonName, c.DNSNames = agentName, nil }, 0},
 		{"its common name beside another name", func(c *x509.Certificate) { c.Subject.CommonName = agentName }, 0},
 		{"a wildcard", names("*.example.com"), 0},
 		{"a wildcard of all", names("*"), 0},
@@ -736,7 +737,7 @@ func TestNamesOfAgents(t *testing.T) {
 		{"the second", names("second.example.com"), http.StatusOK},
 		{"it among others", names("other.example.com", agentName), http.StatusOK},
 		{"it in capitals", names("AGENT.Example.com"), http.StatusOK},
-		{"it for servers alone", func(c *x509.Certificate) {
+		{"it, but only for servers", func(c *x509.Certificate) {
 			c.DNSNames, c.ExtKeyUsage = []string{agentName}, []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
 		}, 0},
 	} {
@@ -764,7 +765,7 @@ func TestCertificatesOfAgents(t *testing.T) {
 	ours, foreign := listentest.NewCA(t), listentest.NewCA(t)
 	n := newNova(t)
 	with := func(agents ...netip.Prefix) string {
-		h := newHouse(t, newScene(t), func(c *server.MetadataServiceConfig) {
+		h := newMetadataDoor(t, newScene(t), func(c *server.MetadataServiceConfig) {
 			c.Agents, c.Nova, c.TLS.ClientCAFile, c.TLS.ClientNames = agents, n.URL, ours.File(t), []string{agentName}
 			c.TLS.CertFile, c.TLS.KeyFile = ours.Issue(t, "door.example.com").Files(t)
 		})
@@ -780,7 +781,7 @@ func TestCertificatesOfAgents(t *testing.T) {
 			t.Errorf("%s: %d", name, status)
 		}
 	}
-	// Both that are set must hold.
+	// If both are set, both must match.
 	if status, _ := get(with(netip.MustParsePrefix("192.0.2.30/32")), ours); status != 0 {
 		t.Errorf("a certificate at another address: %d", status)
 	}
@@ -789,7 +790,7 @@ func TestCertificatesOfAgents(t *testing.T) {
 	}
 }
 
-func TestMetadataServiceConfigThatIsWrong(t *testing.T) {
+func TestMetadataServiceConfigProblems(t *testing.T) {
 	good := func() server.MetadataServiceConfig {
 		return server.MetadataServiceConfig{
 			Listen: "127.0.0.1:8775", Agents: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}, SharedSecretFile: []string{secretFile(t, secret)}, Nova: "http://127.0.0.1:8774/",
@@ -836,9 +837,9 @@ func TestMetadataServiceConfigThatIsWrong(t *testing.T) {
 	}
 }
 
-// Nothing but the two paths is ours, and nothing that resembles them is Nova's.
+// Only two paths are ours, and paths that resemble them do not reach Nova.
 func FuzzIdentityPath(f *testing.F) {
-	for _, p := range append(slices.Clone(lookalikes), "http://169.254.169.254/identity/token", "http:/identity/token", "x:80", "*", "/a#/identity/token", "/latest/meta-data/", "/identity/token", "/openstack/2012-08-10/user_data") {
+	for _, p := range append(slices.Clone(similarPaths), "http://169.254.169.254/identity/token", "http:/identity/token", "x:80", "*", "/a#/identity/token", "/latest/meta-data/", "/identity/token", "/openstack/2012-08-10/user_data") {
 		f.Add(p)
 	}
 	f.Fuzz(func(t *testing.T, path string) {
@@ -854,7 +855,7 @@ func FuzzIdentityPath(f *testing.F) {
 		}
 		raw := server.RawPath(request)
 		if !strings.HasPrefix(path, raw) || !strings.HasPrefix(raw, "/") {
-			t.Errorf("%q is taken for %q", path, raw)
+			t.Errorf("%q is read as %q", path, raw)
 		}
 		ours := raw == "/identity/token" || raw == "/identity/roles"
 		if clean := request.URL.JoinPath().Path; (strings.HasPrefix(clean, "/identity/") || clean == "/identity") && !ours && !server.LeadsToUs(raw) {
@@ -863,9 +864,9 @@ func FuzzIdentityPath(f *testing.F) {
 	})
 }
 
-// No headers but the right ones are a claim.
+// Only a valid claim gets a token.
 func FuzzAgentClaim(f *testing.F) {
-	h := newHouse(f, newScene(f), nil)
+	h := newMetadataDoor(f, newScene(f), nil)
 	f.Add(webID, project, home, sign(webID, secret), "role=web")
 	f.Add(strings.ToUpper(webID), project, home, sign(strings.ToUpper(webID), secret), "role=web&format=token")
 	f.Add(webID, "other", "::ffff:127.0.0.1", sign(webID, "x"), "role=web&role=db")
@@ -883,11 +884,11 @@ func FuzzAgentClaim(f *testing.F) {
 	})
 }
 
-// BenchmarkNovaThroughUs compares a metadata API with and without us in front of
-// it: x-bare is how many times as long an answer takes, added-us by how much.
+// BenchmarkNovaThroughUs compares requests through us with requests to Nova's metadata API
+// itself: x-bare is how many times as long an answer takes, added-us by how much.
 func BenchmarkNovaThroughUs(b *testing.B) {
 	n := newNova(b)
-	h := newHouse(b, newScene(b), loopbackAgents(n.URL))
+	h := newMetadataDoor(b, newScene(b), loopbackAgents(n.URL))
 	at := h.serveAgents(b)
 	client := clientFrom(b, "127.0.0.1")
 	get := func(url string) time.Duration {

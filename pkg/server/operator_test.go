@@ -106,7 +106,7 @@ func TestReadiness(t *testing.T) {
 		expect("/readyz/auth", http.StatusOK, "ok", "ok") // kept
 		<-time.After(time.Nanosecond)
 		expect("/readyz/auth", http.StatusServiceUnavailable, "ok", "keystone: no answer in time")
-		// An outage of the cloud takes no key set out of the balancer.
+		// An outage of the cloud does not take the key set out of the load balancer.
 		expect("/readyz", http.StatusOK, "ok", "keystone: no answer in time")
 		cloud = nil
 		expect("/readyz/auth", http.StatusServiceUnavailable, "ok", "keystone: no answer in time") // kept
@@ -125,7 +125,7 @@ func TestReadiness(t *testing.T) {
 	})
 }
 
-// Many probes make one question, whose answer does not hang on the first to ask.
+// Concurrent probes make one check, which does not depend on the first of them.
 func TestReadinessIsAskedOnce(t *testing.T) {
 	var asked atomic.Int64
 	begun, release := make(chan struct{}), make(chan struct{})
@@ -172,7 +172,7 @@ func TestOperatorPagesAreReadOnly(t *testing.T) {
 	}
 	for _, path := range []string{"/", "/auth", "/status", "/debug/pprof/"} {
 		if got := get(t, h, path); got.status != http.StatusNotFound {
-			t.Errorf("%s: %d: the operator's read-only pages have no such page", path, got.status)
+			t.Errorf("%s: %d: there is no such page", path, got.status)
 		}
 	}
 }
@@ -181,7 +181,7 @@ func TestOperatorPagesAreReadOnly(t *testing.T) {
 func TestRolesOfMalformedRequests(t *testing.T) {
 	d := newScene(t).open(t)
 	d.ask(t, home, "role=web")
-	d.ask(t, home, "role=stranger")
+	d.ask(t, home, "role=invented")
 	d.ask(t, home, "role=web%0A")
 	if web, unknown := d.decisions(t, "web", "invalid", "request_invalid"), d.decisions(t, "unknown", "invalid", "request_invalid"); web != "1" || unknown != "2" {
 		t.Errorf("%s malformed requests are counted for web, %s for unknown", web, unknown)

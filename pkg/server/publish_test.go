@@ -77,8 +77,8 @@ func conditional(t *testing.T, c *http.Client, target, tag string) answer {
 	return sendRequest(t, c, r)
 }
 
-// Verifiers compare with the configured issuer. What a client says of the host
-// must not get into a document that others may cache.
+// Verifiers compare with the configured issuer. The host that a client sends must not get
+// into a document that others may cache.
 func TestPublishedDocumentsDoNotDependOnTheRequest(t *testing.T) {
 	d := newScene(t).open(t)
 	for _, document := range []string{discovery, jwks} {
@@ -95,7 +95,7 @@ func TestPublishedDocumentsDoNotDependOnTheRequest(t *testing.T) {
 	}
 }
 
-// A client that has used up its requests can verify all the same.
+// A throttled client still gets the key set.
 func TestPublishedDocumentsAreNotThrottled(t *testing.T) {
 	s, _ := throttledScene(t, ratelimit.Rate{Rate: 0.1, Burst: 1})
 	d := s.open(t)
@@ -127,11 +127,11 @@ func TestAuthBelowTheIssuersPath(t *testing.T) {
 	send(t, client, http.MethodPost, base+"/region-2/auth", formType, strings.NewReader(webForm)).wants(t, http.StatusNotFound, "invalid_request", "there is nothing at this path")
 	send(t, client, http.MethodGet, base+"/region-1/auth", "", nil).wants(t, http.StatusMethodNotAllowed, "invalid_request", "this path takes OPTIONS, POST")
 	if n := d.attempts.Writes(); n != 2 {
-		t.Errorf("%d attempts are counted: both paths are one door", n)
+		t.Errorf("%d attempts are counted: both paths are the same door", n)
 	}
 }
 
-func TestExpiryIsToldInSecondsFromNow(t *testing.T) {
+func TestExpiresInCountsFromNow(t *testing.T) {
 	s, c := throttledScene(t, ratelimit.Rate{Rate: 1, Burst: 1})
 	c.at = c.at.Truncate(time.Second).Add(999 * time.Millisecond)
 	var body struct {
@@ -142,6 +142,6 @@ func TestExpiryIsToldInSecondsFromNow(t *testing.T) {
 		t.Fatal(err)
 	}
 	if want := body.ExpiresAt.Unix() - c.at.Unix(); body.ExpiresIn != want {
-		t.Errorf("expires_in is %d, and there are %d until expires_at", body.ExpiresIn, want)
+		t.Errorf("expires_in is %d, want %d, the seconds until expires_at", body.ExpiresIn, want)
 	}
 }

@@ -59,14 +59,14 @@ func TestTheTokenAlone(t *testing.T) {
 	d := newScene(t).open(t)
 	got := d.ask(t, home, webForm+"&format=token")
 	if got.status != http.StatusOK || strings.Count(got.body, ".") != 2 || strings.TrimSpace(got.body) != got.body {
-		t.Errorf("%d %q is not a token alone", got.status, got.body)
+		t.Errorf("%d %q is not just a token", got.status, got.body)
 	}
 	if ct, cc := got.header.Get("Content-Type"), got.header.Get("Cache-Control"); ct != "text/plain; charset=utf-8" || cc != "no-store" {
 		t.Errorf("Content-Type %q, Cache-Control %q", ct, cc)
 	}
 }
 
-// What a client is told.
+// The descriptions of errors.
 var (
 	badID   = "instance_id: " + "an instance ID is a UUID such as 1b9c7a3e-4f0d-4c63-9d0e-0e8f6f3c5a21"
 	badRole = "role: " + "a role name is 1 to 64 of A-Z a-z 0-9 . _ - and not a single or double dot"
@@ -105,14 +105,14 @@ var badForms = []struct{ name, body, want string }{
 	{"an unknown field", webForm + "&proof=none", `unknown field "proof"; known are instance_id, role, audience, document, format`},
 	{"an unknown field with a line end", webForm + "&a%0Ab=1", `unknown field "a?b"; known are instance_id, role, audience, document, format`},
 	{"an unknown field with a quote", webForm + `&a"<b=1`, `unknown field "a\"<b"; known are instance_id, role, audience, document, format`},
-	{"an unknown field without end", webForm + "&" + strings.Repeat("x", 1000) + "=1", `unknown field "` + strings.Repeat("x", 64) + `"; known are instance_id, role, audience, document, format`},
+	{"a very long unknown field", webForm + "&" + strings.Repeat("x", 1000) + "=1", `unknown field "` + strings.Repeat("x", 64) + `"; known are instance_id, role, audience, document, format`},
 	{"a field without a name", webForm + "&=1", `unknown field ""; known are instance_id, role, audience, document, format`},
-	{"an array as PHP spells it", "instance_id[]=" + webID + "&role=web", `unknown field "instance_id[]"; known are instance_id, role, audience, document, format`},
+	{"an array as PHP writes it", "instance_id[]=" + webID + "&role=web", `unknown field "instance_id[]"; known are instance_id, role, audience, document, format`},
 	{"an ID that climbs to another path", form("instance_id", "../flavors", "role", "web"), badID},
 	{"an ID of the right length that climbs", form("instance_id", "../../../../v3/auth/tokens/aaaaaaaaaa", "role", "web"), badID},
 	{"an ID with a query", form("instance_id", webID+"?x=1", "role", "web"), badID},
 	{"an ID with a fragment", form("instance_id", webID+"#", "role", "web"), badID},
-	{"Nova's word for a list", "instance_id=detail&role=web", badID},
+	{"the path of Nova's list", "instance_id=detail&role=web", badID},
 	{"an ID in braces", form("instance_id", "{"+webID+"}", "role", "web"), badID},
 	{"an ID without dashes", "instance_id=" + strings.ReplaceAll(webID, "-", "") + "&role=web", badID},
 	{"an ID as a URN", form("instance_id", "urn:uuid:"+webID, "role", "web"), badID},
@@ -132,10 +132,10 @@ var badForms = []struct{ name, body, want string }{
 	{"an unknown format", webForm + "&format=xml", "format: is json or token"},
 	{"an empty format", webForm + "&format=", "format: is json or token"},
 	{"half an escape", webForm + "%2", badForm},
-	{"an escape that is none", "instance_id=" + webID + "&role=%zz", badForm},
+	{"a broken escape", "instance_id=" + webID + "&role=%zz", badForm},
 	{"semicolons", "instance_id=" + webID + ";role=web", badForm},
 	{"bytes that are not UTF-8", webForm + "\xff", badEncoding},
-	{"a character spelt too long", webForm + "\xc0\xaf", badEncoding},
+	{"an overlong encoding", webForm + "\xc0\xaf", badEncoding},
 	{"JSON", `{"instance_id":"` + webID + `","role":"web"}`, `unknown field "{\"instance_id\":\"` + webID + `\",\"role\":\"we"; known are instance_id, role, audience, document, format`},
 	{"four thousand fields", strings.Repeat("a&", 4_000), badFields},
 	{"as many fields as are counted, and one", webForm + strings.Repeat("&a", 15), badFields},
@@ -184,8 +184,8 @@ var badJSON = []struct{ name, body, want string }{
 	{"a form", webForm, badShape},
 }
 
-// A request that is wrong costs the cloud nothing, spends no attempt, and is
-// never our failure.
+// A malformed request causes no call to the cloud, spends no attempt, and is never our
+// failure.
 func TestBadRequests(t *testing.T) {
 	d := newScene(t).open(t)
 	base, client := "http://"+d.serve(t), clientFrom(t, home)
@@ -223,7 +223,7 @@ func TestBadRequests(t *testing.T) {
 
 	d.untouched(t)
 	if strings.Contains(d.log.String(), `"ERROR"`) {
-		t.Errorf("a client's mistake is logged as an error:\n%s", d.log)
+		t.Errorf("a malformed request is logged as an error:\n%s", d.log)
 	}
 	var invalid int
 	for _, role := range []string{"web", "unknown"} {
@@ -238,7 +238,7 @@ func TestBadRequests(t *testing.T) {
 	}
 	for _, line := range d.log.parsed(t) {
 		if line["msg"] == "not judged" && line["client"] != home {
-			t.Fatalf("a debug line does not tell who asked: %v", line)
+			t.Fatalf("a debug line has another client: %v", line)
 		}
 	}
 }
@@ -267,7 +267,7 @@ func TestCompressedBodyIsRefused(t *testing.T) {
 	d.do(t, r).granted(t)
 }
 
-// A body that breaks off is not half a request.
+// An incomplete body is refused.
 func TestBodyThatBreaksOff(t *testing.T) {
 	d := newScene(t).open(t)
 	conn := listentest.DialFrom(t, home, d.serve(t))
@@ -294,8 +294,8 @@ func TestMethods(t *testing.T) {
 	if got := send(t, client, http.MethodHead, base+"/auth", "", nil); got.status != http.StatusMethodNotAllowed || got.header.Get("Allow") != "OPTIONS, POST" || got.body != "" {
 		t.Errorf("HEAD: %d, Allow %q, body %q", got.status, got.header.Get("Allow"), got.body)
 	}
-	// OPTIONS is answered as RFC 9110, section 9.3.7, has it; a browser finds no
-	// leave in it to ask from another site.
+	// The answer to OPTIONS is that of RFC 9110, section 9.3.7. It does not allow a
+	// browser to send requests from another site.
 	got := send(t, client, http.MethodOptions, base+"/auth", "", nil)
 	if got.status != http.StatusNoContent || got.header.Get("Allow") != "OPTIONS, POST" || got.body != "" || got.header.Get("Access-Control-Allow-Origin") != "" {
 		t.Errorf("OPTIONS: %+v", got)
@@ -319,14 +319,14 @@ func TestRequestsThatAreNotHTTP(t *testing.T) {
 		raw  string
 		want int
 	}{
-		"headers without end":           {"POST /auth HTTP/1.1\r\nHost: x\r\nX: " + strings.Repeat("a", 64<<10) + "\r\n\r\n", http.StatusRequestHeaderFieldsTooLarge},
+		"headers that are far too long": {"POST /auth HTTP/1.1\r\nHost: x\r\nX: " + strings.Repeat("a", 64<<10) + "\r\n\r\n", http.StatusRequestHeaderFieldsTooLarge},
 		"many headers":                  {"POST /auth HTTP/1.1\r\nHost: x\r\n" + strings.Repeat("X: a\r\n", 10<<10) + "\r\n", http.StatusRequestHeaderFieldsTooLarge},
 		"no request":                    {"\x16\x03\x01\r\n\r\n", http.StatusBadRequest},
 		"no host":                       {"POST /auth HTTP/1.1\r\n\r\n", http.StatusBadRequest},
 		"a header with a NUL":           {"POST /auth HTTP/1.1\r\nHost: x\r\nX: \x00\r\n\r\n", http.StatusBadRequest},
 		"two lengths":                   {"POST /auth HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", http.StatusBadRequest},
 		"a length below zero":           {"POST /auth HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", http.StatusBadRequest},
-		"a transfer coding of its own":  {"POST /auth HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: x\r\n\r\n", http.StatusNotImplemented},
+		"an unknown transfer coding":    {"POST /auth HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: x\r\n\r\n", http.StatusNotImplemented},
 		"a path that escapes to broken": {"POST /%zz HTTP/1.1\r\nHost: x\r\n\r\n", http.StatusBadRequest},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -339,8 +339,8 @@ func TestRequestsThatAreNotHTTP(t *testing.T) {
 	}
 }
 
-// The ID in an answer is ours; a client's is for the operator's log, where it
-// must not look like anything else.
+// The ID in an answer is ours. The client's ID is only in the log, where it must not look
+// like anything else.
 func TestRequestID(t *testing.T) {
 	for _, row := range []struct{ name, sent, logged string }{
 		{"a plain one", "deploy-7", "deploy-7"},
@@ -376,7 +376,7 @@ func TestRequestIDsDiffer(t *testing.T) {
 	for range 100 {
 		id := d.ask(t, other, webForm).header.Get("X-Request-Id")
 		if !ourID.MatchString(id) || seen[id] {
-			t.Fatalf("%q is no new request ID", id)
+			t.Fatalf("%q is not a new request ID", id)
 		}
 		seen[id] = true
 	}
@@ -418,7 +418,7 @@ func FuzzParseJSON(f *testing.F) {
 			refuses(t, err)
 			return
 		}
-		// What we take, others take to be the same.
+		// encoding/json reads the same fields.
 		var theirs map[string]string
 		if err := json.Unmarshal(body, &theirs); err != nil || theirs == nil || !maps.Equal(fields, theirs) {
 			t.Errorf("%q is %v to us, and to encoding/json %v, %v", body, fields, theirs, err)
@@ -433,7 +433,7 @@ func FuzzParseJSON(f *testing.F) {
 	})
 }
 
-// refuses checks an error of a parser: it is told to the client.
+// refuses checks an error of a parser, which the client gets.
 func refuses(t *testing.T, err error) {
 	t.Helper()
 	var bad *server.BadRequest
@@ -442,18 +442,18 @@ func refuses(t *testing.T, err error) {
 	}
 	for _, c := range bad.Error() {
 		if c < ' ' || c > '~' {
-			t.Errorf("%q is told to the client", bad.Error())
+			t.Errorf("%q gets to the client", bad.Error())
 		}
 	}
 	if !utf8.ValidString(bad.Error()) || len(bad.Error()) > 512 {
-		t.Errorf("%q is told to the client", bad.Error())
+		t.Errorf("%q gets to the client", bad.Error())
 	}
 }
 
 // pad gives s with spaces to a length.
 func pad(s string, length int) string { return s + strings.Repeat(" ", length-len(s)) }
 
-// The host of a request, wherever it stands, changes nothing.
+// A host in the request target changes nothing.
 func TestAbsoluteForm(t *testing.T) {
 	d := newScene(t).open(t)
 	conn := listentest.DialFrom(t, home, d.serve(t))
@@ -463,8 +463,8 @@ func TestAbsoluteForm(t *testing.T) {
 	}
 }
 
-// A client that waits for leave to send its body gets it, unless the headers are
-// enough to refuse.
+// A client with Expect: 100-continue sends its body, unless the headers are enough to
+// refuse the request.
 func TestExpectContinue(t *testing.T) {
 	for _, row := range []struct {
 		name, old, now string
@@ -510,9 +510,9 @@ func TestLongHeaders(t *testing.T) {
 	}}
 	t.Cleanup(client.CloseIdleConnections)
 	for name, header := range map[string]http.Header{
-		"one long value":         {"X": {strings.Repeat("a", 17<<10)}},
-		"one that is far longer": {"X": {strings.Repeat("a", 60<<10)}},
-		"many short values":      {"X": slices.Repeat([]string{"a"}, 600)},
+		"one long value":               {"X": {strings.Repeat("a", 17<<10)}},
+		"one value that is far longer": {"X": {strings.Repeat("a", 60<<10)}},
+		"many short values":            {"X": slices.Repeat([]string{"a"}, 600)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			for _, path := range []string{"/auth", jwks, "/none"} {

@@ -47,12 +47,11 @@ const (
 	formType = "application/x-www-form-urlencoded"
 	jsonType = "application/json"
 
-	// home is the address of the instance, which the tests can speak from.
+	// home is the address of the instance, from which tests can connect.
 	home = "127.0.0.1"
 )
 
-// scene is an instance that asks for a role, with all as it must be to be
-// granted. A test spoils one thing.
+// scene is an instance that requests a role and gets it. A test changes one thing.
 type scene struct {
 	instance  attest.Instance
 	grant     attest.Grant
@@ -65,13 +64,13 @@ type scene struct {
 	proxy     server.ProxyConfig
 	tls       *listen.Certificate
 	throttle  ratelimit.Rate
-	instances ratelimit.Rate // of an instance that was recognized
+	instances ratelimit.Rate // of an authenticated instance
 	nova      server.VendordataConfig
 	callers   server.Callers
 	audit     io.Writer // nil: remembers the lines
 	lossy     bool      // a token does not wait for its line
 	now       func() time.Time
-	unlimited bool // the operator's word on the metadata agents is missing
+	unlimited bool // without metadataService.agentsLimitHeaders
 }
 
 func newScene(t testing.TB) *scene {
@@ -119,8 +118,8 @@ func addresses(all ...string) []attest.Address {
 	return list
 }
 
-// door is a server with what a test can look at from outside.
-type door struct {
+// testServer is a server with the outputs that a test reads.
+type testServer struct {
 	*server.Server
 	scene    *scene
 	audit    *lines
@@ -129,7 +128,7 @@ type door struct {
 	operator http.Handler
 	auditLog *audit.Log
 	stream   *audit.Stream
-	asked    *atomic.Int64     // questions to the cloud
+	asked    *atomic.Int64     // lookups in the cloud
 	attempts *attesttest.State // unless the scene has its own
 }
 
@@ -147,9 +146,9 @@ func (d noDenials) Entry(context.Context, string) ([]byte, error) {
 }
 
 // open makes the server of a scene.
-func (s *scene) open(t testing.TB) *door {
+func (s *scene) open(t testing.TB) *testServer {
 	t.Helper()
-	d := &door{scene: s, audit: newLines(), log: newLines(), asked: new(atomic.Int64), attempts: &attesttest.State{}}
+	d := &testServer{scene: s, audit: newLines(), log: newLines(), asked: new(atomic.Int64), attempts: &attesttest.State{}}
 	d.logger = slog.New(slog.NewJSONHandler(d.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	role, err := attest.NewRole("web", s.grant, s.window, s.rules)
 	if err != nil {
@@ -198,7 +197,7 @@ func (s *scene) open(t testing.TB) *door {
 	return d
 }
 
-// keyFile is a signing key for all tests.
+// keyFile is one signing key for all tests.
 var keyFile = sync.OnceValues(func() ([]byte, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -213,7 +212,7 @@ func newIssuer(t testing.TB, name string) *token.Issuer {
 	return newIssuerWith(t, name, nil)
 }
 
-// someKeys may not sign for some time.
+// someKeys cannot sign while unusable is true.
 type someKeys struct {
 	token.KeySource
 
@@ -256,7 +255,7 @@ func newIssuerWith(t testing.TB, name string, unusable *atomic.Bool) *token.Issu
 }
 
 // serve serves on a free port of the loopback until the test ends.
-func (d *door) serve(t testing.TB) (address string) {
+func (d *testServer) serve(t testing.TB) (address string) {
 	t.Helper()
 	all, err := d.Listen("127.0.0.1:0", d.scene.tls)
 	if err != nil {
@@ -279,7 +278,7 @@ func run(t testing.TB, log *slog.Logger, endpoints ...listen.Endpoint) {
 	})
 }
 
-// counted counts the questions to a cloud.
+// counted counts the lookups in a cloud.
 type counted struct {
 	attest.Instances
 	asked *atomic.Int64
@@ -290,19 +289,19 @@ func (c counted) Instance(ctx context.Context, id attest.InstanceID, caller neti
 	return c.Instances.Instance(ctx, id, caller)
 }
 
-// cloudFunc is a cloud in one function.
+// cloudFunc implements a cloud.
 type cloudFunc func(ctx context.Context) (attest.Instance, error)
 
 func (f cloudFunc) Instance(ctx context.Context, _ attest.InstanceID, _ netip.Addr) (attest.Instance, error) {
 	return f(ctx)
 }
 
-// lines remembers what is written to it, and can be waited for.
+// lines keeps the lines that are written to it; tests can wait for them.
 type lines struct {
 	mu    sync.Mutex
 	text  bytes.Buffer
 	more  chan struct{} // closed by the next write
-	flush func()        // has all be written, and a line flushed; nil if all is
+	flush func()        // waits until all lines are written; nil if writes are synchronous
 }
 
 const flushed = "flushed"
@@ -329,7 +328,7 @@ func (l *lines) String() string {
 	return l.text.String()
 }
 
-// parsed gives the lines as objects.
+// parsed returns the lines as objects.
 func (l *lines) parsed(t testing.TB) []map[string]any {
 	t.Helper()
 	var all []map[string]any
@@ -343,13 +342,13 @@ func (l *lines) parsed(t testing.TB) []map[string]any {
 	return all
 }
 
-// of gives the lines about a request.
+// of returns the lines about a request.
 func (l *lines) of(t testing.TB, a answer) []map[string]any {
 	t.Helper()
 	return slices.DeleteFunc(l.parsed(t), func(m map[string]any) bool { return m["request_id"] != a.header.Get("X-Request-Id") })
 }
 
-// only gives the one line about a request.
+// only returns the one line about a request.
 func (l *lines) only(t testing.TB, a answer) map[string]any {
 	t.Helper()
 	all := l.of(t, a)
@@ -377,7 +376,7 @@ func (l *lines) await(t testing.TB, n int) {
 	}
 }
 
-// answer is what came back.
+// answer is an HTTP response.
 type answer struct {
 	status int
 	header http.Header
@@ -395,7 +394,7 @@ func newAnswer(t testing.TB, r *http.Response) answer {
 }
 
 // do hands a request to the handler.
-func (d *door) do(t testing.TB, r *http.Request) answer {
+func (d *testServer) do(t testing.TB, r *http.Request) answer {
 	t.Helper()
 	w := httptest.NewRecorder()
 	d.ServeHTTP(w, r)
@@ -403,19 +402,19 @@ func (d *door) do(t testing.TB, r *http.Request) answer {
 }
 
 // ask sends a form from an address, without a network.
-func (d *door) ask(t testing.TB, from, form string) answer {
+func (d *testServer) ask(t testing.TB, from, form string) answer {
 	t.Helper()
 	return d.do(t, d.request(from, form))
 }
 
-func (d *door) request(from, form string) *http.Request {
+func (d *testServer) request(from, form string) *http.Request {
 	r := httptest.NewRequest(http.MethodPost, "/auth", strings.NewReader(form))
 	r.Header.Set("Content-Type", formType)
 	r.RemoteAddr = net.JoinHostPort(from, "4711")
 	return r
 }
 
-// clientFrom speaks from an address of the loopback, over connections of its own.
+// clientFrom connects from an address of the loopback network, over new connections.
 func clientFrom(t testing.TB, from string) *http.Client {
 	t.Helper()
 	dialer := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
@@ -445,7 +444,7 @@ func sendRequest(t testing.TB, c *http.Client, r *http.Request) answer {
 	return newAnswer(t, resp)
 }
 
-// granted gives the token, or fails the test if there is none.
+// granted returns the token, or fails the test without one.
 func (a answer) granted(t testing.TB) string {
 	t.Helper()
 	var body struct {
@@ -468,7 +467,7 @@ type refusal struct {
 	RequestID   string `json:"request_id"`
 }
 
-// wants compares a refusal byte for byte.
+// wants compares an error byte for byte.
 func (a answer) wants(t testing.TB, status int, word, description string) {
 	t.Helper()
 	id := a.header.Get("X-Request-Id")
@@ -493,8 +492,8 @@ func (a answer) wants(t testing.TB, status int, word, description string) {
 	}
 }
 
-// metric is the value of a series, 0 if there is none.
-func (d *door) metric(t testing.TB, series string) string {
+// metric returns the value of a series, 0 without one.
+func (d *testServer) metric(t testing.TB, series string) string {
 	t.Helper()
 	for line := range strings.Lines(d.metrics(t)) {
 		if value, ok := strings.CutPrefix(line, series+" "); ok {
@@ -504,7 +503,7 @@ func (d *door) metric(t testing.TB, series string) string {
 	return "0"
 }
 
-func (d *door) metrics(t testing.TB) string {
+func (d *testServer) metrics(t testing.TB) string {
 	t.Helper()
 	w := httptest.NewRecorder()
 	d.operator.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/metrics", nil))
@@ -514,13 +513,13 @@ func (d *door) metrics(t testing.TB) string {
 	return w.Body.String()
 }
 
-func (d *door) decisions(t testing.TB, role, outcome string, reason attest.Reason) string {
+func (d *testServer) decisions(t testing.TB, role, outcome string, reason attest.Reason) string {
 	t.Helper()
 	return d.metric(t, `nova_authenticator_decisions_total{door="address",outcome="`+outcome+`",reason="`+string(reason)+`",role="`+role+`"}`)
 }
 
-// untouched checks that nothing was asked of the cloud, counted or judged.
-func (d *door) untouched(t testing.TB) {
+// untouched checks that there were no lookups, attempts and decisions.
+func (d *testServer) untouched(t testing.TB) {
 	t.Helper()
 	if n := d.asked.Load(); n != 0 {
 		t.Errorf("the cloud was asked %d times", n)

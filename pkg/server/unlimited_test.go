@@ -9,9 +9,9 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
 )
 
-// deniedAsUnlimited fails the test unless a request was denied for the missing word on
-// the metadata agents, of which the caller is told nothing.
-func (d *door) deniedAsUnlimited(t *testing.T, got answer) {
+// deniedAsUnlimited fails the test unless a request was denied because
+// metadataService.agentsLimitHeaders is not set, which the client does not learn.
+func (d *testServer) deniedAsUnlimited(t *testing.T, got answer) {
 	t.Helper()
 	got.wants(t, http.StatusForbidden, "access_denied", "")
 	line := d.audit.only(t, got)
@@ -24,7 +24,7 @@ func (d *door) deniedAsUnlimited(t *testing.T, got answer) {
 func TestUnlimitedAgentsGetNoToken(t *testing.T) {
 	s := newScene(t)
 	s.unlimited = true
-	h := newHouse(t, s, nil)
+	h := newMetadataDoor(t, s, nil)
 	h.deniedAsUnlimited(t, h.do(t, h.request(http.MethodPut, webToken)))
 	h.deniedAsUnlimited(t, h.do(t, h.request(http.MethodPut, webToken+"&format=token")))
 	h.deniedAsUnlimited(t, h.do(t, h.request(http.MethodGet, "/identity/roles")))
@@ -36,31 +36,31 @@ func TestUnlimitedAgentsGetNoToken(t *testing.T) {
 	}
 }
 
-// Nova is handed documents, which count with the address alone.
+// Nova still gets documents, but they prove nothing without the address.
 func TestDocumentsOfUnlimitedAgents(t *testing.T) {
 	const elsewhere = "198.51.100.7"
 	s, _ := novaScene(t)
 	s.unlimited = true
 	d := s.open(t)
-	papers := form("role", "web", "document", d.papers(t))
+	document := form("role", "web", "document", d.document(t))
 	for _, from := range []string{elsewhere, home} {
-		d.deniedAsUnlimited(t, d.ask(t, from, papers))
+		d.deniedAsUnlimited(t, d.ask(t, from, document))
 	}
 
 	s.grant.Proof = []attest.Proof{attest.ProofDocument, attest.ProofAddress}
 	d = s.open(t)
-	papers = form("role", "web", "document", d.papers(t))
-	d.deniedAsUnlimited(t, d.ask(t, elsewhere, papers))
-	d.ask(t, home, papers).granted(t)
+	document = form("role", "web", "document", d.document(t))
+	d.deniedAsUnlimited(t, d.ask(t, elsewhere, document))
+	d.ask(t, home, document).granted(t)
 
 	s.grant.Proof = []attest.Proof{attest.ProofAddressAndDocument}
 	d = s.open(t)
-	papers = form("role", "web", "document", d.papers(t))
-	got := d.ask(t, elsewhere, papers)
+	document = form("role", "web", "document", d.document(t))
+	got := d.ask(t, elsewhere, document)
 	if got.wants(t, http.StatusForbidden, "access_denied", ""); d.audit.only(t, got)["reason"] != string(attest.AddressMismatch) {
 		t.Errorf("the audit line is %v", d.audit.only(t, got))
 	}
-	d.ask(t, home, papers).granted(t)
+	d.ask(t, home, document).granted(t)
 }
 
 func TestVendordataTokensOfUnlimitedAgents(t *testing.T) {

@@ -27,7 +27,7 @@ const (
 	compute   = "192.0.2.40"
 )
 
-// keystone knows tokens by what they are.
+// keystone knows two tokens.
 type keystone struct {
 	mu    sync.Mutex
 	asked int
@@ -54,7 +54,7 @@ func (k *keystone) Caller(ctx context.Context, token string, from netip.Addr) (s
 	return id, nil
 }
 
-// novaScene is one in which Nova asks, and documents are taken.
+// novaScene is a scene in which Nova gets documents, and a document proves an instance.
 func novaScene(t testing.TB) (*scene, *keystone) {
 	t.Helper()
 	s, k := newScene(t), &keystone{}
@@ -67,7 +67,7 @@ func novaScene(t testing.TB) (*scene, *keystone) {
 const novaBody = `{"project-id":"` + project + `","instance-id":"` + webID + `","image-id":"44742495-68d3-4c10-8642-423ed054a9f2",` +
 	`"user-data":"c2VjcmV0LXBhc3N3b3Jk","hostname":"web-1","metadata":{"role":"web"},"boot-roles":"reader,member"}`
 
-// novaRequest is what Nova sends.
+// novaRequest is Nova's request.
 func novaRequest(body string) *http.Request {
 	r := httptest.NewRequest(http.MethodPost, "/vendordata", strings.NewReader(body))
 	r.RemoteAddr = compute + ":4711"
@@ -75,7 +75,7 @@ func novaRequest(body string) *http.Request {
 	return r
 }
 
-func (d *door) papers(t testing.TB) string {
+func (d *testServer) document(t testing.TB) string {
 	t.Helper()
 	got := d.do(t, novaRequest(novaBody))
 	var body map[string]string
@@ -85,8 +85,8 @@ func (d *door) papers(t testing.TB) string {
 	return body["document"]
 }
 
-// listenVendordata returns the handler of the listener for Nova alone.
-func (d *door) listenVendordata(t testing.TB) http.Handler {
+// listenVendordata returns the handler of the separate listener for Nova.
+func (d *testServer) listenVendordata(t testing.TB) http.Handler {
 	t.Helper()
 	all, err := d.Listen("127.0.0.1:0", d.scene.tls)
 	if err != nil || len(all) != 2 {
@@ -159,16 +159,16 @@ func TestVendordataRefuses(t *testing.T) {
 		{"two tokens", header("X-Auth-Token", novaToken, novaToken), 401, false},
 		{"a token that is far too long", header("X-Auth-Token", strings.Repeat("a", 9<<10)), 401, false},
 		{"a token with a blank", header("X-Auth-Token", novaToken+" "), 401, false},
-		{"a token that is no ASCII", header("X-Auth-Token", "gAAAAA\xff\xfe"), 401, false},
-		{"a token of nobody", header("X-Auth-Token", "gAAAAA-garbage"), 401, true},
+		{"a token that is not ASCII", header("X-Auth-Token", "gAAAAA\xff\xfe"), 401, false},
+		{"an invalid token", header("X-Auth-Token", "gAAAAA-garbage"), 401, true},
 		{"a member's token", header("X-Auth-Token", "gAAAAA-member"), 403, true},
-		{"no token, but what a proxy would add", func(r *http.Request) {
+		{"no token, but the headers that Keystone's middleware adds", func(r *http.Request) {
 			r.Header = http.Header{"Content-Type": {"application/json"}, "X-Identity-Status": {"Confirmed"}, "X-User-Id": {novaUser}}
 		}, 401, false},
 
 		{"another project's instance", fields(own, `"c0ffee00c0ffee00c0ffee00c0ffee00"`), 403, true},
 		{"an instance that does not exist", fields(`"11111111-2222-4333-8444-555555555555"`, ours), 403, true},
-		{"an ID that is none", fields(`"web-1"`, ours), 400, true},
+		{"an ID that is not a UUID", fields(`"web-1"`, ours), 400, true},
 		{"an ID with a path", fields(`"../servers/detail"`, ours), 400, true},
 		{"a number for an ID", fields("1", ours), 400, true},
 		{"a list for an ID", fields("["+own+"]", ours), 400, true},
@@ -184,7 +184,7 @@ func TestVendordataRefuses(t *testing.T) {
 		{"null", body("null"), 400, true},
 		{"nothing", body(""), 400, true},
 		{"two objects", body(novaBody + novaBody), 400, true},
-		{"nested without end", body(strings.Repeat(`{"a":`, 20_000)), 400, true},
+		{"nested very deep", body(strings.Repeat(`{"a":`, 20_000)), 400, true},
 		{"nested deep in a field", body(`{"metadata":` + strings.Repeat("[", 20_000) + strings.Repeat("]", 20_000) + `}`), 400, true},
 		{"a form", header("Content-Type", "application/x-www-form-urlencoded"), 415, false},
 		{"no type", header("Content-Type"), 415, false},
@@ -230,13 +230,13 @@ func TestVendordataFailures(t *testing.T) {
 				return attest.Instance{}, ctx.Err()
 			})
 		}, 503},
-		"the state is away":     {func(s *scene, _ *keystone) { s.attempts = brokenState{} }, 503},
-		"it is built":           {func(s *scene, _ *keystone) { s.instance.Phase, s.instance.Addresses = attest.PhaseBuilding, nil }, 200},
-		"it is in ERROR":        {func(s *scene, _ *keystone) { s.instance.Phase = attest.PhaseInactive }, 403},
-		"the caller is no host": {func(s *scene, _ *keystone) { s.nova.From = []netip.Prefix{netip.MustParsePrefix("192.0.2.41/32")} }, 403},
-		"the caller is a host":  {func(s *scene, _ *keystone) { s.nova.From = []netip.Prefix{netip.MustParsePrefix(compute + "/32")} }, 200},
-		"the door is closed":    {func(s *scene, _ *keystone) { s.nova.Users = nil }, 404},
-		"it is elsewhere":       {func(s *scene, _ *keystone) { s.nova.Listen = "127.0.0.1:1" }, 404},
+		"the state is away":                    {func(s *scene, _ *keystone) { s.attempts = brokenState{} }, 503},
+		"it is built":                          {func(s *scene, _ *keystone) { s.instance.Phase, s.instance.Addresses = attest.PhaseBuilding, nil }, 200},
+		"it is in ERROR":                       {func(s *scene, _ *keystone) { s.instance.Phase = attest.PhaseInactive }, 403},
+		"the caller is not in vendordata.from": {func(s *scene, _ *keystone) { s.nova.From = []netip.Prefix{netip.MustParsePrefix("192.0.2.41/32")} }, 403},
+		"the caller is in vendordata.from":     {func(s *scene, _ *keystone) { s.nova.From = []netip.Prefix{netip.MustParsePrefix(compute + "/32")} }, 200},
+		"the door is closed":                   {func(s *scene, _ *keystone) { s.nova.Users = nil }, 404},
+		"it has a separate listener":           {func(s *scene, _ *keystone) { s.nova.Listen = "127.0.0.1:1" }, 404},
 	} {
 		s, k := novaScene(t)
 		tt.edit(s, k)
@@ -265,7 +265,7 @@ func TestVendordataListener(t *testing.T) {
 	}
 }
 
-// One that asks in a loop is throttled alone.
+// The requests of one instance do not throttle those of another.
 func TestVendordataThrottle(t *testing.T) {
 	s, _ := novaScene(t)
 	s.instances, s.throttle = ratelimit.Rate{Rate: 0.001, Burst: 2}, ratelimit.Rate{Rate: 0.001, Burst: 1}
@@ -281,7 +281,7 @@ func TestVendordataThrottle(t *testing.T) {
 		}
 	}
 	if got := d.do(t, novaRequest(strings.Replace(novaBody, webID, other, 1))); got.status != http.StatusOK {
-		t.Errorf("the neighbor: %d %s", got.status, got.body)
+		t.Errorf("another instance: %d %s", got.status, got.body)
 	}
 }
 
@@ -296,67 +296,67 @@ func (c instances) Instance(_ context.Context, id attest.InstanceID, _ netip.Add
 	return in, nil
 }
 
-// From anywhere, and as long as the document is good.
+// A document proves its instance from any address, until it expires.
 func TestDocumentAtAuth(t *testing.T) {
 	s, _ := novaScene(t)
 	s.window.Limit = 2
 	d := s.open(t)
-	papers := d.papers(t)
+	document := d.document(t)
 	const elsewhere = "198.51.100.7"
-	got := d.ask(t, elsewhere, form("role", "web", "document", papers))
+	got := d.ask(t, elsewhere, form("role", "web", "document", document))
 	compact := got.granted(t)
 	if diff := cmp.Diff([]any{"document"}, claim(t, compact, "amr")); diff != "" {
 		t.Errorf("amr (-want +got):\n%s", diff)
 	}
 	line := d.audit.only(t, got)
-	if line["document"] != claim(t, papers, "jti") || line["client"] != elsewhere || line["attempt"] != 1.0 {
+	if line["document"] != claim(t, document, "jti") || line["client"] != elsewhere || line["attempt"] != 1.0 {
 		t.Errorf("the audit line is %v", line)
 	}
-	d.ask(t, elsewhere, form("role", "web", "document", papers, "instance_id", strings.ToUpper(webID))).granted(t)
-	d.ask(t, elsewhere, form("role", "web", "document", papers)).wants(t, http.StatusForbidden, "access_denied", "")
-	d.ask(t, elsewhere, form("role", "web", "document", d.papers(t))).granted(t)
+	d.ask(t, elsewhere, form("role", "web", "document", document, "instance_id", strings.ToUpper(webID))).granted(t)
+	d.ask(t, elsewhere, form("role", "web", "document", document)).wants(t, http.StatusForbidden, "access_denied", "")
+	d.ask(t, elsewhere, form("role", "web", "document", d.document(t))).granted(t)
 	json := d.do(t, func() *http.Request {
-		r := d.request(elsewhere, `{"role":"web","document":"`+d.papers(t)+`"}`)
+		r := d.request(elsewhere, `{"role":"web","document":"`+d.document(t)+`"}`)
 		r.Header.Set("Content-Type", jsonType)
 		return r
 	}())
 	json.granted(t)
 }
 
-// Each document is counted in the state until it expires: of one instance they are
-// so few that those of a whole tenant leave room for all others.
+// The state counts each document until it expires. One instance has so few of them that
+// the instances of a whole project leave room for all others.
 func TestDocumentsOfOneInstanceAreBounded(t *testing.T) {
 	s, _ := novaScene(t)
 	c := &clock{time.Now()}
 	s.now, s.instances = c.now, ratelimit.Rate{Rate: 1e6, Burst: 1e6}
 	s.nova.DocumentExpiry = time.Hour
 	d := s.open(t)
-	show := func() answer { return d.ask(t, "198.51.100.7", form("role", "web", "document", d.papers(t))) }
+	ask := func() answer { return d.ask(t, "198.51.100.7", form("role", "web", "document", d.document(t))) }
 	for range 64 {
-		show().granted(t)
+		ask().granted(t)
 	}
 	for range 5 {
-		show().wants(t, http.StatusTooManyRequests, "slow_down", "")
+		ask().wants(t, http.StatusTooManyRequests, "slow_down", "")
 	}
 	shown := 64
 	for range 60 {
 		c.at = c.at.Add(time.Minute)
-		for show().status == http.StatusOK {
+		for ask().status == http.StatusOK {
 			shown++
 		}
 	}
 	if shown < 120 || shown > 129 {
 		t.Errorf("%d documents were counted within an hour", shown)
 	}
-	// Its address is another matter.
+	// The limit does not concern the instance's address.
 	d.ask(t, home, form("instance_id", webID, "role", "web")).wants(t, http.StatusForbidden, "access_denied", "")
 }
 
-func TestDocumentThatIsNoneAtAuth(t *testing.T) {
+func TestInvalidDocumentsAtAuth(t *testing.T) {
 	const other = "5ad2d1b0-6c1c-4a43-9f0e-3f1d5a7f0b11"
 	s, _ := novaScene(t)
 	d := s.open(t)
-	papers := d.papers(t)
+	document := d.document(t)
 	s.audit = nil
 	for name, tt := range map[string]struct {
 		form        string
@@ -364,13 +364,13 @@ func TestDocumentThatIsNoneAtAuth(t *testing.T) {
 		word, about string
 	}{
 		"garbage":                         {form("role", "web", "document", "garbage"), 403, "access_denied", ""},
-		"changed":                         {form("role", "web", "document", papers[:len(papers)-4]+"AAAA"), 403, "access_denied", ""},
-		"a role token":                    {form("role", "web", "document", d.ask(t, "198.51.100.7", form("role", "web", "document", papers)).granted(t)), 403, "access_denied", ""},
-		"with another instance's ID":      {form("role", "web", "document", papers, "instance_id", other), 403, "access_denied", ""},
+		"changed":                         {form("role", "web", "document", document[:len(document)-4]+"AAAA"), 403, "access_denied", ""},
+		"a role token":                    {form("role", "web", "document", d.ask(t, "198.51.100.7", form("role", "web", "document", document)).granted(t)), 403, "access_denied", ""},
+		"with another instance's ID":      {form("role", "web", "document", document, "instance_id", other), 403, "access_denied", ""},
 		"empty":                           {form("role", "web", "document", ""), 400, "invalid_request", "document: is empty"},
-		"twice":                           {form("role", "web", "document", papers) + "&document=" + papers, 400, "invalid_request", `field "document" is there 2 times`},
-		"with an ID that is none":         {form("role", "web", "document", papers, "instance_id", "web-1"), 400, "invalid_request", badID},
-		"none, for a role that wants one": {form("role", "web", "instance_id", webID), 403, "access_denied", ""},
+		"twice":                           {form("role", "web", "document", document) + "&document=" + document, 400, "invalid_request", `field "document" is there 2 times`},
+		"with an ID that is not a UUID":   {form("role", "web", "document", document, "instance_id", "web-1"), 400, "invalid_request", badID},
+		"none, for a role that needs one": {form("role", "web", "instance_id", webID), 403, "access_denied", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			d.ask(t, "198.51.100.7", tt.form).wants(t, tt.status, tt.word, tt.about)
@@ -378,13 +378,13 @@ func TestDocumentThatIsNoneAtAuth(t *testing.T) {
 	}
 }
 
-// Those behind one NAT address have the same one: who shows a document is counted
-// by instance, who shows a bad one by address.
+// Instances behind NAT share an address. A request with a valid document counts for its
+// instance, and one with an invalid document for its address.
 func TestDocumentAndThrottle(t *testing.T) {
 	s, _ := novaScene(t)
 	s.throttle, s.instances, s.window.Limit = ratelimit.Rate{Rate: 0.001, Burst: 2}, ratelimit.Rate{Rate: 0.001, Burst: 4}, 100
 	d := s.open(t)
-	papers := d.papers(t) // one of four
+	document := d.document(t) // one of four
 	const nat = "198.51.100.7"
 	for i, want := range []int{403, 403, 429} {
 		if got := d.ask(t, nat, form("role", "web", "document", "garbage")); got.status != want {
@@ -392,13 +392,13 @@ func TestDocumentAndThrottle(t *testing.T) {
 		}
 	}
 	for i, want := range []int{200, 200, 200, 429} {
-		if got := d.ask(t, nat, form("role", "web", "document", papers)); got.status != want {
+		if got := d.ask(t, nat, form("role", "web", "document", document)); got.status != want {
 			t.Errorf("document %d: %d %s, want %d", i, got.status, got.body, want)
 		}
 	}
 }
 
-func TestVendordataConfigThatIsWrong(t *testing.T) {
+func TestVendordataConfigProblems(t *testing.T) {
 	good := server.VendordataConfig{Users: []string{novaUser, novaUser + novaUser}, DocumentExpiry: time.Minute}
 	parse(t, good)
 	for want, edit := range map[string]func(*server.VendordataConfig){
@@ -438,7 +438,7 @@ func FuzzVendordata(f *testing.F) {
 	})
 }
 
-// A body that nobody sees the end of.
+// unread is a body that must not be read.
 type unread struct{ t *testing.T }
 
 func (u unread) Read([]byte) (int, error) {
@@ -446,8 +446,9 @@ func (u unread) Read([]byte) (int, error) {
 	return 0, io.EOF
 }
 
-// Who is not Nova costs neither memory nor a log that grows without end.
-func TestStrangersAtVendordata(t *testing.T) {
+// The server reads no body of a caller that is not Nova, and bounds the audit lines about
+// it.
+func TestOtherCallersAtVendordata(t *testing.T) {
 	for name, tt := range map[string]struct {
 		edit   func(*scene, *keystone, *http.Request)
 		status int
@@ -513,7 +514,7 @@ func TestVendordataOfMuchMetadata(t *testing.T) {
 	}
 }
 
-// Users of the Python tool take expires_at for their token's.
+// Users of the original tool expect that expires_at is that of the token.
 func TestVendordataExpiry(t *testing.T) {
 	s, _ := novaScene(t)
 	s.nova.Audience, s.nova.DocumentExpiry = []string{"https://keystone.example.com"}, time.Hour // the token's is 10m
@@ -537,7 +538,7 @@ func TestVendordataPanic(t *testing.T) {
 	s.callers = broken{}
 	together := s.open(t)
 	s.nova.Listen = "127.0.0.1:0"
-	for name, h := range map[string]http.Handler{"of its own": s.open(t).listenVendordata(t), "of all": together} {
+	for name, h := range map[string]http.Handler{"for Nova": s.open(t).listenVendordata(t), "for all": together} {
 		w := httptest.NewRecorder()
 		h.ServeHTTP(w, novaRequest(novaBody))
 		if w.Code != http.StatusInternalServerError || !strings.Contains(w.Body.String(), "server_error") {
@@ -546,8 +547,8 @@ func TestVendordataPanic(t *testing.T) {
 	}
 }
 
-// A config drive is made before the launch is over, also when it is not the
-// first; what ran before a rebuild must not take a document over.
+// Nova makes a config drive before the launch is complete, also a later launch. The system
+// before a rebuild must not be able to use the document of the next one.
 func TestDocumentFromBeforeALaunch(t *testing.T) {
 	for _, tt := range []struct {
 		name      string
@@ -576,13 +577,13 @@ func TestDocumentFromBeforeALaunch(t *testing.T) {
 			cloud := instances{s.instance.ID: s.instance}
 			s.cloud = cloud
 			d := s.open(t)
-			papers := d.papers(t)
-			if got := d.ask(t, "198.51.100.7", form("role", "web", "document", papers)); got.status == http.StatusOK && tt.phase != attest.PhaseRunning {
+			document := d.document(t)
+			if got := d.ask(t, "198.51.100.7", form("role", "web", "document", document)); got.status == http.StatusOK && tt.phase != attest.PhaseRunning {
 				t.Errorf("before the launch: %d %s", got.status, got.body)
 			}
 			s.instance.Phase, s.instance.Launching, s.instance.Launched = attest.PhaseRunning, false, now.Add(tt.ends)
 			cloud[s.instance.ID] = s.instance
-			if got := d.ask(t, "198.51.100.7", form("role", "web", "document", papers)); got.status != tt.want {
+			if got := d.ask(t, "198.51.100.7", form("role", "web", "document", document)); got.status != tt.want {
 				t.Errorf("after the launch: %d %s, want %d", got.status, got.body, tt.want)
 			}
 		})
