@@ -17,6 +17,7 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/awaittest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/openstack"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/simulator"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/state/statetest"
 )
 
 // compute is a host of Nova.
@@ -54,7 +55,7 @@ func newValidator(t *testing.T, cloud *simulator.Cloud, opts openstack.Options) 
 }
 
 func TestCaller(t *testing.T) {
-	cloud, clock := startCloud(t), newClock()
+	cloud, clock := startCloud(t), statetest.NewClock()
 	cloud.SetNow(clock.Now)
 	c := newValidator(t, cloud, openstack.Options{Now: clock.Now})
 	token, nova := novaToken(t, cloud)
@@ -69,7 +70,7 @@ func TestCaller(t *testing.T) {
 		})
 	}
 	asking.Wait()
-	clock.advance(59 * time.Second)
+	clock.Advance(59 * time.Second)
 	if id, err := c.Caller(t.Context(), token, compute); err != nil || id != nova {
 		t.Errorf("Caller = %q, %v", id, err)
 	}
@@ -77,7 +78,7 @@ func TestCaller(t *testing.T) {
 		t.Errorf("Keystone was asked %d times, want 1", n)
 	}
 	cloud.RevokeTokens()
-	clock.advance(2 * time.Second)
+	clock.Advance(2 * time.Second)
 	if id, err := c.Caller(t.Context(), token, compute); !isRejected(err) || id != "" {
 		t.Errorf("a revoked token, a minute later: %q, %v", id, err)
 	}
@@ -91,14 +92,14 @@ func TestCaller(t *testing.T) {
 	if n := countChecks(cloud) - before; n != 0 {
 		t.Errorf("Keystone was asked %d times more", n)
 	}
-	clock.advance(11 * time.Second)
+	clock.Advance(11 * time.Second)
 	if _, err := c.Caller(t.Context(), token, compute); !isRejected(err) || countChecks(cloud) == before {
 		t.Errorf("after ten seconds: %v, %d calls", err, countChecks(cloud)-before)
 	}
 }
 
 func TestExpiredTokenIsRejected(t *testing.T) {
-	cloud, clock := startCloud(t), newClock()
+	cloud, clock := startCloud(t), statetest.NewClock()
 	cloud.SetNow(clock.Now)
 	c := newValidator(t, cloud, openstack.Options{Now: clock.Now})
 	cloud.SetTokenLife(20 * time.Second)
@@ -106,14 +107,14 @@ func TestExpiredTokenIsRejected(t *testing.T) {
 	if _, err := c.Caller(t.Context(), token, compute); err != nil {
 		t.Fatal(err)
 	}
-	clock.advance(20 * time.Second)
+	clock.Advance(20 * time.Second)
 	if id, err := c.Caller(t.Context(), token, compute); !isRejected(err) {
 		t.Errorf("an expired token: %q, %v", id, err)
 	}
 }
 
 func TestInvalidTokensNeitherOverloadKeystoneNorEvictValidOnes(t *testing.T) {
-	cloud, clock := startCloud(t), newClock()
+	cloud, clock := startCloud(t), statetest.NewClock()
 	c := newValidator(t, cloud, openstack.Options{Now: clock.Now})
 	token, nova := novaToken(t, cloud)
 	if _, err := c.Caller(t.Context(), token, compute); err != nil {
@@ -148,7 +149,7 @@ func TestInvalidTokensNeitherOverloadKeystoneNorEvictValidOnes(t *testing.T) {
 }
 
 func TestCallerWhenKeystoneFails(t *testing.T) {
-	cloud, clock := startCloud(t), newClock()
+	cloud, clock := startCloud(t), statetest.NewClock()
 	cloud.SetNow(clock.Now)
 	c := newValidator(t, cloud, openstack.Options{Now: clock.Now})
 	token, nova := novaToken(t, cloud)
@@ -164,14 +165,14 @@ func TestCallerWhenKeystoneFails(t *testing.T) {
 	} {
 		f.Only = tokens
 		cloud.Fail("keystone", f)
-		clock.advance(10 * time.Second) // these checks count as failed, too
+		clock.Advance(10 * time.Second) // these checks count as failed, too
 		id, err := c.Caller(t.Context(), token, compute)
 		if id != "" || err == nil || isRejected(err) != (name == "a token that has ended") {
 			t.Errorf("%s: %q, %v", name, id, err)
 		}
 	}
 	cloud.Fail("keystone", simulator.Fault{})
-	clock.advance(10 * time.Second)
+	clock.Advance(10 * time.Second)
 	if id, err := c.Caller(t.Context(), token, compute); err != nil || id != nova {
 		t.Errorf("after the failures: %q, %v", id, err)
 	}
@@ -241,7 +242,7 @@ func somewhere(n int) (all []netip.Addr) {
 
 // Each host with nova-compute, and each worker of the metadata API, has its own token.
 func TestValidTokensOfManyHostsAreNotLimited(t *testing.T) {
-	cloud, clock := startCloud(t), newClock()
+	cloud, clock := startCloud(t), statetest.NewClock()
 	c := newValidator(t, cloud, openstack.Options{Now: clock.Now})
 	_, nova := novaToken(t, cloud)
 	const hosts = 200
@@ -260,7 +261,7 @@ func TestValidTokensOfManyHostsAreNotLimited(t *testing.T) {
 			})
 		}
 		asking.Wait()
-		clock.advance(time.Minute)
+		clock.Advance(time.Minute)
 	}
 	if n := countChecks(cloud) - before; n != 3*hosts {
 		t.Errorf("Keystone was asked %d times, want %d", n, 3*hosts)
@@ -268,7 +269,7 @@ func TestValidTokensOfManyHostsAreNotLimited(t *testing.T) {
 }
 
 func TestValidTokensAreAcceptedDuringAFloodOfInvalidOnes(t *testing.T) {
-	cloud, clock := startCloud(t), newClock()
+	cloud, clock := startCloud(t), statetest.NewClock()
 	c := newValidator(t, cloud, openstack.Options{Now: clock.Now})
 	token, nova := novaToken(t, cloud)
 	accepted := func(what, token string, from netip.Addr) {
@@ -279,11 +280,11 @@ func TestValidTokensAreAcceptedDuringAFloodOfInvalidOnes(t *testing.T) {
 	}
 	flood(t, c, 300, neighbor(1))
 	accepted("an unknown host, while one address sends invalid tokens", token, compute)
-	clock.advance(time.Minute)
+	clock.Advance(time.Minute)
 	flood(t, c, 300, somewhere(500)...)
 	accepted("the same token, after a minute", token, compute)
 	accepted("a new token of a host that was seen", signIn(t, cloud, "nova-vendordata", "service"), compute)
-	clock.advance(30 * time.Second)
+	clock.Advance(30 * time.Second)
 	accepted("a cached token", token, compute)
 }
 
@@ -295,7 +296,7 @@ func TestUnprovenClientsDoNotUseUpTheLimitOfNova(t *testing.T) {
 	}
 	for name, from := range map[string][]netip.Addr{"a /64": subnet, "many IPv4 addresses": somewhere(300)} {
 		t.Run(name, func(t *testing.T) {
-			cloud, clock := startCloud(t), newClock()
+			cloud, clock := startCloud(t), statetest.NewClock()
 			c := newValidator(t, cloud, openstack.Options{Now: clock.Now})
 			token, nova := novaToken(t, cloud)
 			for i := range 2000 {
@@ -321,7 +322,7 @@ func TestUnprovenClientsDoNotUseUpTheLimitOfNova(t *testing.T) {
 
 // Tokens of tenants are valid, but count like invalid ones.
 func TestTokensOfTenantsAreLimited(t *testing.T) {
-	cloud, clock := startCloud(t), newClock()
+	cloud, clock := startCloud(t), statetest.NewClock()
 	c := newValidator(t, cloud, openstack.Options{Now: clock.Now})
 	token, nova := novaToken(t, cloud)
 	withTenant(t, cloud)
@@ -342,7 +343,7 @@ func TestTokensOfTenantsAreLimited(t *testing.T) {
 	if n := countChecks(cloud) - before; n > 5 || told != n {
 		t.Errorf("Keystone was asked %d times, and %d tokens were accepted", n, told)
 	}
-	clock.advance(59 * time.Second)
+	clock.Advance(59 * time.Second)
 	before = countChecks(cloud)
 	if id, err := c.Caller(t.Context(), token, compute); err != nil || id != nova || countChecks(cloud) != before {
 		t.Errorf("Nova's: %q, %v", id, err)

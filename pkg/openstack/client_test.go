@@ -14,6 +14,7 @@ import (
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/openstack"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/simulator"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/state/statetest"
 )
 
 func document(newest, oldest string) string {
@@ -140,7 +141,7 @@ func TestConnectLogsInOnce(t *testing.T) {
 func TestCheck(t *testing.T) {
 	for name, client := range bothLookups {
 		t.Run(name, func(t *testing.T) {
-			cloud, clock := startCloud(t), newClock()
+			cloud, clock := startCloud(t), statetest.NewClock()
 			c := client(t, cloud, openstack.Options{Now: clock.Now})
 			for i := range 3 {
 				before := countLookups(cloud)
@@ -189,7 +190,7 @@ func TestCheck(t *testing.T) {
 }
 
 func TestObserverIsToldOfEveryCall(t *testing.T) {
-	cloud, clock := startCloud(t), newClock()
+	cloud, clock := startCloud(t), statetest.NewClock()
 	var seen calls
 	c := newClient(t, as("admin", "admin", cloud.AuthURL()), config(), openstack.Options{Observe: seen.observe, Now: clock.Now})
 	connect(t, c)
@@ -216,14 +217,14 @@ func TestObserverIsToldOfEveryCall(t *testing.T) {
 	}
 	cloud.Fail("nova", simulator.Fault{})
 	cloud.RevokeTokens()
-	clock.advance(2 * time.Second)
+	clock.Advance(2 * time.Second)
 	mustFind(t, c, web)
 	if got, want := seen.take(), []string{"nova refused", "keystone ok", "nova ok"}; !slices.Equal(got, want) {
 		t.Errorf("for a renewal the observer got %q, want %q", got, want)
 	}
 	cloud.Fail("keystone", simulator.Fault{Unauthorized: true})
 	cloud.RevokeTokens()
-	clock.advance(2 * time.Second)
+	clock.Advance(2 * time.Second)
 	_, _ = ask(t, c, web)
 	if got, want := seen.take(), []string{"nova refused", "keystone refused"}; !slices.Equal(got, want) {
 		t.Errorf("for a refused renewal the observer got %q, want %q", got, want)
@@ -231,12 +232,12 @@ func TestObserverIsToldOfEveryCall(t *testing.T) {
 }
 
 func TestUserAgent(t *testing.T) {
-	cloud, clock := startCloud(t), newClock()
+	cloud, clock := startCloud(t), statetest.NewClock()
 	env := as("authenticator", "service", strings.TrimSuffix(cloud.AuthURL(), "/v3"))
 	c := newClient(t, env, config(), openstack.Options{UserAgent: "openstack-nova-authenticator/1.2.3", Now: clock.Now})
 	mustFind(t, c, web)
 	cloud.RevokeTokens()
-	clock.advance(2 * time.Second)
+	clock.Advance(2 * time.Second)
 	mustFind(t, c, web)
 	for _, r := range cloud.Requests() {
 		if !strings.HasPrefix(r.UserAgent, "openstack-nova-authenticator/1.2.3 ") {

@@ -18,6 +18,7 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/awaittest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/openstack"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/simulator"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/state/statetest"
 )
 
 func TestRightsChooseTheLookup(t *testing.T) {
@@ -390,13 +391,13 @@ func TestServersOfACellThatIsDown(t *testing.T) {
 		{"list before microversion 2.69, of one that was seen", "2.60", newLister},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			cloud, clock := startCloud(t), newClock()
+			cloud, clock := startCloud(t), statetest.NewClock()
 			if err := cloud.SetMaxMicroversion(test.microversion); err != nil {
 				t.Fatal(err)
 			}
 			c := test.client(t, cloud, openstack.Options{Now: clock.Now})
 			mustFind(t, c, web)
-			clock.advance(2 * time.Second)
+			clock.Advance(2 * time.Second)
 			s := webServer()
 			s.Partial = true
 			cloud.SetServer(s)
@@ -410,28 +411,28 @@ func TestServersOfACellThatIsDown(t *testing.T) {
 
 func TestDeletedInstance(t *testing.T) {
 	t.Run("with show, it is unknown at once", func(t *testing.T) {
-		cloud, clock := startCloud(t), newClock()
+		cloud, clock := startCloud(t), statetest.NewClock()
 		c := newAdmin(t, cloud, openstack.Options{Now: clock.Now})
 		mustFind(t, c, web)
 		cloud.DeleteServer(web)
-		clock.advance(2 * time.Second)
+		clock.Advance(2 * time.Second)
 		if _, err := ask(t, c, web); !errors.Is(err, attest.ErrNoInstance) {
 			t.Errorf("Instance = %v, want ErrNoInstance", err)
 		}
 	})
 	t.Run("with list, it is a failure for an hour after it was last seen, and unknown then", func(t *testing.T) {
-		cloud, clock := startCloud(t), newClock()
+		cloud, clock := startCloud(t), statetest.NewClock()
 		c := newLister(t, cloud, openstack.Options{Now: clock.Now})
 		mustFind(t, c, web)
-		clock.advance(30 * time.Minute)
+		clock.Advance(30 * time.Minute)
 		mustFind(t, c, web)
 		cloud.DeleteServer(web)
 		for _, after := range []time.Duration{2 * time.Second, 30 * time.Minute, 30*time.Minute - 3*time.Second} {
-			clock.advance(after)
+			clock.Advance(after)
 			_, err := ask(t, c, web)
 			checkBroken(t, err)
 		}
-		clock.advance(time.Second)
+		clock.Advance(time.Second)
 		if _, err := ask(t, c, web); !errors.Is(err, attest.ErrNoInstance) {
 			t.Errorf("Instance after an hour = %v, want ErrNoInstance", err)
 		}
@@ -444,7 +445,7 @@ func TestDeletedInstance(t *testing.T) {
 func TestCache(t *testing.T) {
 	for name, client := range bothLookups {
 		t.Run(name+": one lookup is one call, good for two seconds from its start", func(t *testing.T) {
-			cloud, clock := startCloud(t), newClock()
+			cloud, clock := startCloud(t), statetest.NewClock()
 			c := client(t, cloud, openstack.Options{Now: clock.Now})
 			before := countLookups(cloud)
 			held := make(chan struct{})
@@ -455,25 +456,25 @@ func TestCache(t *testing.T) {
 				done <- err
 			}()
 			awaittest.True(t, "the call to arrive", func() bool { return countLookups(cloud) == before+1 })
-			clock.advance(1500 * time.Millisecond)
+			clock.Advance(1500 * time.Millisecond)
 			close(held)
 			if err := <-done; err != nil {
 				t.Fatal(err)
 			}
 			cloud.Fail("nova", simulator.Fault{})
-			clock.advance(499 * time.Millisecond)
+			clock.Advance(499 * time.Millisecond)
 			mustFindProven(t, c, web)
 			if n := countLookups(cloud) - before; n != 1 {
 				t.Errorf("after 1.999 s, Nova was called %d times, want 1", n)
 			}
-			clock.advance(time.Millisecond)
+			clock.Advance(time.Millisecond)
 			mustFindProven(t, c, web)
 			if n := countLookups(cloud) - before; n != 2 {
 				t.Errorf("after 2 s, Nova was called %d times, want 2", n)
 			}
 		})
 		t.Run(name+": an unknown one is asked for once a second", func(t *testing.T) {
-			cloud, clock := startCloud(t), newClock()
+			cloud, clock := startCloud(t), statetest.NewClock()
 			c := client(t, cloud, openstack.Options{Now: clock.Now})
 			before := countLookups(cloud)
 			for step, want := range []int{1, 1, 2, 2, 3} {
@@ -483,21 +484,21 @@ func TestCache(t *testing.T) {
 				if n := countLookups(cloud) - before; n != want {
 					t.Errorf("after %d half seconds, Nova was called %d times, want %d", step, n, want)
 				}
-				clock.advance(500 * time.Millisecond)
+				clock.Advance(500 * time.Millisecond)
 			}
 			s := webServer()
 			s.ID = unknown
 			cloud.SetServer(s)
-			clock.advance(time.Second)
+			clock.Advance(time.Second)
 			mustFindProven(t, c, unknown)
 		})
 		t.Run(name+": a failure is not cached, and removes nothing from the cache", func(t *testing.T) {
-			cloud, clock := startCloud(t), newClock()
+			cloud, clock := startCloud(t), statetest.NewClock()
 			c := client(t, cloud, openstack.Options{Now: clock.Now})
 			mustFindProven(t, c, web)
 			cloud.Fail("nova", simulator.Fault{Status: 503, Only: servers})
 			mustFindProven(t, c, web)
-			clock.advance(2 * time.Second)
+			clock.Advance(2 * time.Second)
 			before := countLookups(cloud)
 			for range 3 {
 				_, err := askProven(t, c, web)
@@ -516,7 +517,7 @@ func TestCache(t *testing.T) {
 func TestUnprovenCallersDoNotUseTheCache(t *testing.T) {
 	for name, client := range bothLookups {
 		t.Run(name, func(t *testing.T) {
-			cloud, clock := startCloud(t), newClock()
+			cloud, clock := startCloud(t), statetest.NewClock()
 			c := client(t, cloud, openstack.Options{Now: clock.Now})
 			mustFindProven(t, c, web)
 			if _, err := askProven(t, c, unknown); !errors.Is(err, attest.ErrNoInstance) {
@@ -534,7 +535,7 @@ func TestUnprovenCallersDoNotUseTheCache(t *testing.T) {
 }
 
 func TestCallersGetCopiesOfARecord(t *testing.T) {
-	cloud, clock := startCloud(t), newClock()
+	cloud, clock := startCloud(t), statetest.NewClock()
 	c := newAdmin(t, cloud, openstack.Options{Now: clock.Now})
 	for range 2 {
 		in, err := ask(t, c, web)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/openstack"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/simulator"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/state/statetest"
 )
 
 const projects = "/v3/projects/"
@@ -22,7 +23,7 @@ func withTenant(t *testing.T, cloud *simulator.Cloud) string {
 }
 
 func TestProject(t *testing.T) {
-	cloud, clock := startCloud(t), newClock()
+	cloud, clock := startCloud(t), statetest.NewClock()
 	id := withTenant(t, cloud)
 	c := newAdmin(t, cloud, openstack.Options{ProjectNames: true, Now: clock.Now})
 	before := cloud.Count("keystone", "GET", projects)
@@ -35,14 +36,14 @@ func TestProject(t *testing.T) {
 		})
 	}
 	asking.Wait()
-	clock.advance(9 * time.Minute)
+	clock.Advance(9 * time.Minute)
 	if _, _, err := c.Project(t.Context(), id); err != nil {
 		t.Error(err)
 	}
 	if n := cloud.Count("keystone", "GET", projects) - before; n != 1 {
 		t.Errorf("there were %d calls, want 1", n)
 	}
-	clock.advance(2 * time.Minute)
+	clock.Advance(2 * time.Minute)
 	if _, _, err := c.Project(t.Context(), id); err != nil {
 		t.Error(err)
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/openstack"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/simulator"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/state/statetest"
 )
 
 const (
@@ -80,7 +81,7 @@ func TestRightsAreProbed(t *testing.T) {
 		{name: "the same, with lookup auto", user: "authenticator", lookup: auto, policy: simulator.Policy{GetAllTenants: true}, lacks: []string{policyFilters}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			cloud, clock := startCloud(t), newClock()
+			cloud, clock := startCloud(t), statetest.NewClock()
 			cloud.AddAccount(simulator.Account{Name: "admin", ID: "admin-id", ProjectID: "admin-id", ProjectName: "admin", Password: password, Roles: []string{"admin"}})
 			cloud.AddAccount(simulator.Account{Name: "bare", ID: "bare-id", ProjectID: "workloads-id", ProjectName: "workloads", Password: password})
 			cloud.AddAccount(simulator.Account{Name: "both", ProjectName: "service", Password: password, Roles: []string{"admin", "instance_reader"}})
@@ -132,7 +133,7 @@ func TestRightsAreProbed(t *testing.T) {
 			if err := errors.Join(c.Refused()...); err == nil || err.Error() != said || len(c.Refused()) != 1 {
 				t.Errorf("Rights = %v", err)
 			}
-			clock.advance(5 * time.Second)
+			clock.Advance(5 * time.Second)
 			if again := connect(t, c); strings.Join(again.Lacks, "\n") != said || countLookups(cloud) == asked || countLogins(cloud) != 1 {
 				t.Errorf("later, Connect = %+v after %d more calls and %d logins", again, countLookups(cloud)-asked, countLogins(cloud))
 			}
@@ -154,25 +155,25 @@ func TestRightThatIsGrantedLater(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			cloud, clock := startCloud(t), newClock()
+			cloud, clock := startCloud(t), statetest.NewClock()
 			cloud.SetPolicy(simulator.Policy{})
 			cfg := config()
 			cfg.Lookup = openstack.LookupList
 			c := newClient(t, as("authenticator", "service", cloud.AuthURL()), cfg, openstack.Options{Now: clock.Now})
 			connect(t, c)
 			cloud.SetPolicy(leastRights())
-			clock.advance(4 * time.Second)
+			clock.Advance(4 * time.Second)
 			if _, err := ask(t, c, web); err == nil {
 				t.Error("the cloud was asked for the right again within five seconds")
 			}
-			clock.advance(time.Second)
+			clock.Advance(time.Second)
 			// A failure of the cloud changes nothing.
 			cloud.Fail("nova", simulator.Fault{Status: 503})
 			if _, err := ask(t, c, web); err == nil || !strings.Contains(err.Error(), policyTenants) || len(c.Refused()) != 1 {
 				t.Errorf("Instance = %v", err)
 			}
 			cloud.Fail("nova", simulator.Fault{})
-			clock.advance(5 * time.Second)
+			clock.Advance(5 * time.Second)
 			notice(t, c)
 			if err := errors.Join(c.Refused()...); err != nil || len(c.Refused()) != 0 {
 				t.Errorf("Rights = %v", err)
@@ -187,7 +188,7 @@ func TestRightThatIsGrantedLater(t *testing.T) {
 
 // Nova checks the policy for showing for each server, so a refusal of one blocks no other.
 func TestRightThatIsRevoked(t *testing.T) {
-	cloud, clock := startCloud(t), newClock()
+	cloud, clock := startCloud(t), statetest.NewClock()
 	c := newAdmin(t, cloud, openstack.Options{Now: clock.Now})
 	policy := leastRights()
 	policy.RefuseShow = true

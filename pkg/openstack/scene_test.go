@@ -273,26 +273,6 @@ func countLogins(cloud *simulator.Cloud) int  { return cloud.Count("keystone", h
 func countChecks(cloud *simulator.Cloud) int  { return cloud.Count("keystone", http.MethodGet, tokens) }
 func countLookups(cloud *simulator.Cloud) int { return cloud.Count("nova", http.MethodGet, servers) }
 
-// clock is moved by the test.
-type clock struct {
-	mu  sync.Mutex
-	now time.Time
-}
-
-func newClock() *clock { return &clock{now: created} }
-
-func (c *clock) Now() time.Time {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.now
-}
-
-func (c *clock) advance(d time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.now = c.now.Add(d)
-}
-
 // front forwards to a cloud and records the logins. Its catalog has an endpoint of Nova for each of two regions and two
 // interfaces, none of interface admin, so that a test sees which one is used.
 type front struct {

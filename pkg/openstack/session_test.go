@@ -16,6 +16,7 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/awaittest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/openstack"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/simulator"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/state/statetest"
 )
 
 // askMany asks for all instances at once, each from another address.
@@ -42,7 +43,7 @@ func manyServers(t *testing.T, cloud *simulator.Cloud, n int) []attest.InstanceI
 func TestExpiredTokenIsRenewedOnce(t *testing.T) {
 	for name, client := range bothLookups {
 		t.Run(name, func(t *testing.T) {
-			cloud, clock := startCloud(t), newClock()
+			cloud, clock := startCloud(t), statetest.NewClock()
 			cloud.SetNow(clock.Now)
 			cloud.SetTokenLife(time.Hour)
 			ids := manyServers(t, cloud, 100)
@@ -56,13 +57,13 @@ func TestExpiredTokenIsRenewedOnce(t *testing.T) {
 				if n := countLogins(cloud); n != life {
 					t.Errorf("in the token's life %d there were %d logins", life, n)
 				}
-				clock.advance(time.Hour)
+				clock.Advance(time.Hour)
 			}
 			// A renewal does not change the answer.
 			if _, err := ask(t, c, unknown); !errors.Is(err, attest.ErrNoInstance) {
 				t.Errorf("Instance of an unknown one with an expired token = %v, want ErrNoInstance", err)
 			}
-			clock.advance(time.Hour)
+			clock.Advance(time.Hour)
 			if err := c.Check(t.Context()); err != nil {
 				t.Errorf("Check with an expired token = %v", err)
 			}
@@ -71,7 +72,7 @@ func TestExpiredTokenIsRenewedOnce(t *testing.T) {
 }
 
 func TestNovaThatRefusesEveryTokenCausesOneLoginASecond(t *testing.T) {
-	cloud, clock := startCloud(t), newClock()
+	cloud, clock := startCloud(t), statetest.NewClock()
 	ids := manyServers(t, cloud, 10)
 	c := newAdmin(t, cloud, openstack.Options{Now: clock.Now})
 	cloud.Fail("nova", simulator.Fault{Unauthorized: true})
@@ -83,7 +84,7 @@ func TestNovaThatRefusesEveryTokenCausesOneLoginASecond(t *testing.T) {
 				t.Errorf("a login that succeeded is reported as refused: %v", err)
 			}
 		}
-		clock.advance(step)
+		clock.Advance(step)
 	}
 	if n, atMost := countLogins(cloud), 1+int(rounds*step/time.Second); n < 2 || n > atMost {
 		t.Errorf("%d requests in %v made %d logins, want 2 to %d", rounds*len(ids), rounds*step, n, atMost)
@@ -98,12 +99,12 @@ func TestNovaThatRefusesEveryTokenCausesOneLoginASecond(t *testing.T) {
 
 // The pauses let Keystone unlock the account. Requests of instances do not shorten them.
 func TestChangedPasswordIsRetriedWithGrowingPauses(t *testing.T) {
-	cloud, clock := startCloud(t), newClock()
+	cloud, clock := startCloud(t), statetest.NewClock()
 	c := newAdmin(t, cloud, openstack.Options{Now: clock.Now})
 	changed := simulator.Account{Name: "admin", ID: "admin-id", ProjectName: "admin", Roles: []string{"admin"}, Password: "another one"}
 	cloud.AddAccount(changed)
 	cloud.RevokeTokens()
-	clock.advance(time.Second)
+	clock.Advance(time.Second)
 	const hour, step = time.Hour, time.Second
 	before := countLogins(cloud)
 	for range hour / step {
@@ -112,7 +113,7 @@ func TestChangedPasswordIsRetriedWithGrowingPauses(t *testing.T) {
 		if !isSetup(err) || !strings.Contains(err.Error(), "keystone refuses the login of admin") {
 			t.Fatalf("Instance = %v, want a SetupError about the login", err)
 		}
-		clock.advance(step)
+		clock.Advance(step)
 	}
 	// 10, 20, 40, ... seconds up to ten minutes, and up to a quarter more: 0, 10, 30, 70, 150, 310, 630, 1230, 1830, 2430, 3030.
 	if n := countLogins(cloud) - before; n < 9 || n > 12 {
@@ -120,25 +121,25 @@ func TestChangedPasswordIsRetriedWithGrowingPauses(t *testing.T) {
 	}
 	changed.Password = password
 	cloud.AddAccount(changed)
-	clock.advance(13 * time.Minute)
+	clock.Advance(13 * time.Minute)
 	mustFind(t, c, web)
 
 	// After a success the pauses start again with the shortest.
 	changed.Password = "another one"
 	cloud.AddAccount(changed)
 	cloud.RevokeTokens()
-	clock.advance(3 * time.Second)
+	clock.Advance(3 * time.Second)
 	if _, err := ask(t, c, web); !isSetup(err) {
 		t.Fatal(err)
 	}
 	changed.Password = password
 	cloud.AddAccount(changed)
-	clock.advance(13 * time.Second)
+	clock.Advance(13 * time.Second)
 	mustFind(t, c, web)
 }
 
 func TestWrongPasswordIsRetriedWithGrowingPauses(t *testing.T) {
-	cloud, clock := startCloud(t), newClock()
+	cloud, clock := startCloud(t), statetest.NewClock()
 	env := as("admin", "admin", cloud.AuthURL())
 	env["OS_PASSWORD"] = "another one"
 	c := newClient(t, env, config(), openstack.Options{Now: clock.Now})
@@ -146,7 +147,7 @@ func TestWrongPasswordIsRetriedWithGrowingPauses(t *testing.T) {
 		if _, err := ask(t, c, web); !isSetup(err) {
 			t.Fatalf("Instance = %v, want a SetupError", err)
 		}
-		clock.advance(time.Second)
+		clock.Advance(time.Second)
 	}
 	if n := countLogins(cloud); n < 9 || n > 12 {
 		t.Errorf("there were %d logins in an hour, want 9 to 12", n)
@@ -164,7 +165,7 @@ func TestKeystoneFailsAtTheFirstLogin(t *testing.T) {
 		"answers with a token too large": {Status: 201, Body: []byte(`{"token":"` + strings.Repeat("x", 1<<20) + `"}`)},
 	} {
 		t.Run("it "+name, func(t *testing.T) {
-			cloud, clock := startCloud(t), newClock()
+			cloud, clock := startCloud(t), statetest.NewClock()
 			cloud.Fail("keystone", fault)
 			cfg := config()
 			cfg.Timeout = 500 * time.Millisecond
@@ -187,7 +188,7 @@ func TestKeystoneFailsAtTheFirstLogin(t *testing.T) {
 				t.Errorf("there were %d more logins within a second", n)
 			}
 			cloud.Fail("keystone", simulator.Fault{})
-			clock.advance(time.Second)
+			clock.Advance(time.Second)
 			mustFind(t, c, web)
 			if err := c.Check(t.Context()); err != nil {
 				t.Errorf("Check = %v", err)
@@ -197,7 +198,7 @@ func TestKeystoneFailsAtTheFirstLogin(t *testing.T) {
 }
 
 func TestNovaFailsAtTheFirstLogin(t *testing.T) {
-	cloud, clock := startCloud(t), newClock()
+	cloud, clock := startCloud(t), statetest.NewClock()
 	cloud.Fail("nova", simulator.Fault{Status: 503})
 	c := newClient(t, as("authenticator", "service", cloud.AuthURL()), config(), openstack.Options{Now: clock.Now})
 	_, err := c.Connect(t.Context())
@@ -206,17 +207,17 @@ func TestNovaFailsAtTheFirstLogin(t *testing.T) {
 		t.Errorf("Connect = %v: a retry can help", err)
 	}
 	cloud.Fail("nova", simulator.Fault{})
-	clock.advance(time.Second)
+	clock.Advance(time.Second)
 	mustFind(t, c, web)
 }
 
 // A renewal that failed because of Keystone is retried a second later.
 func TestKeystoneFailsAtARenewal(t *testing.T) {
-	cloud, clock := startCloud(t), newClock()
+	cloud, clock := startCloud(t), statetest.NewClock()
 	c := newAdmin(t, cloud, openstack.Options{Now: clock.Now})
 	cloud.RevokeTokens()
 	cloud.Fail("keystone", simulator.Fault{Status: 503})
-	clock.advance(time.Second)
+	clock.Advance(time.Second)
 	for range 20 {
 		_, err := ask(t, c, web)
 		checkBroken(t, err)
@@ -225,19 +226,19 @@ func TestKeystoneFailsAtARenewal(t *testing.T) {
 		t.Errorf("there were %d logins, want the first and one for the renewal", n)
 	}
 	cloud.Fail("keystone", simulator.Fault{})
-	clock.advance(time.Second)
+	clock.Advance(time.Second)
 	mustFind(t, c, web)
 }
 
 func TestLoginContinuesWhenACallerLeaves(t *testing.T) {
 	for _, renewal := range []bool{false, true} {
 		t.Run(map[bool]string{false: "the first", true: "a renewal"}[renewal], func(t *testing.T) {
-			cloud, clock := startCloud(t), newClock()
+			cloud, clock := startCloud(t), statetest.NewClock()
 			c := newClient(t, as("admin", "admin", cloud.AuthURL()), config(), openstack.Options{Now: clock.Now})
 			if renewal {
 				connect(t, c)
 				cloud.RevokeTokens()
-				clock.advance(time.Second)
+				clock.Advance(time.Second)
 			}
 			before := countLogins(cloud)
 			held := make(chan struct{})
