@@ -2,6 +2,7 @@ package admin_test
 
 import (
 	"context"
+	"crypto/elliptic"
 	"encoding/json"
 	"errors"
 	"go/ast"
@@ -20,10 +21,13 @@ import (
 	"time"
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/admin"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/keyring/keyringtest"
 )
 
-// agrees makes a request and fails the test unless the answer holds exactly what the
-// route's type can hold.
+const getStatus admin.Route[admin.Status] = "GET /status"
+
+// agrees makes a request and fails the test unless the route's type holds exactly what the
+// answer has.
 func agrees[Answer any](t *testing.T, c *http.Client, to admin.Route[Answer], in admin.Input) Answer {
 	t.Helper()
 	var v Answer
@@ -49,7 +53,7 @@ func agrees[Answer any](t *testing.T, c *http.Client, to admin.Route[Answer], in
 func TestClientAndHandlerAgree(t *testing.T) {
 	s := newScene(t)
 	c, one := s.serve(t), admin.Input{ID: s.instance.String()}
-	if v := agrees(t, c, admin.GetStatus, admin.Input{}); v != status {
+	if v := agrees(t, c, getStatus, admin.Input{}); v != status {
 		t.Errorf("the status is %+v", v)
 	}
 	if v := agrees(t, c, admin.ListInstances, admin.Input{}); len(v.Instances) != 1 || len(v.Instances[0].Attempts) != 1 {
@@ -73,7 +77,7 @@ func TestClientAndHandlerAgree(t *testing.T) {
 		t.Errorf("the instance that is allowed again is %+v", v)
 	}
 
-	imported := agrees(t, c, admin.ImportKey, admin.Input{Body: []byte(privateKey(t))})
+	imported := agrees(t, c, admin.ImportKey, admin.Input{Body: keyringtest.PKCS8(t, keyringtest.EC(t, elliptic.P256()))})
 	keys := agrees(t, c, admin.ListKeys, admin.Input{}).Keys
 	if len(keys) != 2 || keys[1] != imported {
 		t.Fatalf("%+v was imported; the keys are %+v", imported, keys)
@@ -97,8 +101,8 @@ func TestClientAndHandlerAgree(t *testing.T) {
 	}
 }
 
-// All routes are served, and those that change something have one audit line, though
-// the request may fail.
+// All routes are served. Those that change something write one audit line, also if the
+// request fails.
 func TestRoutesAreServedAndRecorded(t *testing.T) {
 	file, err := parser.ParseFile(token.NewFileSet(), "route.go", nil, 0)
 	if err != nil {
@@ -188,7 +192,7 @@ func TestSaveState(t *testing.T) {
 	}
 }
 
-// An operator's action is not undone because its audit line is lost.
+// A lost audit line does not undo the operator's action.
 func TestLostAuditLine(t *testing.T) {
 	s := newScene(t)
 	if err := s.stream.Close(); err != nil {
@@ -203,7 +207,7 @@ func TestLostAuditLine(t *testing.T) {
 
 func TestClientErrors(t *testing.T) {
 	call := func(socket string) error {
-		body, err := admin.GetStatus.Call(t.Context(), admin.NewClient(socket), admin.Input{})
+		body, err := getStatus.Call(t.Context(), admin.NewClient(socket), admin.Input{})
 		if err == nil {
 			_ = body.Close()
 		}

@@ -16,7 +16,7 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/secret"
 )
 
-// callWait is longer than the handler's wait, whose error says more.
+// callWait is longer than the handler's wait, whose error is better.
 const callWait = time.Minute
 
 // Dial connects to the socket of a server. The error is [io/fs.ErrNotExist] or
@@ -25,8 +25,8 @@ func Dial(ctx context.Context, socket string) (net.Conn, error) {
 	return (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "unix", socket)
 }
 
-// NewClient makes a client that sends all requests to a socket, whatever host their URLs
-// name, each over a connection of its own.
+// NewClient makes a client that sends all requests to a socket, for any host in their URLs,
+// each over a new connection.
 func NewClient(socket string) *http.Client {
 	return &http.Client{Timeout: callWait, Transport: &http.Transport{
 		DisableKeepAlives: true,
@@ -34,10 +34,10 @@ func NewClient(socket string) *http.Client {
 	}}
 }
 
-// Input is what a request has beside its route.
+// Input is what a request has in addition to its route.
 type Input struct {
 	ID     string // for {id} or {kid} in the path
-	Accept bool   // of [InitKeys]: accept what is in the state though it may be old; see [keyring.Ring.Accept]
+	Accept bool   // of [InitKeys]: accept what is in the state although it may be old; see [keyring.Ring.Accept]
 	Body   []byte
 }
 
@@ -56,7 +56,7 @@ func (to Route[Answer]) Call(ctx context.Context, c *http.Client, in Input) (io.
 	resp, err := c.Do(r)
 	if err != nil {
 		if e := new(url.Error); errors.As(err, &e) {
-			err = e.Err // the URL is of no interest
+			err = e.Err // without the URL
 		}
 		return nil, fmt.Errorf("admin socket: %w", err)
 	}

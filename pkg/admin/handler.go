@@ -24,15 +24,14 @@ const (
 	maxBody = 64 << 10
 )
 
-// Options is what the handler works on. Save and InitState are optional, all else is
-// required.
+// Options is what the handler works on. All fields but Save and InitState are required.
 type Options struct {
 	Status   Status
 	Register *attest.Register
 	Keys     *keyring.Ring
-	// Save writes a copy of the state. Nil if the state is not in a file.
+	// Save writes a copy of the state file. Nil if the state is not in a file.
 	Save func(context.Context, io.Writer) error
-	// InitState accepts a store that is new, or that lost what it held.
+	// InitState accepts a store that is new, or that lost its content. Optional.
 	InitState func(context.Context) error
 	Audit     *audit.Log
 	Log       *slog.Logger
@@ -43,10 +42,10 @@ type handler struct {
 	*http.ServeMux
 }
 
-// NewHandler serves the routes.
+// NewHandler returns the handler of all routes.
 func NewHandler(o Options) http.Handler {
 	h := handler{o, http.NewServeMux()}
-	serve(h, GetStatus, func(*call) (Status, error) { return o.Status, nil })
+	serve(h, getStatus, func(*call) (Status, error) { return o.Status, nil })
 	serve(h, ListInstances, h.listInstances)
 	serve(h, ShowInstance, func(c *call) (attest.Kept, error) { return o.Register.Show(c.Context(), c.instance) })
 	serve(h, ResetInstance, func(c *call) (Reset, error) {
@@ -92,13 +91,13 @@ func NewHandler(o Options) http.Handler {
 // call is one request.
 type call struct {
 	*http.Request
-	instance attest.InstanceID // of the path, if that has one
+	instance attest.InstanceID // from the path, if it has one
 	notes    []slog.Attr       // for the audit line
 }
 
 func (c *call) note(a slog.Attr) { c.notes = append(c.notes, a) }
 
-// serve has do answer the requests of a route.
+// serve lets do answer the requests of a route.
 func serve[Answer any](h handler, to Route[Answer], do func(*call) (Answer, error)) {
 	h.HandleFunc(string(to), func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), wait)
@@ -108,7 +107,9 @@ func serve[Answer any](h handler, to Route[Answer], do func(*call) (Answer, erro
 		var v Answer
 		var err error
 		if strings.Contains(string(to), "{id}") {
-			c.instance, err = instanceOf(r)
+			if c.instance, err = attest.ParseInstanceID(r.PathValue("id")); err != nil {
+				err = mistake{fmt.Errorf("%q is not an instance ID: %w", secret.Printable(r.PathValue("id")), err)}
+			}
 		}
 		if err == nil {
 			v, err = do(c)
@@ -142,7 +143,7 @@ func (h handler) record(action string, c *call, err error) {
 	}
 }
 
-// mistake is an error of the operator's, such as a malformed ID.
+// mistake is an error that the operator made, such as a malformed ID.
 type mistake struct{ error }
 
 // failure is the answer to a request that failed.
@@ -161,16 +162,7 @@ func answer(w http.ResponseWriter, v any, err error) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(v) // the client has gone
-}
-
-func instanceOf(r *http.Request) (attest.InstanceID, error) {
-	text := r.PathValue("id")
-	id, err := attest.ParseInstanceID(text)
-	if err != nil {
-		return id, mistake{fmt.Errorf("%q is no instance ID: %w", secret.Printable(text), err)}
-	}
-	return id, nil
+	_ = json.NewEncoder(w).Encode(v) // fails only if the client left
 }
 
 func (h handler) listInstances(c *call) (Instances, error) {
@@ -191,8 +183,8 @@ func (h handler) denyInstance(c *call) (attest.Denial, error) {
 		if life, err = time.ParseDuration(body.For); err != nil {
 			return attest.Denial{}, mistake{err}
 		}
-		if life == 0 { // Register.Deny takes 0 for no end
-			return attest.Denial{}, mistake{errors.New("an instance is denied for at least a second, not 0s; without a time it is until it is allowed again")}
+		if life == 0 { // 0 means no end to Register.Deny
+			return attest.Denial{}, mistake{errors.New("an instance is denied for at least a second, not 0s; without a time, until an operator allows it")}
 		}
 	}
 	c.note(slog.String("for", body.For))
@@ -221,7 +213,7 @@ func (h handler) initKeys(c *call) (Initialized, error) {
 
 func (h handler) saveState(w http.ResponseWriter, r *http.Request) {
 	if h.Save == nil {
-		answer(w, nil, mistake{errors.New("the state is not in a file of this server; Redis has its own means, and memory has no copy")})
+		answer(w, nil, mistake{errors.New("the state is not in a file of this server: use the backup of Redis; a state in memory has none")})
 		return
 	}
 	sent := &counter{w: w}
@@ -232,7 +224,7 @@ func (h handler) saveState(w http.ResponseWriter, r *http.Request) {
 			answer(w, nil, err)
 			return
 		}
-		panic(http.ErrAbortHandler) // so that the client does not take the part for the whole
+		panic(http.ErrAbortHandler) // the client must not take a part for the whole
 	}
 }
 

@@ -15,23 +15,23 @@ type Config struct {
 	Socket string `yaml:"socket"`
 }
 
-// Route is a method and a path, as [net/http.ServeMux] has them. Its answer is an Answer
+// Route is a method and a path, in the form of [net/http.ServeMux]. The answer is an Answer
 // in JSON.
 type Route[Answer any] string
 
 // The routes. The handler also serves profiles, at GET /debug/pprof/.
 const (
-	GetStatus     Route[Status]          = "GET /status"
+	getStatus     Route[Status]          = "GET /status"
 	ListInstances Route[Instances]       = "GET /instances"
 	ShowInstance  Route[attest.Kept]     = "GET /instances/{id}"
-	ResetInstance Route[Reset]           = "POST /instances/{id}/reset" // gives its attempts back
+	ResetInstance Route[Reset]           = "POST /instances/{id}/reset" // returns its attempts
 	DenyInstance  Route[attest.Denial]   = "POST /instances/{id}/deny"  // takes a Deny
 	AllowInstance Route[struct{}]        = "POST /instances/{id}/allow" // ends a denial
 	ListKeys      Route[Keys]            = "GET /keys"
-	InitKeys      Route[Initialized]     = "POST /keys/init"         // accepts a new store; see [keyring.Ring.Init] and Input.Accept
-	RotateKeys    Route[keyring.KeyInfo] = "POST /keys/rotate"       // the next key signs from now on
+	InitKeys      Route[Initialized]     = "POST /keys/init"         // see [keyring.Ring.Init] and Input.Accept
+	RotateKeys    Route[keyring.KeyInfo] = "POST /keys/rotate"       // lets the next key sign
 	ImportKey     Route[keyring.KeyInfo] = "POST /keys/import"       // takes a private key, PEM
-	RevokeKey     Route[struct{}]        = "POST /keys/{kid}/revoke" // takes the key out of the key set at once
+	RevokeKey     Route[struct{}]        = "POST /keys/{kid}/revoke" // removes the key from the key set
 	SaveState     Route[io.Reader]       = "GET /state"              // a copy of the state file itself, not JSON
 )
 
@@ -44,7 +44,7 @@ func (to Route[Answer]) action() string {
 	return words[1] + " " + words[len(words)-1]
 }
 
-// Status is the answer of [GetStatus].
+// Status is the answer of GET /status.
 type Status struct {
 	Version string `json:"version"`
 	Commit  string `json:"commit"`
@@ -55,12 +55,12 @@ type Status struct {
 // Instances is the answer of [ListInstances].
 type Instances struct {
 	Instances []attest.Kept `json:"instances"`
-	More      bool          `json:"more"` // there are more than are listed
+	More      bool          `json:"more"` // the list is not complete
 }
 
 // Reset is the answer of [ResetInstance].
 type Reset struct {
-	Windows int `json:"windows"` // in how many windows and documents attempts were given back
+	Windows int `json:"windows"` // windows and documents whose attempts were returned
 }
 
 // Deny is what [DenyInstance] takes.

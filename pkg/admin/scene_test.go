@@ -24,8 +24,7 @@ import (
 
 var status = admin.Status{Version: "1.2.3", Commit: "abc", Config: "c0ffee", Started: "2026-11-23T12:00:00Z"}
 
-// scene is a handler on a state in memory, with one instance that has asked for one
-// token.
+// scene is a handler on a state in memory, with one instance that made one attempt.
 type scene struct {
 	admin.Options
 	instance attest.InstanceID
@@ -66,7 +65,7 @@ func newScene(t *testing.T) *scene {
 	return s
 }
 
-// ask has the instance of attesttest ask for a token.
+// ask makes an attempt of the instance of attesttest.
 func ask(t *testing.T, store state.Store, denials attest.Denials) attest.InstanceID {
 	t.Helper()
 	instance := attesttest.Instance(t)
@@ -105,7 +104,7 @@ func (s *scene) serve(t *testing.T) *http.Client {
 	return admin.NewClient(path)
 }
 
-// lines keeps audit lines until a mark comes.
+// lines collects audit lines up to a mark.
 type lines struct {
 	text   []byte
 	marked chan string
@@ -120,7 +119,7 @@ func (l *lines) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// lines takes the audit lines that were written since the last call.
+// lines returns the audit lines since the last call.
 func (s *scene) lines(t *testing.T) string {
 	t.Helper()
 	if err := s.Audit.Record(audit.Event{Name: "mark", Proven: true}, func(err error) { t.Error(err) }); err != nil {
@@ -130,7 +129,7 @@ func (s *scene) lines(t *testing.T) string {
 	return text[:strings.LastIndex(strings.TrimSuffix(text, "\n"), "\n")+1]
 }
 
-// send makes a request without the client's own checks.
+// send makes a request without the checks of Call.
 func send(t *testing.T, c *http.Client, method, path, body string) (*http.Response, string) {
 	t.Helper()
 	r, err := http.NewRequestWithContext(t.Context(), method, "http://admin"+path, strings.NewReader(body))

@@ -144,10 +144,14 @@ func TestModel(t *testing.T) {
 	seeds := []uint64{*modelSeed}
 	if *modelSeed == 0 {
 		seeds = nil
-		for i := range 20 {
+		fixed, random := 20, 4
+		if testing.Short() {
+			fixed, random = 2, 1
+		}
+		for i := range fixed {
 			seeds = append(seeds, uint64(i+1))
 		}
-		for range 4 { // the printed name is enough to run it again
+		for range random { // the printed name is enough to run it again
 			var b [8]byte
 			rand.Read(b[:])
 			seeds = append(seeds, binary.LittleEndian.Uint64(b[:])|1)

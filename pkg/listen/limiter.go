@@ -180,27 +180,23 @@ func (l *limiter) roomOfOne(from netip.Addr) (cut []*member, ok bool) {
 	if l.exempt(from) {
 		return nil, true
 	}
-	var full netip.Prefix
-	for level, share := range ratelimit.Levels(from) {
-		if l.of[level] >= share*l.ofOne {
-			full = level
-			break
+	for full, share := range ratelimit.Levels(from) {
+		if l.of[full] < share*l.ofOne {
+			continue
 		}
-	}
-	if !full.IsValid() {
-		return nil, true
-	}
-	var oldest *member
-	for m := range l.conns {
-		if full.Contains(m.from) && m.state.Load() != handled && (oldest == nil || m.before(oldest)) {
-			oldest = m
+		var oldest *member
+		for m := range l.conns {
+			if full.Contains(m.from) && m.state.Load() != handled && (oldest == nil || m.before(oldest)) {
+				oldest = m
+			}
 		}
+		if oldest == nil {
+			return nil, false
+		}
+		l.remove(oldest)
+		return []*member{oldest}, true
 	}
-	if oldest == nil {
-		return nil, false
-	}
-	l.remove(oldest)
-	return []*member{oldest}, true
+	return nil, true
 }
 
 func (m *member) before(other *member) bool {
@@ -265,18 +261,14 @@ func (l *limiter) crowded(from netip.Addr) []*member {
 	var cut []*member
 	for range max(1, l.max/32) {
 		m := all.take()
-		if m == nil {
-			break
-		}
-		if m.state.Load() == handled {
-			if len(cut) == 0 && m.from != from {
-				l.remove(m)
-				cut = append(cut, m)
-			}
+		if m == nil || m.state.Load() == handled && (len(cut) > 0 || m.from == from) {
 			break
 		}
 		l.remove(m)
 		cut = append(cut, m)
+		if m.state.Load() == handled {
+			break
+		}
 	}
 	return cut
 }
@@ -319,10 +311,7 @@ func (p *place) take() *member {
 // left.
 func (l *limiter) makeRoom() {
 	l.mu.Lock()
-	var cut []*member
-	if len(l.conns) > 0 {
-		cut = l.crowded(netip.Addr{})
-	}
+	cut := l.crowded(netip.Addr{})
 	l.mu.Unlock()
 	l.end(cut, closedFiles)
 }

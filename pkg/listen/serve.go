@@ -93,11 +93,9 @@ func Serve(ctx context.Context, log *slog.Logger, endpoints ...Endpoint) error {
 
 // frontOf returns nil for a connection of another package's listener.
 func frontOf(c net.Conn) *front {
-	switch c := c.(type) {
-	case *front:
-		return c
-	case *secureFront:
-		return &c.front
+	if s, ok := c.(*secureFront); ok {
+		return &s.front
 	}
-	return nil
+	f, _ := c.(*front)
+	return f
 }
