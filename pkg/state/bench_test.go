@@ -12,16 +12,17 @@ import (
 	"testing"
 	"time"
 
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/awaittest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/state"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/state/statetest"
 )
 
-// attemptKey is as long as that of a real instance.
+// attemptKey is as long as the key of a real instance.
 func attemptKey(n int64) string {
 	return fmt.Sprintf("attempts/11111111-aaaa-4aaa-8aaa-%012d/web/1795395264", n)
 }
 
-// benchStore is a store, and the bytes it takes.
+// benchStore is a store and its size in bytes.
 type benchStore struct {
 	state.Store
 	size func() int64
@@ -64,8 +65,8 @@ func benchRedis(waitReplicas int, args ...string) func(b *testing.B) benchStore 
 	}
 }
 
-// BenchmarkAttempts has 64 callers, and each attempt is the first of an
-// instance: what it takes to keep it is measured, too.
+// BenchmarkAttempts has 64 callers. Each attempt is the first one of an instance, so it also
+// measures the size of a count.
 func BenchmarkAttempts(b *testing.B) {
 	for _, bb := range []struct {
 		name string
@@ -108,8 +109,8 @@ func BenchmarkAttempts(b *testing.B) {
 	}
 }
 
-// BenchmarkRecovery is the time from the end of a process to the next attempt
-// that counts, with the attempts of 50 000 instances kept.
+// BenchmarkRecovery measures the time from the end of a process to the next attempt that
+// counts, with 50 000 counts.
 func BenchmarkRecovery(b *testing.B) {
 	fill := func(b *testing.B, s state.Store) {
 		b.Helper()
@@ -130,7 +131,7 @@ func BenchmarkRecovery(b *testing.B) {
 	again := func(s state.Store) error {
 		n, err := s.Increment(b.Context(), attemptKey(1), time.Now().Add(time.Hour))
 		if err == nil && n < 2 {
-			err = errors.New("the attempt is forgotten")
+			err = errors.New("the attempt is lost")
 		}
 		return err
 	}
@@ -142,7 +143,7 @@ func BenchmarkRecovery(b *testing.B) {
 		}
 		fill(b, f)
 		for b.Loop() {
-			_ = f.Close() // leaves the file as a kill does: nothing is written
+			_ = f.Close() // writes nothing, as a kill
 			if f, err = state.OpenFile(state.FileConfig{Path: path}); err == nil {
 				err = again(f)
 			}
@@ -158,7 +159,7 @@ func BenchmarkRecovery(b *testing.B) {
 		fill(b, r)
 		for b.Loop() {
 			server.Restart()
-			eventually(b, "an attempt", func() error { return again(r) })
+			awaittest.Success(b, "an attempt", func() error { return again(r) })
 		}
 	})
 }

@@ -19,7 +19,7 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/state/statetest"
 )
 
-// counterEnv makes a run of this test binary a counter: another process.
+// counterEnv makes this test binary run a counter, in another process.
 const counterEnv = "STATE_TEST_COUNTER"
 
 func TestMain(m *testing.M) {
@@ -29,41 +29,40 @@ func TestMain(m *testing.M) {
 			panic(err)
 		}
 		c.run()
-		os.Exit(0) //nolint:forbidigo // a program of its own
+		os.Exit(0) //nolint:forbidigo // it is not a test
 	}
 	if text := os.Getenv(damageEnv); text != "" {
 		runDamages(text)
-		os.Exit(0) //nolint:forbidigo // a program of its own
+		os.Exit(0) //nolint:forbidigo // it is not a test
 	}
-	os.Exit(m.Run()) //nolint:forbidigo // a TestMain has no other way to fail
+	os.Exit(m.Run()) //nolint:forbidigo // TestMain cannot fail in another way
 }
 
-// counter is a process that counts, and says on stdout what it was answered.
+// counter is a process that counts and prints the answers.
 type counter struct {
-	Store   state.Config
-	Callers int
-	Calls   int // of each caller; 0: until it is killed
-	// GiveBack has every second number given back and not said.
-	GiveBack bool
+	Store    state.Config
+	Callers  int
+	Calls    int  // of each caller; 0 means until the process is killed
+	GiveBack bool // give every second number back, and do not print it
 }
 
 // answered is a line of a counter.
 type answered struct {
 	key string // of a count; "value" for a value that was replaced
 	n   int64
-	err string // instead
+	err string // if there is no answer
 }
 
 const counterKeys = 2
 
-// run counts with all callers, and replaces a value with one more.
+// run counts with all callers, and one more caller replaces a value.
 func (c counter) run() {
 	var mu sync.Mutex
 	say := func(key string, n int64, err error) {
 		problem := ""
 		if err != nil {
 			problem = err.Error()
-			<-time.After(10 * time.Millisecond) // as nobody tries again at once
+			<-time.After(10 * time.Millisecond) // callers do not try again at once
 		}
 		mu.Lock()
 		defer mu.Unlock()
@@ -108,9 +107,12 @@ func (c counter) run() {
 	_ = s.Close()
 }
 
-// start runs it, and gives its lines until it has ended.
+// start runs the process and returns its lines.
 func (c counter) start(t *testing.T) (_ *exec.Cmd, lines <-chan answered) {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("starts a process")
+	}
 	text, err := json.Marshal(c)
 	if err != nil {
 		t.Fatal(err)
@@ -130,7 +132,7 @@ func (c counter) start(t *testing.T) (_ *exec.Cmd, lines <-chan answered) {
 		defer close(all)
 		for scan := bufio.NewScanner(out); scan.Scan(); {
 			var a answered
-			if _, err := fmt.Sscanf(scan.Text(), "%s %d %q", &a.key, &a.n, &a.err); err == nil { // the last may be half
+			if _, err := fmt.Sscanf(scan.Text(), "%s %d %q", &a.key, &a.n, &a.err); err == nil { // the last line may be torn
 				all <- a
 			}
 		}
@@ -138,31 +140,39 @@ func (c counter) start(t *testing.T) (_ *exec.Cmd, lines <-chan answered) {
 	}()
 	t.Cleanup(func() {
 		_ = cmd.Process.Kill()
-		for range all { // until it has ended
+		for range all { // until the process has ended
 		}
 	})
 	return cmd, all
 }
 
-// Two processes that give every second number back keep none twice.
-func TestTwoProcessesKeepNoNumberTwice(t *testing.T) {
+// startTwo runs two counters and calls each with their lines.
+func startTwo(t *testing.T, c counter, each func(answered)) {
+	t.Helper()
+	_, one := c.start(t)
+	_, two := c.start(t)
+	for _, lines := range []<-chan answered{one, two} {
+		for a := range lines {
+			if a.err != "" {
+				t.Fatal(a)
+			}
+			each(a)
+		}
+	}
+}
+
+// Two processes that give every second number back never keep the same number.
+func TestTwoProcessesKeepDifferentNumbers(t *testing.T) {
 	server := statetest.StartRedis(t)
 	config := state.Config{Type: state.TypeRedis, Redis: redisConfig(server)}
 	r := initRedis(t, config.Redis)
 	kept := map[string]map[int64]bool{"k0": {}, "k1": {}, "value": {}}
-	var outputs []<-chan answered
-	for range 2 {
-		_, lines := counter{Store: config, Callers: 20, Calls: 40, GiveBack: true}.start(t)
-		outputs = append(outputs, lines)
-	}
-	for _, lines := range outputs {
-		for a := range lines {
-			if a.err != "" || kept[a.key][a.n] {
-				t.Fatalf("%+v, and it was kept already: %t", a, kept[a.key][a.n])
-			}
-			kept[a.key][a.n] = true
+	startTwo(t, counter{Store: config, Callers: 20, Calls: 40, GiveBack: true}, func(a answered) {
+		if kept[a.key][a.n] {
+			t.Fatalf("%+v was kept already", a)
 		}
-	}
+		kept[a.key][a.n] = true
+	})
 	for _, key := range []string{"k0", "k1"} {
 		if n, err := r.Count(t.Context(), key); n != 2*10*20 || n != int64(len(kept[key])) || err != nil {
 			t.Errorf("%s counts %d, %v; %d are kept", key, n, err, len(kept[key]))
@@ -170,44 +180,32 @@ func TestTwoProcessesKeepNoNumberTwice(t *testing.T) {
 	}
 }
 
-// Two processes, each with 64 callers, are given each number once.
-func TestTwoProcessesAreGivenNoNumberTwice(t *testing.T) {
+// Two processes with 64 callers each never get the same number.
+func TestTwoProcessesGetDifferentNumbers(t *testing.T) {
 	const callers, calls = 64, 20
 	server := statetest.StartRedis(t)
 	config := state.Config{Type: state.TypeRedis, Redis: redisConfig(server)}
 	initRedis(t, config.Redis)
 	numbers := map[string][]int64{}
-	var outputs []<-chan answered
-	for range 2 {
-		_, lines := counter{Store: config, Callers: callers, Calls: calls}.start(t)
-		outputs = append(outputs, lines)
-	}
-	for _, lines := range outputs {
-		for a := range lines {
-			if a.err != "" {
-				t.Fatal(a)
-			}
-			numbers[a.key] = append(numbers[a.key], a.n)
-		}
-	}
+	startTwo(t, counter{Store: config, Callers: callers, Calls: calls}, func(a answered) { numbers[a.key] = append(numbers[a.key], a.n) })
 	for key, want := range map[string]int{"k0": callers * calls, "k1": callers * calls, "value": 2 * calls} {
 		got := numbers[key]
 		slices.Sort(got)
 		if len(got) != want || got[0] != 1 || got[want-1] != int64(want) || len(slices.Compact(slices.Clone(got))) != want {
-			t.Errorf("%s: %d numbers were given, from %d to %d, %d different ones; %d are wanted",
+			t.Errorf("%s: got %d numbers, from %d to %d, %d different ones; want %d",
 				key, len(got), got[0], got[len(got)-1], len(slices.Compact(slices.Clone(got))), want)
 		}
 	}
 }
 
-// What was answered is never forgotten, whenever the process is killed, or the
-// Redis that it counts in: no number comes twice.
-func TestWhatWasAnsweredSurvivesAKill(t *testing.T) {
+// An answered call is not lost when the process or its Redis is killed: no number is
+// returned twice.
+func TestAnsweredCallsSurviveAKill(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
 		redis bool
 		kill  bool // Redis, not the process
-		back  bool // numbers are given back, too
+		back  bool // numbers are also given back
 	}{
 		{"file", false, false, false},
 		{"redis, the process is killed", true, false, false},
@@ -238,14 +236,14 @@ func TestWhatWasAnsweredSurvivesAKill(t *testing.T) {
 						seen[a.key][a.n] = true
 					case n <= before || !tt.kill:
 						t.Fatalf("round %d: %+v", round, a)
-					case after == 0: // Redis has gone
+					case after == 0: // Redis was killed
 						killing.Wait()
 						server.Restart()
 						after = n
-					case n > after+5000: // some were said before
-						t.Fatalf("round %d: Redis is back, and still %s", round, a.err)
+					case n > after+5000: // some lines are from before
+						t.Fatalf("round %d: Redis is back, but: %s", round, a.err)
 					}
-					if n == before { // not here: the counter has to go on meanwhile
+					if n == before { // in a goroutine, as the counter must go on
 						killing.Go(func() {
 							if tt.kill {
 								server.Kill()
@@ -254,7 +252,7 @@ func TestWhatWasAnsweredSurvivesAKill(t *testing.T) {
 							}
 						})
 					}
-					if after > 0 && a.err == "" && n > after+500 { // the counter has gone on
+					if after > 0 && a.err == "" && n > after+500 { // the counter has recovered
 						_ = cmd.Process.Kill()
 					}
 				}
@@ -275,7 +273,7 @@ func TestWhatWasAnsweredSurvivesAKill(t *testing.T) {
 			}
 			for _, key := range []string{"k0", "k1"} {
 				if tt.back {
-					for range 50 { // none that was answered and not given back
+					for range 50 { // no number that was kept
 						if n, err := s.Increment(t.Context(), key, time.Now().Add(time.Hour)); err != nil || seen[key][n] {
 							t.Errorf("%s was answered %d for the second time, %v", key, n, err)
 						}

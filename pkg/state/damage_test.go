@@ -24,9 +24,9 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/state/statetest"
 )
 
-const damagePage = 1024 // small pages: many of them, and trees of several levels
+const damagePage = 1024 // small, so that there are many pages and trees of several levels
 
-// dice roll the same numbers for a case each time.
+// dice rolls the same numbers each time for the same n.
 type dice struct{ n, rolls int }
 
 func (d *dice) roll(sides int) int {
@@ -35,7 +35,7 @@ func (d *dice) roll(sides int) int {
 	return int(binary.BigEndian.Uint32(sum[:]) % uint32(sides))
 }
 
-// damages are what goes wrong with a page of a file.
+// damages are changes of a page of a file.
 var damages = []struct {
 	name string
 	do   func(page []byte, id int, all []byte, r *dice)
@@ -77,7 +77,7 @@ var damages = []struct {
 	}},
 }
 
-// damageScene is a file, and what is in it.
+// damageScene is a file and its contents.
 type damageScene struct {
 	data   []byte
 	counts map[string]int64
@@ -116,7 +116,7 @@ func newDamageScene(dir string) (*damageScene, error) {
 		})
 	}
 	wg.Wait()
-	for i := range 40 { // some are long: of pages with overflow
+	for i := range 40 { // some are so long that their pages overflow
 		key, value := fmt.Sprint("denied/", i), strings.Repeat(fmt.Sprint(i, " "), 10*(i%5)*(i%5)+1)
 		s.values[key] = value
 		all = append(all, f.Put(ctx, key, []byte(value), ends))
@@ -135,7 +135,7 @@ func newDamageScene(dir string) (*damageScene, error) {
 	return s, nil
 }
 
-// damaged gives a file with a case of damage.
+// damaged returns a damaged copy of a file.
 func damaged(n int, whole []byte) (name string, page int, data []byte) {
 	d := damages[n%len(damages)]
 	page = n / len(damages)
@@ -144,8 +144,8 @@ func damaged(n int, whole []byte) (name string, page int, data []byte) {
 	return d.name, page, data
 }
 
-// work uses a store in all ways. Each answer must be right or an error, which it
-// gives; what is wrong it gives as a *wrongAnswer.
+// work calls all methods of a store. It returns the first error of the store, or a
+// wrongAnswer if an answer is wrong.
 func (s *damageScene) work(f *state.File) (problem error) {
 	ctx := context.Background()
 	note := func(err error) bool {
@@ -204,7 +204,7 @@ func (s *damageScene) work(f *state.File) (problem error) {
 	if answer != nil {
 		return answer
 	}
-	if problem != nil { // and from then on nothing is answered
+	if problem != nil { // every later call must fail
 		if _, err := f.Increment(ctx, "k", time.Now().Add(time.Hour)); err == nil {
 			return wrong("Increment after %v was answered", problem)
 		}
@@ -212,13 +212,20 @@ func (s *damageScene) work(f *state.File) (problem error) {
 	return problem
 }
 
+// step is how many pages a test advances at a time.
+func step() int {
+	if testing.Short() {
+		return 10
+	}
+	return 1
+}
+
 type wrongAnswer string
 
 func (w wrongAnswer) Error() string { return string(w) }
 
-// damageEnv makes a run of this test binary one that works on damaged files: the
-// folder to work in, "open" to damage a file that is open, the first case, and how
-// many to go on to each time.
+// damageEnv makes this test binary work on damaged files. It contains the folder, "open" to
+// damage a file while it is open, the first case, and the step between cases.
 const damageEnv = "STATE_TEST_DAMAGE"
 
 func runDamages(text string) {
@@ -251,7 +258,7 @@ func runDamages(text string) {
 	fmt.Fprintln(os.Stdout, "end")
 }
 
-// try damages a file before it is opened, or with mode open after that.
+// try damages a file before it is opened, or after that if mode is open.
 func (s *damageScene) try(path, mode string, damage func([]byte) []byte) error {
 	data := s.data
 	if mode != "open" {
@@ -296,15 +303,18 @@ func damageInPlace(path string, damage func([]byte) []byte) error {
 	return nil
 }
 
-// Damage of any page, when a file is opened or while it is open, is an error that
-// says what to do: never a crash, never a call that hangs, never a wrong answer.
+// Damage of any page, before a file is opened or while it is open, leads to an error that
+// says what to do, and never to a crash, a call that hangs, or a wrong answer.
 func TestDamageOfAnyPageIsAnError(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts processes")
+	}
 	for _, mode := range []string{"start", "open"} {
 		for half := range 2 {
 			t.Run(fmt.Sprint(mode, half), func(t *testing.T) {
 				t.Parallel()
-				step := 5 // odd, so that each page meets other damages; FuzzDamagedFile has the rest
-				if testing.Short() || raceDetector {
+				step := 5 // odd, so that each page gets other damages; FuzzDamagedFile has the rest
+				if raceDetector {
 					step = 15
 				}
 				from, noticed, tried := half, 0, 0
@@ -342,7 +352,7 @@ func TestDamageOfAnyPageIsAnError(t *testing.T) {
 	}
 }
 
-// damageRun runs a process of its own, and gives its lines.
+// damageRun runs a process and returns its lines.
 func damageRun(t *testing.T, env string) (lines []string, end error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
@@ -364,14 +374,13 @@ func damageRun(t *testing.T, env string) (lines []string, end error) {
 	return lines, end
 }
 
-// Cut off while it is open, a file is an error as well: memory that is mapped to
-// what is gone faults.
-func TestFileThatIsCutOffWhileItIsOpen(t *testing.T) {
+// If a file is truncated while it is open, calls fail, though access to its memory faults.
+func TestFileThatIsTruncatedWhileOpen(t *testing.T) {
 	s, err := newDamageScene(statetest.Dir(t))
 	if err != nil {
 		t.Fatal(err)
 	}
-	for pages := range s.used {
+	for pages := 0; pages < s.used; pages += step() {
 		path := filepath.Join(statetest.Dir(t), "state.db")
 		if err := os.WriteFile(path, s.data, 0o600); err != nil {
 			t.Fatal(err)
@@ -384,12 +393,12 @@ func TestFileThatIsCutOffWhileItIsOpen(t *testing.T) {
 			t.Fatal(err)
 		}
 		if err := s.work(f); err == nil || errors.As(err, new(wrongAnswer)) || !strings.Contains(err.Error(), "restore a copy") {
-			t.Errorf("cut off at %d of %d pages: %v", pages, s.used, err)
+			t.Errorf("truncated at %d of %d pages: %v", pages, s.used, err)
 		}
 		if err := f.Close(); err != nil {
 			t.Errorf("Close = %v", err)
 		}
-		// The lock is gone: a copy can be put in its place.
+		// The lock is released: a copy can replace the file.
 		if err := os.WriteFile(path, s.data, 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -403,7 +412,7 @@ func TestFileThatIsCutOffWhileItIsOpen(t *testing.T) {
 	}
 }
 
-// A file that is seen to be damaged when it is opened is left as it is.
+// OpenFile does not write to a damaged file.
 func TestADamagedFileIsNotWrittenTo(t *testing.T) {
 	s, err := newDamageScene(statetest.Dir(t))
 	if err != nil {
@@ -426,15 +435,14 @@ func TestADamagedFileIsNotWrittenTo(t *testing.T) {
 	}
 }
 
-// FuzzDamagedFile puts bytes anywhere into a file, before it is opened or while it
-// is.
+// FuzzDamagedFile overwrites any bytes of a file, before it is opened or while it is open.
 func FuzzDamagedFile(f *testing.F) {
 	dir := f.TempDir()
 	s, err := newDamageScene(dir)
 	if err != nil {
 		f.Fatal(err)
 	}
-	for page := range s.used {
+	for page := 0; page < s.used; page += step() {
 		f.Add(page*damagePage+page%64, []byte{1, 2, 3}, page%2 == 0)
 	}
 	f.Fuzz(func(t *testing.T, at int, bad []byte, open bool) {

@@ -9,7 +9,7 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/state"
 )
 
-// A copy is older than the file that it was made of, as soon as that has advanced.
+// A copy has a lower epoch than its file after the next Advance of the file.
 func TestEpoch(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "state.db")
 	f, err := state.OpenFile(state.FileConfig{Path: path})
@@ -39,14 +39,14 @@ func TestEpoch(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := f.Epoch(t.Context()); err == nil {
-		t.Error("a closed file has an epoch")
+		t.Error("Epoch of a closed file gave no error")
 	}
 
 	if f, err = state.OpenFile(state.FileConfig{Path: path}); err != nil {
 		t.Fatal(err)
 	}
 	epoch(f, 2)
-	advance(f, 7, 8) // more than any that was seen
+	advance(f, 7, 8) // more than seen
 	_ = f.Close()
 
 	if err := os.WriteFile(path, saved.Bytes(), 0o600); err != nil {

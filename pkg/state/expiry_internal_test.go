@@ -10,9 +10,8 @@ import (
 	bolt "go.etcd.io/bbolt"
 )
 
-// Each call that writes takes two of the expired entries away, and no more: none
-// pays for all, and they go faster than others come.
-func TestExpiredEntriesGoAwayTwoAtATime(t *testing.T) {
+// Each call that writes removes two expired entries, and no more.
+func TestEachWriteRemovesTwoExpiredEntries(t *testing.T) {
 	now := time.Now()
 	clock := func() time.Time { return now }
 	memory := &Memory{Size: 1000, Now: clock}
@@ -51,7 +50,7 @@ func TestExpiredEntriesGoAwayTwoAtATime(t *testing.T) {
 				}
 			}
 			now = now.Add(time.Minute)
-			for want := 99; want > 1; want-- { // two go, one comes
+			for want := 99; want > 1; want-- { // two are removed, one is added
 				if _, err := tt.store.Increment(ctx, fmt.Sprint("new", want), now.Add(time.Hour)); err != nil {
 					t.Fatal(err)
 				}

@@ -70,8 +70,8 @@ func TestFileSurvivesARestart(t *testing.T) {
 	}
 }
 
-func TestFileThatIsNotOurs(t *testing.T) {
-	dir := t.TempDir()
+func TestFileThatIsForeignOrDamaged(t *testing.T) {
+	dir := statetest.Dir(t)
 	good := filepath.Join(dir, "good.db")
 	f := openFile(t, good)
 	for i := range 500 {
@@ -119,9 +119,9 @@ func TestFileThatIsNotOurs(t *testing.T) {
 	}{
 		{"a text", []byte("this is no database\n"), "is not a state file, or is damaged"},
 		{"a long text", bytes.Repeat([]byte("this is no database\n"), 1000), "is not a state file, or is damaged"},
-		{"a file cut off in the middle", whole[:len(whole)/2], "is damaged"},
-		{"a file cut off after its first page", whole[:4096], "is damaged"},
-		{"a file cut off by a byte", whole[:100], "is not a state file, or is damaged"},
+		{"a file truncated in the middle", whole[:len(whole)/2], "is damaged"},
+		{"a file truncated after its first page", whole[:4096], "is damaged"},
+		{"a file truncated within its first page", whole[:100], "is not a state file, or is damaged"},
 		{"another program's database", other, "is another program's database"},
 		{"a newer binary's file", newer, "has version 3, and this binary reads up to version 2"},
 	} {
@@ -145,8 +145,8 @@ func TestFileThatIsNotOurs(t *testing.T) {
 	}
 }
 
-// Wherever a file is cut off, it is refused, or nothing that it held is missing.
-func TestFileThatIsCutOff(t *testing.T) {
+// A truncated file is refused, unless it contains all values.
+func TestFileThatIsTruncated(t *testing.T) {
 	path := filepath.Join(statetest.Dir(t), "state.db")
 	f := openFile(t, path)
 	const values = 200
@@ -162,7 +162,7 @@ func TestFileThatIsCutOff(t *testing.T) {
 	}
 	refused := 0
 	for size := len(whole); size > 0; size -= 4096 {
-		path := filepath.Join(statetest.Dir(t), "state.db") // bbolt keeps the lock of one it panicked about
+		path := filepath.Join(statetest.Dir(t), "state.db") // bbolt keeps the lock after a panic
 		if err := os.WriteFile(path, whole[:size], 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -173,7 +173,7 @@ func TestFileThatIsCutOff(t *testing.T) {
 		}
 		for i := range values {
 			if v, err := f.Get(t.Context(), fmt.Sprint(i)); len(v) != 500 || err != nil {
-				t.Fatalf("cut off at %d of %d bytes it was opened, and value %d is %q, %v", size, len(whole), i, v, err)
+				t.Fatalf("truncated at %d of %d bytes it was opened, and value %d is %q, %v", size, len(whole), i, v, err)
 			}
 		}
 		_ = f.Close()
@@ -183,7 +183,7 @@ func TestFileThatIsCutOff(t *testing.T) {
 	}
 }
 
-func TestFileIsOfOneProcess(t *testing.T) {
+func TestFileIsLocked(t *testing.T) {
 	path := filepath.Join(statetest.Dir(t), "state.db")
 	openFile(t, path)
 	if _, err := state.OpenFile(state.FileConfig{Path: path}); err == nil || !strings.Contains(err.Error(), "another process holds it") {
@@ -191,7 +191,7 @@ func TestFileIsOfOneProcess(t *testing.T) {
 	}
 }
 
-func TestFileDoesNotGrowForEver(t *testing.T) {
+func TestFileReusesItsPages(t *testing.T) {
 	clock := statetest.NewClock()
 	path := filepath.Join(statetest.Dir(t), "state.db")
 	f, err := state.OpenFile(state.FileConfig{Path: path, Now: clock.Now})
@@ -225,8 +225,7 @@ func TestFileDoesNotGrowForEver(t *testing.T) {
 	}
 }
 
-// A disk without room is an error; nothing that was counted is lost by it, and
-// nobody has to do anything but make room.
+// On a full disk calls fail, no count is lost, and calls succeed when there is room again.
 func TestFileOnAFullDisk(t *testing.T) {
 	dir := smallDisk(t)
 	path, rest := filepath.Join(dir, "state.db"), filepath.Join(dir, "rest")
@@ -235,7 +234,7 @@ func TestFileOnAFullDisk(t *testing.T) {
 	var next atomic.Int64
 	var mu sync.Mutex
 	var counted []string
-	fill := func() error { // until it fails
+	fill := func() error { // until a call fails
 		var wg sync.WaitGroup
 		var failed atomic.Pointer[error]
 		for range 64 {
@@ -302,7 +301,7 @@ func TestFileOnAFullDisk(t *testing.T) {
 	}
 }
 
-// smallDisk is a file system of its own, for as long as the test runs.
+// smallDisk returns a file system of 1 MiB that exists until the test ends.
 func smallDisk(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -317,13 +316,10 @@ func smallDisk(t *testing.T) string {
 	return dir
 }
 
-// What a version wrote, later ones read: so does this one what version 1 wrote, and
-// itself.
+// Files of version 1 and of version 2 can be read.
 func TestFileOfVersion(t *testing.T) {
-	for version := range 2 {
-		t.Run(fmt.Sprint(version+1), func(t *testing.T) {
-			testFileOfVersion(t, version+1)
-		})
+	for _, version := range []int{1, 2} {
+		t.Run(fmt.Sprint(version), func(t *testing.T) { testFileOfVersion(t, version) })
 	}
 }
 
@@ -369,7 +365,7 @@ func testFileOfVersion(t *testing.T, version int) {
 func TestOpen(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "missing", "state.db")
 	if s, err := state.Open(state.Config{Type: state.TypeFile, File: state.FileConfig{Path: path}}); s != nil || !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("Open in a folder that is not there = %v, %v", s, err)
+		t.Errorf("Open in a folder that does not exist = %v, %v", s, err)
 	}
 	s, err := state.Open(state.Config{Type: state.TypeMemory})
 	if _, ok := s.(*state.Memory); !ok || err != nil {
@@ -390,14 +386,14 @@ func TestOpen(t *testing.T) {
 	}
 }
 
-// A file has signing keys in it: it is made closed to other users, and one that is
-// open to them is refused.
+// A file contains signing keys: it is created with mode 0600, and refused if other users
+// can read or write it.
 func TestFileModes(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
 		mode  os.FileMode
 		empty bool
-		want  os.FileMode // 0: it is refused
+		want  os.FileMode // 0 if the file is refused
 	}{
 		{"an empty file of another program, for all to read", 0o644, true, 0o600},
 		{"an empty file, for all to write", 0o666, true, 0o600},
@@ -440,12 +436,12 @@ func TestFileModes(t *testing.T) {
 		})
 	}
 	if err := state.CheckFile(filepath.Join(t.TempDir(), "state.db")); err != nil {
-		t.Errorf("CheckFile of a file that is not there yet = %v", err)
+		t.Errorf("CheckFile of a missing file = %v", err)
 	}
 }
 
-// A pipe or a folder is no state file, and is not waited for.
-func TestStateThatIsNoFile(t *testing.T) {
+// A pipe or a folder is refused at once.
+func TestPipeAndFolderAreRefused(t *testing.T) {
 	dir := t.TempDir()
 	pipe := filepath.Join(dir, "pipe")
 	if err := syscall.Mkfifo(pipe, 0o600); err != nil {

@@ -13,13 +13,13 @@ import (
 	"time"
 )
 
-// hangingDisk is one that does not answer for some time. What reads from it stays
-// in the call, as in read(2) from a disk that hangs.
+// hangingDisk does not answer for some time. Readers stay in the call, as in read(2) from a
+// disk that hangs.
 type hangingDisk struct {
 	io.ReaderAt
 
 	mu   sync.Mutex
-	gate chan struct{} // nil: answers
+	gate chan struct{} // nil if the disk answers
 	held int
 }
 
@@ -50,8 +50,8 @@ func (d *hangingDisk) ReadAt(p []byte, offset int64) (int, error) {
 	return d.ReaderAt.ReadAt(p, offset)
 }
 
-// A disk that hangs holds up a bounded number of threads, and no caller for long;
-// all is well when it answers again, and nothing was lost or counted twice.
+// A disk that hangs blocks a bounded number of threads, and each caller for a bounded time.
+// When it answers again, calls succeed, and no count is lost or made twice.
 func TestDiskThatHangs(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
@@ -94,11 +94,11 @@ func TestDiskThatHangs(t *testing.T) {
 		synctest.Wait()
 		disk.mu.Lock()
 		if disk.held > fileReads+1 {
-			t.Errorf("%d threads are held up", disk.held)
+			t.Errorf("%d threads are blocked", disk.held)
 		}
 		disk.mu.Unlock()
 		if more := runtime.NumGoroutine() - before; more > fileReads+1 {
-			t.Errorf("%d goroutines are held up", more)
+			t.Errorf("%d goroutines are blocked", more)
 		}
 		began := time.Now()
 		if err := f.Close(); !errors.Is(err, errDiskSlow) || time.Since(began) > fileCloseWait {
@@ -119,7 +119,6 @@ func TestDiskThatHangs(t *testing.T) {
 	})
 }
 
-// After it has hung a disk is used again.
 func TestDiskThatAnswersAgain(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
@@ -143,7 +142,7 @@ func TestDiskThatAnswersAgain(t *testing.T) {
 			if got, err := f.Increment(t.Context(), "k", later); got != n+1 || err != nil {
 				t.Fatalf("Increment = %d, %v, want %d", got, err, n+1)
 			}
-			// Of those that nobody waited for, the one that had begun was counted.
+			// Of the calls that failed, the one that had begun was counted.
 			if got, err := f.Count(t.Context(), "lost"); got > n+1 || err != nil {
 				t.Errorf("Count of those that failed = %d, %v", got, err)
 			}
@@ -151,7 +150,7 @@ func TestDiskThatAnswersAgain(t *testing.T) {
 	})
 }
 
-// An error of the disk is told and is no damage: all is well when it has gone.
+// An error of the disk is returned and is not damage: later calls can succeed.
 func TestDiskThatFails(t *testing.T) {
 	f, err := OpenFile(FileConfig{Path: filepath.Join(t.TempDir(), "state.db")})
 	if err != nil {

@@ -16,7 +16,7 @@ func TestMemory(t *testing.T) {
 	})
 }
 
-func TestMemoryIsBoundedAndGivesNoAttemptBack(t *testing.T) {
+func TestFullMemoryRefusesNewCounts(t *testing.T) {
 	clock := statetest.NewClock()
 	m := &state.Memory{Size: 10, Now: clock.Now}
 	for i := range 10 {
@@ -36,7 +36,7 @@ func TestMemoryIsBoundedAndGivesNoAttemptBack(t *testing.T) {
 	}
 }
 
-// The cost of an attempt must not grow with what is remembered.
+// The cost of an attempt must not grow with the number of counts.
 func BenchmarkMemoryIncrement(b *testing.B) {
 	for _, kept := range []int{100, 100_000, 1_000_000} {
 		b.Run(fmt.Sprintf("%d kept", kept), func(b *testing.B) {

@@ -25,11 +25,12 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/awaittest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/state"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/state/statetest"
 )
 
-// operations are all that a store can be asked.
+// operations call each method of a store.
 var operations = map[string]func(ctx context.Context, s state.Store) error{
 	"Count": func(ctx context.Context, s state.Store) error { _, err := s.Count(ctx, "k"); return err },
 	"Increment": func(ctx context.Context, s state.Store) error {
@@ -48,27 +49,6 @@ var operations = map[string]func(ctx context.Context, s state.Store) error{
 }
 
 var reading = map[string]bool{"Count": true, "Get": true, "Scan": true}
-
-// eventually waits until a call succeeds, and says how long that took.
-func eventually(t testing.TB, what string, call func() error) time.Duration {
-	t.Helper()
-	began := time.Now()
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	deadline := time.NewTimer(20 * time.Second)
-	defer deadline.Stop()
-	for {
-		err := call()
-		if err == nil {
-			return time.Since(began)
-		}
-		select {
-		case <-tick.C:
-		case <-deadline.C:
-			t.Fatalf("%s: %v", what, err)
-		}
-	}
-}
 
 // Whatever is wrong with Redis, an operation ends soon and with an error, those
 // who wait do not pile up, and when it is well again all work without a restart.
@@ -143,7 +123,7 @@ func TestRedisFaults(t *testing.T) {
 			}
 			before := runtime.NumGoroutine()
 			tt.begin(server)
-			eventually(t, "is refused", func() error { // what was looked at within the last second may still be believed
+			awaittest.Success(t, "is refused", func() error { // a check is valid for a second
 				if operations["Increment"](t.Context(), r) == nil {
 					return errors.New("Increment is answered")
 				}
@@ -152,7 +132,7 @@ func TestRedisFaults(t *testing.T) {
 			var wg sync.WaitGroup
 			began := time.Now()
 			refused := func(name string) {
-				// Of those who come in numbers some may have no turn in time.
+				// Some of many concurrent calls may get no slot in time.
 				err := operations[name](t.Context(), r)
 				if err == nil || !strings.HasPrefix(err.Error(), "redis "+server.Addr+": ") ||
 					!strings.Contains(err.Error(), tt.want) && !strings.Contains(err.Error(), "does not answer in time") {
@@ -167,14 +147,14 @@ func TestRedisFaults(t *testing.T) {
 					wg.Go(func() { refused(name) })
 				}
 			}
-			for range 300 { // more than may wait
+			for range 300 { // more than redisPending
 				wg.Go(func() { refused("Increment") })
 			}
 			wg.Wait()
 			if took := time.Since(began); took > 5*time.Second {
 				t.Errorf("the answers took %v", took)
 			}
-			eventually(t, "the reason is told", func() error {
+			awaittest.Success(t, "the error has the reason", func() error {
 				if err := operations["Increment"](t.Context(), r); err == nil || !strings.Contains(err.Error(), tt.want) {
 					return fmt.Errorf("Increment = %w", err)
 				}
@@ -185,8 +165,8 @@ func TestRedisFaults(t *testing.T) {
 					t.Errorf("%s = %v", name, err)
 				}
 			}
-			// None of them waits on in the background; go-redis may try to connect.
-			eventually(t, "goroutines", func() error {
+			// No call is left in the background; go-redis may try to connect.
+			awaittest.Success(t, "goroutines", func() error {
 				if n := runtime.NumGoroutine(); n > before+10 {
 					return fmt.Errorf("there are %d, and were %d", n, before)
 				}
@@ -194,7 +174,7 @@ func TestRedisFaults(t *testing.T) {
 			})
 			tt.end(server)
 			for name, call := range operations {
-				if took := eventually(t, name+" after", func() error { return call(t.Context(), r) }); took > 4*time.Second {
+				if took := awaittest.Success(t, name+" after", func() error { return call(t.Context(), r) }); took > 4*time.Second {
 					t.Errorf("%s works again after %v", name, took)
 				}
 			}
@@ -202,8 +182,8 @@ func TestRedisFaults(t *testing.T) {
 	}
 }
 
-// A Redis that lost what it held is refused until an operator accepts it.
-func TestRedisThatLostOurMark(t *testing.T) {
+// A Redis without our mark is refused until an operator accepts it.
+func TestRedisWithoutOurMark(t *testing.T) {
 	server := statetest.StartRedis(t)
 	r := openRedis(t, redisConfig(server))
 	increment := func() error {
@@ -231,11 +211,11 @@ func TestRedisThatLostOurMark(t *testing.T) {
 	}
 	server.Do("SET", "ona:mark", "openstack-nova-authenticator state 2")
 	if err := r.Init(t.Context()); err == nil {
-		t.Error("Init took the state of a newer binary")
+		t.Error("Init accepted the state of a newer binary")
 	}
 }
 
-// What this version wrote, later ones read.
+// Later versions read the entries of version 1.
 func TestRedisOfVersion1(t *testing.T) {
 	server := statetest.StartRedis(t)
 	later := time.Now().Add(time.Hour).UnixMilli()
@@ -254,8 +234,7 @@ func TestRedisOfVersion1(t *testing.T) {
 	}
 }
 
-// What has expired leaves Redis by itself, some time after the slowest clock has
-// seen it expire.
+// Redis removes an expired entry, some time after it has expired by the slowest clock.
 func TestRedisEntriesExpire(t *testing.T) {
 	server := statetest.StartRedis(t)
 	r := initRedis(t, redisConfig(server))
@@ -283,17 +262,17 @@ func redisClient(t testing.TB, p *statetest.Process) *redis.Client {
 	return c
 }
 
-// startReplica runs a replica of p, and waits until it has what p writes.
+// startReplica runs a replica of p, and waits until it has a write of p.
 func startReplica(t testing.TB, p *statetest.Process) *statetest.Process {
 	t.Helper()
 	host, port, _ := net.SplitHostPort(p.Addr)
 	replica := statetest.StartRedis(t, "--replicaof", host+" "+port)
 	p.Do("CONFIG", "SET", "repl-diskless-sync-delay", "0")
-	// What a primary writes goes to a new replica only after a word of that, which
-	// comes once a second.
+	// A primary sends writes to a new replica only after its acknowledgment, which comes
+	// once a second.
 	conn := redisClient(t, p).Conn()
 	defer conn.Close()
-	eventually(t, "the replica is in step", func() error {
+	awaittest.Success(t, "the replica has a write", func() error {
 		if err := conn.Set(t.Context(), "warm", "up", 0).Err(); err != nil {
 			return err
 		}
@@ -334,10 +313,10 @@ func TestRedisWaitsForItsReplicas(t *testing.T) {
 		t.Errorf("%d operations took %v", len(operations), took)
 	}
 	replica.Signal(syscall.SIGCONT)
-	eventually(t, "the replica is back", func() error { return operations["Increment"](t.Context(), r) })
+	awaittest.Success(t, "the replica is back", func() error { return operations["Increment"](t.Context(), r) })
 }
 
-// documentedRights are those of the ACL user in the manual, and in the example.
+// documentedRights returns the rights of the ACL user in the manual and in the example.
 func documentedRights(t *testing.T) string {
 	t.Helper()
 	manual, err := os.ReadFile("config.go")
@@ -351,12 +330,12 @@ func documentedRights(t *testing.T) string {
 	m := regexp.MustCompile(`(?m)^//\tACL SETUSER ona on >PASSWORD (.*)$`).FindSubmatch(manual)
 	e := regexp.MustCompile(`(?m)^user ona on #ONA_SHA256 (.*)$`).FindSubmatch(example)
 	if m == nil || e == nil || string(m[1]) != string(e[1]) {
-		t.Fatalf("the manual has the rights %q, the example %q", m, e)
+		t.Fatalf("the rights in the manual are %q, in the example %q", m, e)
 	}
 	return string(m[1])
 }
 
-func TestRedisUserNeedsTheDocumentedRightsAlone(t *testing.T) {
+func TestRedisUserNeedsExactlyTheDocumentedRights(t *testing.T) {
 	rights := documentedRights(t)
 	server := statetest.StartRedis(t)
 	replica := startReplica(t, server)
@@ -378,9 +357,9 @@ func TestRedisUserNeedsTheDocumentedRightsAlone(t *testing.T) {
 		}
 		return err
 	}
-	// A replica that is busy may take longer than a caller waits.
-	eventually(t, "with "+rights, func() error { return try(rights) })
-	for i, right := range strings.Fields(rights) { // and none is there for nothing
+	// A busy replica may need longer than a caller waits.
+	awaittest.Success(t, "with "+rights, func() error { return try(rights) })
+	for i, right := range strings.Fields(rights) { // each right is needed
 		if strings.HasPrefix(right, "+") || strings.HasPrefix(right, "~") {
 			if err := try(strings.Join(slices.Delete(strings.Fields(rights), i, i+1), " ")); err == nil {
 				t.Errorf("%s is not needed", right)
@@ -419,12 +398,12 @@ func TestRedisPasswordIsChangedWithoutARestart(t *testing.T) {
 	write(t, file, "second\n")
 	server.Do("ACL", "SETUSER", "ona", "<first")
 	server.Do("CLIENT", "KILL", "USER", "ona")
-	eventually(t, "with the second password", func() error { return operations["Increment"](t.Context(), r) })
+	awaittest.Success(t, "with the second password", func() error { return operations["Increment"](t.Context(), r) })
 
 	write(t, file, "wrong-word\n")
 	server.Do("CLIENT", "KILL", "USER", "ona")
 	var err error
-	eventually(t, "a wrong password is refused", func() error {
+	awaittest.Success(t, "a wrong password is refused", func() error {
 		if err = operations["Increment"](t.Context(), r); err == nil || !strings.Contains(err.Error(), "WRONGPASS") {
 			return fmt.Errorf("Increment = %w", err)
 		}
@@ -440,32 +419,34 @@ func TestRedisPasswordIsChangedWithoutARestart(t *testing.T) {
 		t.Errorf("OpenRedis without its password = %v", err)
 	}
 	write(t, file, "second")
-	eventually(t, "with the password that is right again", func() error { return operations["Increment"](t.Context(), r) })
+	awaittest.Success(t, "with the right password again", func() error { return operations["Increment"](t.Context(), r) })
 }
 
 func TestRedisWithTLS(t *testing.T) {
 	dir := t.TempDir()
 	ca := newCertificate(t, dir, "ca", nil)
 	newCertificate(t, dir, "redis", ca)
-	newCertificate(t, dir, "stranger", nil)
+	newCertificate(t, dir, "other", nil)
 	file := func(name string) string { return filepath.Join(dir, name) }
-	tlsAddr := statetest.FreeAddr(t)
-	_, port, _ := net.SplitHostPort(tlsAddr)
-	statetest.StartRedis(t, "--tls-port", port, "--tls-cert-file", file("redis.pem"), "--tls-key-file", file("redis-key.pem"), "--tls-auth-clients", "no")
-	c := state.RedisConfig{Addresses: []string{tlsAddr}, Prefix: "ona:", CAFile: file("ca.pem")}
+	ports, err := awaittest.FreePorts(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	statetest.StartRedis(t, "--tls-port", ports[0], "--tls-cert-file", file("redis.pem"), "--tls-key-file", file("redis-key.pem"), "--tls-auth-clients", "no")
+	c := state.RedisConfig{Addresses: []string{"127.0.0.1:" + ports[0]}, Prefix: "ona:", CAFile: file("ca.pem")}
 	r := initRedis(t, c)
 	for name, call := range operations {
 		if err := call(t.Context(), r); err != nil {
 			t.Errorf("%s = %v", name, err)
 		}
 	}
-	c.CAFile = file("stranger.pem")
+	c.CAFile = file("other.pem")
 	if err := operations["Count"](t.Context(), openRedis(t, c)); err == nil || !strings.Contains(err.Error(), "certificate signed by unknown authority") {
-		t.Errorf("with a certificate that nobody we trust signed: %v", err)
+		t.Errorf("with a certificate of another authority: %v", err)
 	}
 	c.CAFile = ""
 	if err := operations["Count"](t.Context(), openRedis(t, c)); err == nil {
-		t.Error("without TLS it is answered")
+		t.Error("Count without TLS gave no error")
 	}
 	for name, want := range map[string]string{file("none.pem"): "no such file", file("redis-key.pem"): "holds no certificate"} {
 		c.CAFile = name

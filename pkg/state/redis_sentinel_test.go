@@ -9,11 +9,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/awaittest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/state"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/state/statetest"
 )
 
-// site is a primary, its replica, and a Sentinel that alone decides.
+// site is a primary, its replica, and one Sentinel.
 type site struct{ primary, replica, sentinel *statetest.Process }
 
 func startSite(t *testing.T) site {
@@ -27,7 +28,7 @@ func startSite(t *testing.T) site {
 		"sentinel failover-timeout main 2000",
 	)
 	client := redisClient(t, s.sentinel)
-	eventually(t, "Sentinel knows the replica", func() error {
+	awaittest.Success(t, "Sentinel knows the replica", func() error {
 		info, err := client.Info(t.Context(), "sentinel").Result()
 		if err == nil && !strings.Contains(info, "status=ok") || !strings.Contains(info, "slaves=1") {
 			err = errors.New(info)
@@ -41,7 +42,7 @@ func (s site) config(waitReplicas int) state.RedisConfig {
 	return state.RedisConfig{Addresses: []string{s.sentinel.Addr}, Sentinel: "main", Prefix: "ona:", WaitReplicas: waitReplicas}
 }
 
-// count increments until stop is closed, and gives the highest number answered.
+// count increments until stop is closed. highest returns the highest number that was answered.
 func count(t *testing.T, r *state.Redis, callers int, stop <-chan struct{}) (highest func() int64) {
 	t.Helper()
 	var mu sync.Mutex
@@ -71,12 +72,12 @@ func count(t *testing.T, r *state.Redis, callers int, stop <-chan struct{}) (hig
 	}
 }
 
-// What a failover gives back is what the replica did not have: all that was
-// counted since it lost touch. With waitReplicas nothing of it was answered.
+// A failover loses what the replica did not have: all counts since it was disconnected.
+// With waitReplicas, none of these were answered.
 func TestSentinelFailover(t *testing.T) {
 	after := func(t *testing.T, s site, r *state.Redis) (n int64) {
 		t.Helper()
-		took := eventually(t, "the replica is the primary", func() error {
+		took := awaittest.Success(t, "the replica is the primary", func() error {
 			var err error
 			n, err = r.Count(t.Context(), "k")
 			return err
@@ -84,7 +85,7 @@ func TestSentinelFailover(t *testing.T) {
 		t.Logf("it is the primary %v after the kill", took.Round(10*time.Millisecond))
 		_, err := r.Increment(t.Context(), "k", time.Now().Add(time.Hour))
 		if few := err != nil && strings.Contains(err.Error(), "0 replicas have the write in time"); err != nil && !few {
-			t.Errorf("Increment = %v", err) // few is for waitReplicas: it has none of its own yet
+			t.Errorf("Increment = %v", err) // few: with waitReplicas, the new primary has no replica yet
 		}
 		if role := s.replica.Do("ROLE"); role != "*3" { // a replica's answer has five parts
 			t.Errorf("ROLE = %s", role)
@@ -100,27 +101,27 @@ func TestSentinelFailover(t *testing.T) {
 				r := initRedis(t, s.config(waitReplicas))
 				stop := make(chan struct{})
 				highest := count(t, r, 16, stop)
-				eventually(t, "there is a load", func() error {
+				awaittest.Success(t, "there is a load", func() error {
 					if n, err := r.Count(t.Context(), "k"); n < 1000 {
 						return fmt.Errorf("%d, %w", n, err)
 					}
 					return nil
 				})
 				replica := redisClient(t, s.replica)
-				eventually(t, "the replica counts along", func() error { return replica.Get(t.Context(), "ona:c:k").Err() })
+				awaittest.Success(t, "the replica counts along", func() error { return replica.Get(t.Context(), "ona:c:k").Err() })
 				s.primary.Kill()
 				close(stop)
 				answered := highest()
 				got := after(t, s, r)
-				t.Logf("the primary was killed under load with %d answered, and %d are given back", answered, max(0, answered-got))
+				t.Logf("the primary was killed under load after %d answers, and %d of them are lost", answered, max(0, answered-got))
 				if waitReplicas == 1 && got < answered {
-					t.Errorf("%d were answered, and %d are counted", answered, got)
+					t.Errorf("%d were answered, but %d are counted", answered, got)
 				}
 			})
 		}
 	})
 
-	t.Run("the replica is cut off first", func(t *testing.T) {
+	t.Run("the replica is disconnected first", func(t *testing.T) {
 		for _, waitReplicas := range []int{0, 1} {
 			t.Run(fmt.Sprint("waitReplicas ", waitReplicas), func(t *testing.T) {
 				t.Parallel()
@@ -133,7 +134,7 @@ func TestSentinelFailover(t *testing.T) {
 						t.Fatal(err)
 					}
 				}
-				eventually(t, "the replica has it", func() error {
+				awaittest.Success(t, "the replica has it", func() error {
 					if raw := redisClient(t, s.replica).Get(t.Context(), "ona:c:k").Val(); !strings.HasSuffix(raw, fmt.Sprint(" ", before)) {
 						return errors.New(raw)
 					}
@@ -153,7 +154,7 @@ func TestSentinelFailover(t *testing.T) {
 				}
 				s.primary.Kill()
 				got := after(t, s, r)
-				t.Logf("%d were answered, and %d are given back", answered, answered-got)
+				t.Logf("%d were answered, and %d of them are lost", answered, answered-got)
 				if got != before {
 					t.Errorf("after the failover %d are counted, want the %d that the replica had", got, before)
 				}

@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/awaittest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/state"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/state/statetest"
 )
@@ -27,7 +28,7 @@ func openRedis(t testing.TB, c state.RedisConfig) *state.Redis {
 func initRedis(t testing.TB, c state.RedisConfig) *state.Redis {
 	t.Helper()
 	r := openRedis(t, c)
-	eventually(t, "keys init", func() error { return r.Init(t.Context()) }) // a replica may be slow
+	awaittest.Success(t, "keys init", func() error { return r.Init(t.Context()) }) // a replica may be slow
 	return r
 }
 func TestRedis(t *testing.T) {

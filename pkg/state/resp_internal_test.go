@@ -29,15 +29,15 @@ func TestAnswers(t *testing.T) {
 
 		{"a string of gigabytes", "$9000000000\r\n", false},
 		{"a string of half a gigabyte", "$500000000\r\n", false},
-		{"a string of fewer than no bytes", "$-2\r\n", false},
-		{"a string of no number", "$a\r\n", false},
-		{"a string of nothing", "$\r\n", false},
+		{"a string of -2 bytes", "$-2\r\n", false},
+		{"a string whose length is not a number", "$a\r\n", false},
+		{"a string without a length", "$\r\n", false},
 		{"an array of a billion", "*999999999\r\n", false},
-		{"an array of fewer than no elements", "*-2\r\n", false},
+		{"an array of -2 elements", "*-2\r\n", false},
 		{"a map of a million", "%1000000\r\n", false},
 		{"an attribute of a million", "|1000000\r\n", false},
 		{"arrays without end", strings.Repeat("*1\r\n", 1000), false},
-		{"arrays without end, behind others", strings.Repeat("*2\r\n:1\r\n", 1000), false},
+		{"arrays without end, after other elements", strings.Repeat("*2\r\n:1\r\n", 1000), false},
 		{"an array of long strings", "*100\r\n" + strings.Repeat("$1048576\r\n"+strings.Repeat("x", 1<<20)+"\r\n", 20), false},
 		{"a line without end", strings.Repeat("x", maxAnswerLine+1), false},
 		{"a web page", "HTTP/1.1 400 Bad Request\r\n\r\n", false},
@@ -59,15 +59,14 @@ func TestAnswers(t *testing.T) {
 					t.Errorf("in steps of %d: %v", step, err)
 				}
 				if err == nil && tt.stream != "" && (len(a.open) > 0 || a.bulk > 0 || a.total > 0) {
-					t.Errorf("in steps of %d it is not at its end: %+v", step, a)
+					t.Errorf("in steps of %d it has not ended: %+v", step, a)
 				}
 			}
 		})
 	}
 }
 
-// Whatever answers in the place of Redis, there is an error, soon, and the process
-// goes on.
+// After any answer of a Redis, calls return in time, and the process does not crash.
 func TestRedisThatAnswersAnything(t *testing.T) {
 	for _, answer := range []string{
 		"$9000000000000000000\r\n", "$2147483647\r\n", "$-7\r\nx\r\n", "*999999999999\r\n", "*2147483647\r\n", "*-5\r\n",
@@ -77,6 +76,9 @@ func TestRedisThatAnswersAnything(t *testing.T) {
 	} {
 		t.Run(answer[:min(len(answer), 30)], func(t *testing.T) {
 			t.Parallel()
+			if testing.Short() && !strings.HasSuffix(answer, "\n") {
+				t.Skip("each call waits a second for the end of the answer")
+			}
 			reached := make(chan struct{}, 1000)
 			l, err := net.Listen("tcp", "127.0.0.1:0")
 			if err != nil {
@@ -113,13 +115,13 @@ func TestRedisThatAnswersAnything(t *testing.T) {
 				_ = r.Scan(t.Context(), "", func(Entry) bool { return true })
 			}
 			if len(reached) == 0 {
-				t.Error("it was never given the answer")
+				t.Error("the answer was never sent")
 			}
 		})
 	}
 }
 
-// answerWith is a Redis that answers all but the greeting with the same.
+// answerWith is a Redis that gives one answer to all commands after the greeting.
 func answerWith(c net.Conn, answer string, reached chan<- struct{}) {
 	defer c.Close()
 	const info = "# Server\r\nredis_mode:standalone\r\nrole:master\r\nmaxmemory:0\r\nmaxmemory_policy:noeviction\r\n"

@@ -15,9 +15,9 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/state/statetest"
 )
 
-// Whatever is done with it, a file has what a Memory has, each page of it is good,
-// and none is taken for a damaged one: neither at once nor by the next start.
-func TestFileIsWholeAllTheTime(t *testing.T) {
+// After any calls, a File has the same entries as a Memory, and each of its pages is found
+// valid, both by later calls and by the next start.
+func TestFileEqualsMemory(t *testing.T) {
 	const rounds, steps = 12, 250
 	clock := statetest.NewClock()
 	path := filepath.Join(statetest.Dir(t), "state.db")
@@ -96,7 +96,7 @@ func TestFileIsWholeAllTheTime(t *testing.T) {
 	}
 }
 
-// all is what Scan shows.
+// all returns the entries that Scan shows.
 func all(t *testing.T, s state.Store) map[string]string {
 	t.Helper()
 	got := map[string]string{}

@@ -2,24 +2,26 @@ package statetest
 
 import (
 	"bufio"
+	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/awaittest"
 )
 
-// Process is a server that a test started, on a port of the loopback and with a
-// folder of its own.
+// Process is a server that a test started on a port of 127.0.0.1.
 type Process struct {
-	// Addr is the host:port where it listens.
-	Addr string
-	// Dir is its folder, where it keeps what it writes.
-	Dir string
+	Addr string // host:port where it listens
+	Dir  string // to which it writes its files
 
 	tb   testing.TB
 	path string
@@ -28,16 +30,15 @@ type Process struct {
 	done chan struct{} // closed when it has ended
 }
 
-// StartRedis runs the redis-server of this machine until the test ends. It writes
-// nothing to its disk unless args (as --appendonly yes) say so. Without one the
-// test is skipped, but fails if $CI is true.
+// StartRedis runs redis-server until the test ends. It writes nothing to its disk unless
+// args make it, as --appendonly yes does. If redis-server is not installed, the test is
+// skipped, but fails if $CI is true. With -short the test is skipped.
 func StartRedis(tb testing.TB, args ...string) *Process {
 	tb.Helper()
 	return start(tb, "redis-server", append([]string{"--save", "", "--appendonly", "no"}, args...))
 }
 
-// StartSentinel runs a redis-sentinel with these lines of configuration, as
-// StartRedis does.
+// StartSentinel is StartRedis for redis-sentinel with these lines of configuration.
 func StartSentinel(tb testing.TB, config ...string) *Process {
 	tb.Helper()
 	file := filepath.Join(tb.TempDir(), "sentinel.conf")
@@ -49,15 +50,19 @@ func StartSentinel(tb testing.TB, config ...string) *Process {
 
 func start(tb testing.TB, program string, args []string) *Process {
 	tb.Helper()
+	if testing.Short() {
+		tb.Skip("starts " + program)
+	}
 	path, err := exec.LookPath(program)
 	if err != nil {
 		if os.Getenv("CI") == "true" {
-			tb.Fatalf("%s is not installed: %v", program, err)
+			tb.Fatal(err)
 		}
-		tb.Skipf("%s is not installed: %v", program, err)
+		tb.Skip(err)
 	}
-	for range 5 { // somebody else may be faster to take the port
-		p := &Process{Addr: FreeAddr(tb), Dir: Dir(tb), tb: tb, path: path, args: args}
+	ports, err := awaittest.FreePorts(5)
+	for _, port := range ports { // another program may take a port first
+		p := &Process{Addr: "127.0.0.1:" + port, Dir: Dir(tb), tb: tb, path: path, args: args}
 		err = p.run()
 		tb.Cleanup(p.Kill)
 		if err == nil {
@@ -68,33 +73,21 @@ func start(tb testing.TB, program string, args []string) *Process {
 	return nil
 }
 
-// Dir is a folder that goes with the test, in memory where the system has such a
-// place: a state that waits for its disk for more than a second or two is one that
-// is away, and the disk of a machine that builds and tests can be that slow. A
-// benchmark's folder is on the disk.
+// Dir returns a folder that is removed after the test. It is in memory if possible,
+// because a state fails if its disk needs more than two seconds, and the disk of a
+// machine that runs tests can be that slow. The folder of a benchmark is on the disk.
 func Dir(tb testing.TB) string {
 	tb.Helper()
 	const memory = "/dev/shm"
 	if _, ok := tb.(*testing.B); ok {
 		return tb.TempDir()
 	}
-	dir, err := os.MkdirTemp(memory, "state-") //nolint:usetesting // that is on the disk
+	dir, err := os.MkdirTemp(memory, "state-") //nolint:usetesting // TempDir is on the disk
 	if err != nil {
 		return tb.TempDir()
 	}
 	tb.Cleanup(func() { _ = os.RemoveAll(dir) })
 	return dir
-}
-
-// FreeAddr is a host:port of the loopback where nobody listens.
-func FreeAddr(tb testing.TB) string {
-	tb.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		tb.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 func (p *Process) run() error {
@@ -104,50 +97,39 @@ func (p *Process) run() error {
 		return err
 	}
 	defer output.Close()
-	args := p.args
-	if len(args) > 0 && !strings.HasPrefix(args[0], "-") { // the configuration comes first
-		args = append(append([]string{args[0]}, p.where(port)...), args[1:]...)
+	args := []string{"--port", port, "--bind", "127.0.0.1", "--dir", p.Dir}
+	if len(p.args) > 0 && !strings.HasPrefix(p.args[0], "-") { // a configuration must come first
+		args = slices.Concat(p.args[:1], args, p.args[1:])
 	} else {
-		args = append(p.where(port), args...)
+		args = append(args, p.args...)
 	}
 	p.cmd = exec.Command(p.path, args...) //nolint:noctx // Kill ends it
 	p.cmd.Dir, p.cmd.Stdout, p.cmd.Stderr = p.Dir, output, output
 	if err := p.cmd.Start(); err != nil {
 		return err
 	}
-	p.done = make(chan struct{})
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	p.done = done
 	go func() {
 		_ = p.cmd.Wait()
-		close(p.done)
+		cancel()
+		close(done)
 	}()
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	deadline := time.After(20 * time.Second)
-	for !p.answers() {
-		select {
-		case <-tick.C:
-		case <-p.done:
-			text, _ := os.ReadFile(output.Name())
-			return fmt.Errorf("%s has ended: %s", p.path, text)
-		case <-deadline:
-			return fmt.Errorf("%s does not answer", p.path)
+	if err := awaittest.Poll(ctx, 20*time.Second, func() error {
+		answer, err := p.do("PING")
+		if err == nil && !strings.HasPrefix(answer, "+PONG") && !strings.HasPrefix(answer, "-NOAUTH") { // it may require a password
+			err = errors.New(answer)
 		}
+		return err
+	}); err != nil {
+		text, _ := os.ReadFile(output.Name())
+		return fmt.Errorf("%s does not answer: %w\n%s", p.path, err, text)
 	}
 	return nil
 }
 
-func (p *Process) where(port string) []string {
-	return []string{"--port", port, "--bind", "127.0.0.1", "--dir", p.Dir}
-}
-
-// answers says whether it is up; one that wants a password is.
-func (p *Process) answers() bool {
-	answer, err := p.do("PING")
-	return err == nil && (strings.HasPrefix(answer, "+PONG") || strings.HasPrefix(answer, "-NOAUTH"))
-}
-
-// Do sends a command, and gives the first line of the
-// answer; an answer that is an error fails the test.
+// Do sends a command and returns the first line of the answer. An error fails the test.
 func (p *Process) Do(words ...string) string {
 	p.tb.Helper()
 	answer, err := p.do(words...)
@@ -178,7 +160,7 @@ func (p *Process) do(words ...string) (string, error) {
 	return strings.TrimRight(line, "\r\n"), err
 }
 
-// Signal sends it a signal, as SIGSTOP and SIGCONT.
+// Signal sends a signal, such as SIGSTOP and SIGCONT.
 func (p *Process) Signal(s syscall.Signal) {
 	p.tb.Helper()
 	if err := p.cmd.Process.Signal(s); err != nil {
@@ -186,7 +168,7 @@ func (p *Process) Signal(s syscall.Signal) {
 	}
 }
 
-// Kill ends it as kill -9 does, and waits for that.
+// Kill ends the server as kill -9 does, and waits until it has ended.
 func (p *Process) Kill() {
 	if p.cmd.Process != nil {
 		_ = p.cmd.Process.Kill()
@@ -194,8 +176,7 @@ func (p *Process) Kill() {
 	}
 }
 
-// Restart runs it again, after a Kill or instead of one, at the same port and in
-// the same folder.
+// Restart kills the server and runs it again, at the same port and in the same folder.
 func (p *Process) Restart() {
 	p.tb.Helper()
 	p.Kill()

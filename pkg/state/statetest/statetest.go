@@ -1,4 +1,5 @@
-// Package statetest says, as tests, what every state.Store promises.
+// Package statetest specifies state.Store by tests ([Run]), and runs servers for tests
+// ([StartRedis]).
 package statetest
 
 import (
@@ -16,30 +17,30 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/state"
 )
 
-// Clock is a time that a test moves. The zero value is not usable; see NewClock.
+// Clock is a clock that a test advances; see [NewClock].
 type Clock struct {
 	mu  sync.Mutex
 	now time.Time
 }
 
-// NewClock starts at a whole second of now.
+// NewClock returns a clock that starts at the current second.
 func NewClock() *Clock { return &Clock{now: time.Now().Truncate(time.Second)} }
 
-// Now is the clock's time.
+// Now returns the time of the clock.
 func (c *Clock) Now() time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.now
 }
 
-// Advance moves the clock.
+// Advance advances the clock.
 func (c *Clock) Advance(d time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.now = c.now.Add(d)
 }
 
-// Run tests an implementation. open gives an empty store that goes by clock.
+// Run tests a store. open returns an empty store that uses clock.
 func Run(t *testing.T, open func(t *testing.T, clock *Clock) state.Store) {
 	const callers, calls = 64, 50
 
@@ -56,7 +57,7 @@ func Run(t *testing.T, open func(t *testing.T, clock *Clock) state.Store) {
 		wantCount(t, s, "k", 0)
 	})
 
-	t.Run("keys are counted apart", func(t *testing.T) {
+	t.Run("each key has its count", func(t *testing.T) {
 		s, clock := start(t)
 		later := clock.Now().Add(time.Minute)
 		increment(t, s, "a", later, 1)
@@ -77,7 +78,7 @@ func Run(t *testing.T, open func(t *testing.T, clock *Clock) state.Store) {
 		increment(t, s, "k", clock.Now().Add(time.Second), 1)
 	})
 
-	t.Run("the latest expiry counts", func(t *testing.T) {
+	t.Run("the latest expiry applies", func(t *testing.T) {
 		s, clock := start(t)
 		increment(t, s, "k", clock.Now().Add(10*time.Second), 1)
 		increment(t, s, "k", clock.Now().Add(5*time.Second), 2)
@@ -96,7 +97,7 @@ func Run(t *testing.T, open func(t *testing.T, clock *Clock) state.Store) {
 		wantCount(t, s, "k", 0)
 	})
 
-	t.Run("no number is given twice", func(t *testing.T) {
+	t.Run("no two calls get the same number", func(t *testing.T) {
 		s, clock := start(t)
 		later := clock.Now().Add(time.Hour)
 		got := make([][]int64, callers)
@@ -125,23 +126,23 @@ func Run(t *testing.T, open func(t *testing.T, clock *Clock) state.Store) {
 		}
 	})
 
-	t.Run("a number that is given back is the next one", func(t *testing.T) {
+	t.Run("the next call gets the lowest number that was given back", func(t *testing.T) {
 		s, clock := start(t)
 		later := clock.Now().Add(time.Minute)
 		for n := range int64(4) {
 			increment(t, s, "k", later, n+1)
 		}
 		for _, step := range []struct{ back, count, next int64 }{
-			{4, 3, 4}, // the last
+			{4, 3, 4}, // the highest
 			{2, 3, 2}, // one of the others
-			{5, 4, 5}, // one that is not out
+			{5, 4, 5}, // one that is not in use
 			{0, 5, 6}, {-1, 6, 7},
 		} {
 			giveBack(t, s, "k", step.back)
 			wantCount(t, s, "k", step.count)
 			increment(t, s, "k", later, step.next)
 		}
-		for _, n := range []int64{3, 1, 3, 1} { // twice is once
+		for _, n := range []int64{3, 1, 3, 1} { // the second time has no effect
 			giveBack(t, s, "k", n)
 		}
 		wantCount(t, s, "k", 5)
@@ -153,13 +154,13 @@ func Run(t *testing.T, open func(t *testing.T, clock *Clock) state.Store) {
 			giveBack(t, s, "k", n)
 		}
 		wantCount(t, s, "k", 0)
-		wantScan(t, s, "", map[string]string{}) // nothing is kept of it
+		wantScan(t, s, "", map[string]string{}) // the count is gone
 		increment(t, s, "k", later, 1)
 		giveBack(t, s, "none", 1)
 		wantCount(t, s, "none", 0)
 	})
 
-	t.Run("a number that is given back does not move the expiry", func(t *testing.T) {
+	t.Run("GiveBack does not change the expiry", func(t *testing.T) {
 		s, clock := start(t)
 		increment(t, s, "k", clock.Now().Add(10*time.Second), 1)
 		increment(t, s, "k", clock.Now().Add(10*time.Second), 2)
@@ -168,12 +169,12 @@ func Run(t *testing.T, open func(t *testing.T, clock *Clock) state.Store) {
 		wantCount(t, s, "k", 1)
 		clock.Advance(time.Second)
 		wantCount(t, s, "k", 0)
-		giveBack(t, s, "k", 2) // of a count that has ended
+		giveBack(t, s, "k", 2) // of a count that has expired
 		increment(t, s, "k", clock.Now().Add(time.Minute), 1)
 		wantCount(t, s, "k", 1)
 	})
 
-	t.Run("concurrent callers keep no number twice, and none is lost", func(t *testing.T) {
+	t.Run("concurrent callers keep different numbers, and no number is lost", func(t *testing.T) {
 		s, clock := start(t)
 		later := clock.Now().Add(time.Hour)
 		const limit = 20
@@ -211,7 +212,7 @@ func Run(t *testing.T, open func(t *testing.T, clock *Clock) state.Store) {
 		increment(t, s, "k", later, limit+1)
 	})
 
-	t.Run("what is kept for too long is refused", func(t *testing.T) {
+	t.Run("an expiry after MaxLife is refused", func(t *testing.T) {
 		s, clock := start(t)
 		for _, end := range []time.Time{clock.Now().Add(state.MaxLife + time.Hour), time.Date(2300, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(292277026596, 1, 1, 0, 0, 0, 0, time.UTC)} {
 			if n, err := s.Increment(t.Context(), "k", end); err == nil {
@@ -246,7 +247,7 @@ func Run(t *testing.T, open func(t *testing.T, clock *Clock) state.Store) {
 		wantCount(t, s, "new1", 1)
 	})
 
-	t.Run("a value is what Update made it", func(t *testing.T) {
+	t.Run("Get returns what Update has set", func(t *testing.T) {
 		s, _ := start(t)
 		wantValue(t, s, nil)
 		update(t, s, func(old []byte) []byte {
@@ -273,7 +274,7 @@ func Run(t *testing.T, open func(t *testing.T, clock *Clock) state.Store) {
 		wantValue(t, s, []byte("kept"))
 	})
 
-	t.Run("a value that was given is the caller's own", func(t *testing.T) {
+	t.Run("a caller can change its copy of a value", func(t *testing.T) {
 		s, _ := start(t)
 		given := []byte("value")
 		update(t, s, func([]byte) []byte { return given })
@@ -286,7 +287,7 @@ func Run(t *testing.T, open func(t *testing.T, clock *Clock) state.Store) {
 		wantValue(t, s, []byte("value"))
 	})
 
-	t.Run("concurrent updates lose none", func(t *testing.T) {
+	t.Run("concurrent updates are not lost", func(t *testing.T) {
 		s, _ := start(t)
 		var wg sync.WaitGroup
 		for range callers {
@@ -304,7 +305,7 @@ func Run(t *testing.T, open func(t *testing.T, clock *Clock) state.Store) {
 		wantValue(t, s, []byte(strconv.Itoa(callers)))
 	})
 
-	t.Run("counts and values of one name are different things", func(t *testing.T) {
+	t.Run("a count and a value can have the same key", func(t *testing.T) {
 		s, clock := start(t)
 		increment(t, s, "k", clock.Now().Add(time.Minute), 1)
 		wantValue(t, s, nil)
@@ -312,7 +313,7 @@ func Run(t *testing.T, open func(t *testing.T, clock *Clock) state.Store) {
 		increment(t, s, "k", clock.Now().Add(time.Minute), 2)
 	})
 
-	t.Run("a value that was put ends when it expires, not before", func(t *testing.T) {
+	t.Run("a value ends when it expires, not before", func(t *testing.T) {
 		s, clock := start(t)
 		put(t, s, "k", "kept", clock.Now().Add(10*time.Second))
 		clock.Advance(9 * time.Second)
@@ -321,14 +322,14 @@ func Run(t *testing.T, open func(t *testing.T, clock *Clock) state.Store) {
 		wantValue(t, s, nil)
 		update(t, s, func(old []byte) []byte {
 			if old != nil {
-				t.Errorf("the old value of one that expired = %q, want nil", old)
+				t.Errorf("the old value after its expiry = %q, want nil", old)
 			}
 			return []byte("new")
 		})
 		wantValue(t, s, []byte("new"))
 	})
 
-	t.Run("a value that was put anew has the new expiry", func(t *testing.T) {
+	t.Run("a new value has its own expiry", func(t *testing.T) {
 		s, clock := start(t)
 		put(t, s, "k", "a", clock.Now().Add(10*time.Second))
 		put(t, s, "k", "b", clock.Now().Add(time.Hour))
@@ -378,7 +379,7 @@ func Run(t *testing.T, open func(t *testing.T, clock *Clock) state.Store) {
 		wantValue(t, s, nil)
 	})
 
-	t.Run("Forget takes the count and the value of a key, and no other's", func(t *testing.T) {
+	t.Run("Forget removes the count and the value of one key", func(t *testing.T) {
 		s, clock := start(t)
 		for _, key := range []string{"k", "kk"} {
 			increment(t, s, key, clock.Now().Add(time.Minute), 1)
@@ -395,7 +396,7 @@ func Run(t *testing.T, open func(t *testing.T, clock *Clock) state.Store) {
 		increment(t, s, "k", clock.Now().Add(time.Second), 1)
 	})
 
-	t.Run("Scan shows what has the prefix and has not expired", func(t *testing.T) {
+	t.Run("Scan shows the entries with the prefix that have not expired", func(t *testing.T) {
 		s, clock := start(t)
 		for i := range 300 {
 			increment(t, s, fmt.Sprint("b/", i), clock.Now().Add(time.Second), 1)
@@ -422,11 +423,11 @@ func Run(t *testing.T, open func(t *testing.T, clock *Clock) state.Store) {
 			}
 			return false
 		}); err != nil || calls != 1 {
-			t.Errorf("Scan called a visit that said false %d times, %v", calls, err)
+			t.Errorf("Scan called a visit that returned false %d times, %v", calls, err)
 		}
 	})
 
-	t.Run("a closed store fails", func(t *testing.T) {
+	t.Run("calls of a closed store fail", func(t *testing.T) {
 		s, clock := start(t)
 		if err := s.Close(); err != nil {
 			t.Fatal(err)
