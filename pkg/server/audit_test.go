@@ -1,7 +1,6 @@
 package server_test
 
 import (
-	"encoding/base64"
 	"net/http"
 	"testing"
 	"testing/synctest"
@@ -9,15 +8,6 @@ import (
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/audit"
 )
-
-func decodeSegment(t testing.TB, s string) []byte {
-	t.Helper()
-	data, err := base64.RawURLEncoding.DecodeString(s)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return data
-}
 
 // stalled is a pipe without a reader.
 type stalled chan struct{}

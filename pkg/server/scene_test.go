@@ -3,12 +3,9 @@ package server_test
 import (
 	"bytes"
 	"context"
-	"crypto/ecdsa"
 	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
+	"encoding/base64"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"io"
 	"log/slog"
@@ -17,8 +14,6 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"net/url"
-	"os"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -31,6 +26,7 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest/attesttest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/audit"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/keyring"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/keyring/keyringtest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/listen"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/ratelimit"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/server"
@@ -132,19 +128,6 @@ type testServer struct {
 	attempts *attesttest.State // unless the scene has its own
 }
 
-// noDenials has none, and fails with the state beside it.
-type noDenials struct{ attest.State }
-
-func (d noDenials) Entry(context.Context, string) ([]byte, error) {
-	switch s := d.State.(type) {
-	case *attesttest.State:
-		return nil, s.Err
-	case brokenState:
-		return s.Get(context.Background(), "")
-	}
-	return nil, nil
-}
-
 // open makes the server of a scene.
 func (s *scene) open(t testing.TB) *testServer {
 	t.Helper()
@@ -168,6 +151,10 @@ func (s *scene) open(t testing.TB) *testServer {
 	if out == nil {
 		out = d.audit
 	}
+	denials := &attesttest.Denials{}
+	if state, ok := attempts.(*attesttest.State); ok {
+		denials.Err = state.Err
+	}
 	d.stream = audit.NewStream(out, "json")
 	if d.auditLog, err = audit.Open(audit.Config{Output: "stdout", Required: !s.lossy}, d.stream, nil); err != nil {
 		t.Fatal(err)
@@ -182,7 +169,7 @@ func (s *scene) open(t testing.TB) *testServer {
 	metrics := server.NewMetrics("1.2.3", "abc", func() int { return 0 })
 	d.operator = server.OperatorHandler(metrics, &server.Health{})
 	d.Server = server.New(server.Options{
-		Attestor:   &attest.Attestor{Policy: policy, Instances: counted{cloud, d.asked}, State: attempts, Denials: noDenials{attempts}},
+		Attestor:   &attest.Attestor{Policy: policy, Instances: counted{cloud, d.asked}, State: attempts, Denials: denials},
 		Issuer:     newIssuerWith(t, s.issuer, s.unusable),
 		Proxy:      parse(t, s.proxy),
 		Throttle:   server.ThrottleConfig{PerAddress: s.throttle, PerInstance: s.instances},
@@ -196,16 +183,6 @@ func (s *scene) open(t testing.TB) *testServer {
 	})
 	return d
 }
-
-// keyFile is one signing key for all tests.
-var keyFile = sync.OnceValues(func() ([]byte, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, err
-	}
-	der, err := x509.MarshalPKCS8PrivateKey(key)
-	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), err
-})
 
 func newIssuer(t testing.TB, name string) *token.Issuer {
 	t.Helper()
@@ -228,15 +205,7 @@ func (k someKeys) Usable() error {
 
 func newIssuerWith(t testing.TB, name string, unusable *atomic.Bool) *token.Issuer {
 	t.Helper()
-	data, err := keyFile()
-	if err != nil {
-		t.Fatal(err)
-	}
-	file := filepath.Join(t.TempDir(), "key.pem")
-	if err := os.WriteFile(file, data, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	keys, err := keyring.LoadKeys([]string{file})
+	keys, err := keyring.LoadKeys([]string{keyringtest.File(t, keyringtest.PKCS8(t, keyringtest.EC(t, elliptic.P256())))})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -538,4 +507,18 @@ func form(pairs ...string) string {
 		v.Add(pairs[i], pairs[i+1])
 	}
 	return v.Encode()
+}
+
+// claim returns a claim of a token.
+func claim(t testing.TB, compact, name string) any {
+	t.Helper()
+	data, err := base64.RawURLEncoding.DecodeString(strings.Split(compact, ".")[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	var claims map[string]any
+	if err := json.Unmarshal(data, &claims); err != nil {
+		t.Fatal(err)
+	}
+	return claims[name]
 }

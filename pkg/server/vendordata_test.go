@@ -12,11 +12,13 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest/attesttest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/ratelimit"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/server"
 )
@@ -58,7 +60,7 @@ func (k *keystone) Caller(ctx context.Context, token string, from netip.Addr) (s
 func novaScene(t testing.TB) (*scene, *keystone) {
 	t.Helper()
 	s, k := newScene(t), &keystone{}
-	s.nova = server.VendordataConfig{Users: []string{novaUser}, From: []netip.Prefix{netip.MustParsePrefix(compute + "/32")}, DocumentExpiry: 5 * time.Minute, Static: map[string]string{"auth_url": "https://keystone.example.com/v3"}}
+	s.nova = server.VendordataConfig{Users: []string{novaUser}, From: prefixes(compute + "/32"), DocumentExpiry: 5 * time.Minute, Static: map[string]string{"auth_url": "https://keystone.example.com/v3"}}
 	s.callers = k
 	s.grant.Proof = []attest.Proof{attest.ProofDocument}
 	return s, k
@@ -230,19 +232,23 @@ func TestVendordataFailures(t *testing.T) {
 				return attest.Instance{}, ctx.Err()
 			})
 		}, 503},
-		"the state is away":                    {func(s *scene, _ *keystone) { s.attempts = brokenState{} }, 503},
+		"the state is away":                    {func(s *scene, _ *keystone) { s.attempts = &attesttest.State{Err: errSecret} }, 503},
 		"it is built":                          {func(s *scene, _ *keystone) { s.instance.Phase, s.instance.Addresses = attest.PhaseBuilding, nil }, 200},
 		"it is in ERROR":                       {func(s *scene, _ *keystone) { s.instance.Phase = attest.PhaseInactive }, 403},
-		"the caller is not in vendordata.from": {func(s *scene, _ *keystone) { s.nova.From = []netip.Prefix{netip.MustParsePrefix("192.0.2.41/32")} }, 403},
-		"the caller is in vendordata.from":     {func(s *scene, _ *keystone) { s.nova.From = []netip.Prefix{netip.MustParsePrefix(compute + "/32")} }, 200},
+		"the caller is not in vendordata.from": {func(s *scene, _ *keystone) { s.nova.From = prefixes("192.0.2.41/32") }, 403},
+		"the caller is in vendordata.from":     {func(s *scene, _ *keystone) { s.nova.From = prefixes(compute + "/32") }, 200},
 		"the door is closed":                   {func(s *scene, _ *keystone) { s.nova.Users = nil }, 404},
 		"it has a separate listener":           {func(s *scene, _ *keystone) { s.nova.Listen = "127.0.0.1:1" }, 404},
 	} {
-		s, k := novaScene(t)
-		tt.edit(s, k)
-		if got := s.open(t).do(t, novaRequest(novaBody)); got.status != tt.status {
-			t.Errorf("%s: %d %s, want %d", name, got.status, got.body, tt.status)
-		}
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s, k := novaScene(t)
+				tt.edit(s, k)
+				if got := s.open(t).do(t, novaRequest(novaBody)); got.status != tt.status {
+					t.Errorf("%d %s, want %d", got.status, got.body, tt.status)
+				}
+			})
+		})
 	}
 }
 
@@ -263,37 +269,6 @@ func TestVendordataListener(t *testing.T) {
 			t.Errorf("%s %s: %d %s, want %d", tt.method, tt.path, w.Code, w.Body, tt.status)
 		}
 	}
-}
-
-// The requests of one instance do not throttle those of another.
-func TestVendordataThrottle(t *testing.T) {
-	s, _ := novaScene(t)
-	s.instances, s.throttle = ratelimit.Rate{Rate: 0.001, Burst: 2}, ratelimit.Rate{Rate: 0.001, Burst: 1}
-	const other = "5ad2d1b0-6c1c-4a43-9f0e-3f1d5a7f0b11"
-	second := s.instance
-	second.ID = instanceID(t, other)
-	first := s.instance
-	s.cloud = instances{first.ID: first, second.ID: second}
-	d := s.open(t)
-	for i, want := range []int{200, 200, 429, 429} {
-		if got := d.do(t, novaRequest(novaBody)); got.status != want {
-			t.Errorf("call %d: %d %s, want %d", i, got.status, got.body, want)
-		}
-	}
-	if got := d.do(t, novaRequest(strings.Replace(novaBody, webID, other, 1))); got.status != http.StatusOK {
-		t.Errorf("another instance: %d %s", got.status, got.body)
-	}
-}
-
-// instances are a cloud.
-type instances map[attest.InstanceID]attest.Instance
-
-func (c instances) Instance(_ context.Context, id attest.InstanceID, _ netip.Addr) (attest.Instance, error) {
-	in, ok := c[id]
-	if !ok {
-		return attest.Instance{}, attest.ErrNoInstance
-	}
-	return in, nil
 }
 
 // A document proves its instance from any address, until it expires.
@@ -323,35 +298,6 @@ func TestDocumentAtAuth(t *testing.T) {
 	json.granted(t)
 }
 
-// The state counts each document until it expires. One instance has so few of them that
-// the instances of a whole project leave room for all others.
-func TestDocumentsOfOneInstanceAreBounded(t *testing.T) {
-	s, _ := novaScene(t)
-	c := &clock{time.Now()}
-	s.now, s.instances = c.now, ratelimit.Rate{Rate: 1e6, Burst: 1e6}
-	s.nova.DocumentExpiry = time.Hour
-	d := s.open(t)
-	ask := func() answer { return d.ask(t, "198.51.100.7", form("role", "web", "document", d.document(t))) }
-	for range 64 {
-		ask().granted(t)
-	}
-	for range 5 {
-		ask().wants(t, http.StatusTooManyRequests, "slow_down", "")
-	}
-	shown := 64
-	for range 60 {
-		c.at = c.at.Add(time.Minute)
-		for ask().status == http.StatusOK {
-			shown++
-		}
-	}
-	if shown < 120 || shown > 129 {
-		t.Errorf("%d documents were counted within an hour", shown)
-	}
-	// The limit does not concern the instance's address.
-	d.ask(t, home, form("instance_id", webID, "role", "web")).wants(t, http.StatusForbidden, "access_denied", "")
-}
-
 func TestInvalidDocumentsAtAuth(t *testing.T) {
 	const other = "5ad2d1b0-6c1c-4a43-9f0e-3f1d5a7f0b11"
 	s, _ := novaScene(t)
@@ -375,46 +321,6 @@ func TestInvalidDocumentsAtAuth(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			d.ask(t, "198.51.100.7", tt.form).wants(t, tt.status, tt.word, tt.about)
 		})
-	}
-}
-
-// Instances behind NAT share an address. A request with a valid document counts for its
-// instance, and one with an invalid document for its address.
-func TestDocumentAndThrottle(t *testing.T) {
-	s, _ := novaScene(t)
-	s.throttle, s.instances, s.window.Limit = ratelimit.Rate{Rate: 0.001, Burst: 2}, ratelimit.Rate{Rate: 0.001, Burst: 4}, 100
-	d := s.open(t)
-	document := d.document(t) // one of four
-	const nat = "198.51.100.7"
-	for i, want := range []int{403, 403, 429} {
-		if got := d.ask(t, nat, form("role", "web", "document", "garbage")); got.status != want {
-			t.Errorf("garbage %d: %d %s, want %d", i, got.status, got.body, want)
-		}
-	}
-	for i, want := range []int{200, 200, 200, 429} {
-		if got := d.ask(t, nat, form("role", "web", "document", document)); got.status != want {
-			t.Errorf("document %d: %d %s, want %d", i, got.status, got.body, want)
-		}
-	}
-}
-
-func TestVendordataConfigProblems(t *testing.T) {
-	good := server.VendordataConfig{Users: []string{novaUser, novaUser + novaUser}, DocumentExpiry: time.Minute}
-	parse(t, good)
-	for want, edit := range map[string]func(*server.VendordataConfig){
-		"listen: ":                                  func(c *server.VendordataConfig) { c.Listen = "x" },
-		`users[1]: "nova" is not the ID`:            func(c *server.VendordataConfig) { c.Users = []string{novaUser, "nova"} },
-		"from[0]: 0.0.0.0/0 contains every address": func(c *server.VendordataConfig) { c.From = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0")} },
-		"documentExpiry: 9s is not in":              func(c *server.VendordataConfig) { c.DocumentExpiry = 9 * time.Second },
-		"documentExpiry: 2h0m0s is not in":          func(c *server.VendordataConfig) { c.DocumentExpiry = 2 * time.Hour },
-		`audience[0]: "a b": an audience is`:        func(c *server.VendordataConfig) { c.Audience = []string{"a b"} },
-		"static.token: is reserved":                 func(c *server.VendordataConfig) { c.Static = map[string]string{"token": "x"} },
-	} {
-		c := good
-		edit(&c)
-		if _, err := c.Parse(); err == nil || !strings.HasPrefix(err.Error(), want) {
-			t.Errorf("Parse: %v, want %s", err, want)
-		}
 	}
 }
 
@@ -457,7 +363,7 @@ func TestOtherCallersAtVendordata(t *testing.T) {
 		"with garbage":          {func(_ *scene, _ *keystone, r *http.Request) { r.Header.Set("X-Auth-Token", "gAAAAA-garbage") }, 401},
 		"with a member's token": {func(_ *scene, _ *keystone, r *http.Request) { r.Header.Set("X-Auth-Token", "gAAAAA-member") }, 403},
 		"from elsewhere": {func(s *scene, _ *keystone, _ *http.Request) {
-			s.nova.From = []netip.Prefix{netip.MustParsePrefix("192.0.2.41/32")}
+			s.nova.From = prefixes("192.0.2.41/32")
 		}, 403},
 		"when Keystone is away": {func(_ *scene, k *keystone, _ *http.Request) { k.err = errors.New("away") }, 503},
 	} {
@@ -574,7 +480,7 @@ func TestDocumentFromBeforeALaunch(t *testing.T) {
 			if tt.launched > 0 {
 				s.instance.Launched = now.Add(-tt.launched)
 			}
-			cloud := instances{s.instance.ID: s.instance}
+			cloud := attesttest.Cloud{s.instance.ID: s.instance}
 			s.cloud = cloud
 			d := s.open(t)
 			document := d.document(t)
