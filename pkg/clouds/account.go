@@ -38,7 +38,7 @@ func (s *settings) kind() (string, error) {
 		}
 		return applicationCredential, nil
 	}
-	return "", fmt.Errorf("%s: the auth_type %s is not supported; password, v3password and v3applicationcredential are", v.path, secret.Quote(v.text))
+	return "", fmt.Errorf("%s: the auth_type %s is not supported: set it to password, v3password or v3applicationcredential", v.path, secret.Quote(v.text))
 }
 
 func (s *settings) account(c *Cloud, kind string) error {
@@ -79,7 +79,7 @@ func (s *settings) account(c *Cloud, kind string) error {
 		return s.credential(c, given, word)
 	}
 	if given != (Credential{}) {
-		s.warn("%s: the application credential is not used, but the password: set %s to v3applicationcredential", c.Source, s.typeKey())
+		s.warn("%s: the application credential is not used, because there is a password: set %s to v3applicationcredential to use it", c.Source, s.typeKey())
 	}
 	if c.Password = word; word == "" {
 		hint := ""
@@ -103,7 +103,7 @@ func (s *settings) credential(c *Cloud, given Credential, word string) error {
 		given.Name, c.User = "", Name{}
 	}
 	if word != "" {
-		s.warn("%s: the password is not used: an application credential is", c.Source)
+		s.warn("%s: the password is not used, because there is an application credential", c.Source)
 	}
 	for _, name := range []string{"system_scope", "trust_id"} {
 		if s.login(name) != "" {

@@ -92,9 +92,9 @@ func TestWarnings(t *testing.T) {
 	}{
 		{name: "no warning", entry: "{auth: {" + login + "}}"},
 		{name: "keys without effect here", entry: "{image_api_version: 2, volume_endpoint_override: http://x, networks: [], has_network: false, floating_ip_source: None, auth: {" + login + "}}"},
-		{name: "a misspelled region", entry: "{regoin_name: x, region_nam: x, auth: {" + login + "}}", want: "clouds.mine.region_nam (line 2 of clouds.yaml): this key is not known and not used"},
-		{name: "a proxy", entry: "{http_proxy: http://x, auth: {" + login + "}}", want: "clouds.mine.http_proxy (line 2 of clouds.yaml): this key is not known"},
-		{name: "any key in auth", entry: "{auth: {user_agent: x, " + login + "}}", want: "clouds.mine.auth.user_agent (line 2 of clouds.yaml): this key is not known"},
+		{name: "a misspelled region", entry: "{regoin_name: x, region_nam: x, auth: {" + login + "}}", want: "clouds.mine.region_nam (line 2 of clouds.yaml): this key is unknown and not used"},
+		{name: "a proxy", entry: "{http_proxy: http://x, auth: {" + login + "}}", want: "clouds.mine.http_proxy (line 2 of clouds.yaml): this key is unknown"},
+		{name: "any key in auth", entry: "{auth: {user_agent: x, " + login + "}}", want: "clouds.mine.auth.user_agent (line 2 of clouds.yaml): this key is unknown"},
 		{name: "a token", entry: "{auth: {token: x, " + login + "}}", want: "clouds.mine.auth.token"},
 		{name: "an unknown profile", entry: "{profile: pilot, auth: {" + login + "}}", want: `there is no vendor profile "pilot"`},
 		{name: "a profile by URL", entry: "{profile: 'https://cloud.example.com', auth: {" + login + "}}", want: "a profile that is a URL is not fetched"},
@@ -107,10 +107,10 @@ func TestWarnings(t *testing.T) {
 		{name: "OS_CACERT beside a named cloud's own", entry: "{cacert: own.pem, auth: {" + login + "}}", environ: []string{"OS_CACERT=ca.pem"}},
 		{name: "OS_CLIENT_CONFIG_FILE that does not exist", entry: "{auth: {" + login + "}}", environ: []string{"OS_CLIENT_CONFIG_FILE=/nowhere/clouds.yaml"}, want: "OS_CLIENT_CONFIG_FILE: the file cannot be used: /nowhere/clouds.yaml"},
 		{name: "two ways to log in", entry: "{auth_type: password, auth: {application_credential_id: x, application_credential_secret: y, " + login + "}}", want: "the application credential is not used"},
-		{name: "an application credential beside a password", entry: "{auth: {application_credential_id: x, application_credential_secret: y, " + login + "}}", want: "the application credential is not used, but the password: set auth_type to v3applicationcredential"},
+		{name: "an application credential beside a password", entry: "{auth: {application_credential_id: x, application_credential_secret: y, " + login + "}}", want: "the application credential is not used, because there is a password: set auth_type to v3applicationcredential"},
 		{name: "a password beside an application credential", entry: "{auth_type: v3applicationcredential, auth: {application_credential_id: x, application_credential_secret: y, " + login + "}}", want: "the password is not used"},
-		{name: "auth_type with a dash", entry: "{auth-type: v3password, auth: {" + login + "}}", want: "clouds.mine.auth-type (line 2 of clouds.yaml): this key is not known and not used"},
-		{name: "endpoint_type with a dash", entry: "{endpoint-type: internal, auth: {" + login + "}}", want: "clouds.mine.endpoint-type (line 2 of clouds.yaml): this key is not known and not used"},
+		{name: "auth_type with a dash", entry: "{auth-type: v3password, auth: {" + login + "}}", want: "clouds.mine.auth-type (line 2 of clouds.yaml): this key is unknown and not used"},
+		{name: "endpoint_type with a dash", entry: "{endpoint-type: internal, auth: {" + login + "}}", want: "clouds.mine.endpoint-type (line 2 of clouds.yaml): this key is unknown and not used"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			c := mustRead(t, tt.entry, tt.environ...)

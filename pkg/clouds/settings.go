@@ -110,7 +110,7 @@ func (s *settings) expand(v *value, region string) string {
 		}
 		other := s.root.get(name)
 		if !other.isText() {
-			s.err = cmp.Or(s.err, fmt.Errorf("%s: there is no key %s to fill in", v.path, shownKey(name)))
+			s.err = cmp.Or(s.err, fmt.Errorf("%s: there is no key %s to insert", v.path, shownKey(name)))
 			return ""
 		}
 		return other.text
@@ -211,7 +211,7 @@ func (s *settings) certificates(c *Cloud) error {
 		case strings.ContainsAny(verify.text, "/."):
 			c.CACert = verify.text // the path of a CA, as python-requests takes it
 		case ok:
-			return fmt.Errorf("%s: is a text, not false, and openstacksdk takes it for the path of a CA: set insecure: true (OS_INSECURE=true) if certificates are not to be verified", verify.path)
+			return fmt.Errorf("%s: is a text, not false, and openstacksdk reads it as the path of a CA: to skip the verification of certificates, set insecure: true (OS_INSECURE=true)", verify.path)
 		default:
 			return fmt.Errorf("%s: %s is neither true nor false", verify.path, secret.Quote(verify.text))
 		}
@@ -256,7 +256,7 @@ func (s *settings) leftOver() {
 			continue
 		}
 		if ofWay.MatchString(name) && (!ofOthers.MatchString(name) || name == "key") {
-			s.warn("%s: this key is not known and not used", v.path)
+			s.warn("%s: this key is unknown and not used", v.path)
 		}
 	}
 	auth := s.root.get("auth")
@@ -265,7 +265,7 @@ func (s *settings) leftOver() {
 	}
 	for _, name := range slices.Sorted(maps.Keys(auth.keys)) {
 		if v := auth.keys[name]; !s.used["auth."+name] && !v.null {
-			s.warn("%s: this key is not known and not used", v.path)
+			s.warn("%s: this key is unknown and not used", v.path)
 		}
 	}
 }

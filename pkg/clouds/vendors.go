@@ -57,7 +57,7 @@ func vendor(name string) (*value, error) {
 		return nil, nil
 	}
 	if closed := found.get("closed"); closed != nil {
-		return nil, fmt.Errorf("the public cloud %s cannot be used any more: %s", name, closed.text)
+		return nil, fmt.Errorf("the public cloud %s no longer exists: %s", name, closed.text)
 	}
 	return found, nil
 }

@@ -371,7 +371,7 @@ func TestLoginErrors(t *testing.T) {
 		{
 			name:  "a way to log in that is not supported",
 			env:   with("OS_AUTH_TYPE", "v3oidcpassword"),
-			atNew: true, want: []string{`OS_AUTH_TYPE: the auth_type "v3oidcpassword" is not supported`, "password, v3password and v3applicationcredential"},
+			atNew: true, want: []string{`OS_AUTH_TYPE: the auth_type "v3oidcpassword" is not supported`, "password, v3password or v3applicationcredential"},
 		},
 		{name: "an unknown interface is not replaced by public", env: with("OS_INTERFACE", "intern"), atNew: true, want: []string{"OS_INTERFACE", `"intern"`, "public, internal, admin"}},
 		{name: "a missing file of authorities", env: with("OS_CACERT", "@HERE/ca.pem"), atNew: true, want: []string{"ca.pem", "no such file"}},
