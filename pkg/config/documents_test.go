@@ -43,7 +43,7 @@ func documents(t *testing.T, extensions ...string) map[string]string {
 
 // unlike matches problems of an unknown key, or of a value that its key cannot have. It does
 // not match problems of keys and files that are missing.
-var unlike = regexp.MustCompile(`is not (?:a |an |debug|memory|one of|the path|true)|is neither|is no |takes a |has no value`)
+var unlike = regexp.MustCompile(`is not (?:a |an |debug|memory|one of|the path|true)|is neither|is none of|is no |takes a |has no value`)
 
 func wrongIn(t *testing.T, text string) (wrong []string) {
 	t.Helper()
@@ -126,7 +126,7 @@ func TestDocumentsNameKeysThatExist(t *testing.T) {
 	known := append(configtest.Keys(), configtest.Sections()...)
 	files := []string{"state.db", "state.seen", "state.db.seen", "admin.sock"}
 	dotted := regexp.MustCompile("`((?:" + strings.Join(topKeys(), "|") + `)(?:\.[A-Za-z]+)+)` + "`")
-	value := regexp.MustCompile("`([a-zA-Z_]+): ([^`]+)`")
+	value := regexp.MustCompile("`([a-zA-Z_.]+): ([^`]+)`")
 	seen := 0
 	for path, text := range documents(t, ".md") {
 		for _, m := range dotted.FindAllStringSubmatch(text, -1) {
