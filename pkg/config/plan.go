@@ -38,7 +38,7 @@ type Plan struct {
 	RoleSet       attest.Policy          // of Roles: their rules
 	Certificate   *listen.Certificate    // of TLS
 	KeyPlan       keyring.Plan           // of Keys, with the encryption keys
-	SigningKeys   keyring.Keys           // of auth.signingKeyFile
+	SigningKeys   *keyring.KeySet        // of auth.signingKeyFile
 	LogLevel      slog.Level             // of Log
 
 	file    string   // its path

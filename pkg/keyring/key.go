@@ -64,42 +64,38 @@ func (k Key) Secret(purpose string) ([]byte, error) {
 	return hkdf.Key(sha256.New, der, nil, purpose, sha256.Size)
 }
 
-// Published has the keys that are published at one time. The first one signs. It never
-// changes.
-type Published struct{ keys []Key }
+// KeySet has the keys that are published at one time. The first one signs. It never changes,
+// so a key set from files ([LoadKeys]) is used where otherwise a [Ring] is.
+type KeySet struct{ keys []Key }
 
 // Keys returns the keys, the signing key first, none if there is no key set. The caller
 // must not change them.
-func (p *Published) Keys() []Key { return p.keys }
+func (s *KeySet) Keys() []Key { return s.keys }
 
-// Keys is a key set from files, which never changes. The first key signs, all are
-// published.
-type Keys struct{ published *Published }
+// KeySet returns s.
+func (s *KeySet) KeySet() *KeySet { return s }
 
 // Check returns an error if there is no key.
-func (k Keys) Check(string) error {
-	if k.published == nil || len(k.published.keys) == 0 {
+func (s *KeySet) Check(string) error {
+	if s == nil || len(s.keys) == 0 {
 		return errors.New("there is no signing key")
 	}
 	return nil
 }
 
-// Published returns the keys.
-func (k Keys) Published() *Published { return k.published }
-
 // Usable returns nil: keys from files always sign.
-func (Keys) Usable() error { return nil }
+func (*KeySet) Usable() error { return nil }
 
 // MaxAge is the default of keys.maxAge.
-func (Keys) MaxAge() time.Duration { return defaultMaxAge }
+func (*KeySet) MaxAge() time.Duration { return defaultMaxAge }
 
 // WillIssue does nothing, because these keys are never removed.
-func (Keys) WillIssue(time.Duration) {}
+func (*KeySet) WillIssue(time.Duration) {}
 
 // LoadKeys reads private keys in PEM: PKCS#1, SEC1 or PKCS#8; RSA of 2048 to
 // 8192 bits, or EC on P-256 or P-384. The error joins one error for each file with a
 // problem.
-func LoadKeys(files []string) (Keys, error) {
+func LoadKeys(files []string) (*KeySet, error) {
 	keys, problems := loadFiles(files, func(file string) (Key, string, error) {
 		key, err := loadKey(file)
 		return key, key.public.KeyID, err
@@ -110,7 +106,7 @@ func LoadKeys(files []string) (Keys, error) {
 	if len(files) > maxKeys {
 		problems = append(problems, fmt.Errorf("%d keys are more than the %d that verifiers take", len(files), maxKeys))
 	}
-	return Keys{&Published{keys}}, errors.Join(problems...)
+	return &KeySet{keys}, errors.Join(problems...)
 }
 
 // loadFiles reads one key from each file. load also returns an ID; two files with the same

@@ -278,11 +278,11 @@ func TestLoadKeysAccepts(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if n := len(keys.Published().Keys()); n != 1 {
+			if n := len(keys.KeySet().Keys()); n != 1 {
 				t.Fatalf("%d keys are published", n)
 			}
 			var published map[string]any
-			if err := json.Unmarshal(keys.Published().Keys()[0].JWK(), &published); err != nil {
+			if err := json.Unmarshal(keys.KeySet().Keys()[0].JWK(), &published); err != nil {
 				t.Fatal(err)
 			}
 			got := map[string]any{}

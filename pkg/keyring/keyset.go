@@ -39,9 +39,9 @@ type managedKey struct {
 	maxAge, life time.Duration
 }
 
-// keySet is the key set of the state, with one current and one next key. It never
+// managedSet is the key set of the state, with one current and one next key. It never
 // changes; each change makes another one.
-type keySet struct {
+type managedSet struct {
 	keys []managedKey // current, next, and the retired ones, youngest first
 	// revoked are the IDs of revoked keys, newest last. They must not return with a set
 	// of a replica that does not know of the revocation.
@@ -50,10 +50,10 @@ type keySet struct {
 
 const maxRevoked = 64 // IDs
 
-func (s *keySet) current() managedKey { return s.keys[0] }
-func (s *keySet) next() managedKey    { return s.keys[1] }
+func (s *managedSet) current() managedKey { return s.keys[0] }
+func (s *managedSet) next() managedKey    { return s.keys[1] }
 
-func (s *keySet) find(kid string) (managedKey, bool) {
+func (s *managedSet) find(kid string) (managedKey, bool) {
 	i := slices.IndexFunc(s.keys, func(k managedKey) bool { return k.public.KeyID == kid })
 	if i < 0 {
 		return managedKey{}, false
@@ -62,12 +62,12 @@ func (s *keySet) find(kid string) (managedKey, bool) {
 }
 
 // successor is the set with other keys.
-func (s *keySet) successor(keys ...managedKey) *keySet {
-	return &keySet{keys, s.revoked}
+func (s *managedSet) successor(keys ...managedKey) *managedSet {
+	return &managedSet{keys, s.revoked}
 }
 
 // promote makes next the current key.
-func (s *keySet) promote(next managedKey, now time.Time) *keySet {
+func (s *managedSet) promote(next managedKey, now time.Time) *managedSet {
 	current, retired := s.next(), s.current()
 	current.state, current.since = stateCurrent, now
 	retired.state, retired.retired = stateRetired, now
@@ -76,15 +76,15 @@ func (s *keySet) promote(next managedKey, now time.Time) *keySet {
 
 // replaceNext makes key the next key. It removes the old next key, which never signed, and
 // a retired key with the same ID.
-func (s *keySet) replaceNext(key managedKey) *keySet {
+func (s *managedSet) replaceNext(key managedKey) *managedSet {
 	rest := slices.DeleteFunc(slices.Clone(s.keys[2:]), func(k managedKey) bool { return k.public.KeyID == key.public.KeyID })
 	return s.successor(append([]managedKey{s.current(), key}, rest...)...)
 }
 
 // revoke removes a key at once and for good. next replaces a next key that is revoked or
 // becomes current.
-func (s *keySet) revoke(kid string, next managedKey, now time.Time) *keySet {
-	revoked := &keySet{revoked: withRevoked(s.revoked, kid)}
+func (s *managedSet) revoke(kid string, next managedKey, now time.Time) *managedSet {
+	revoked := &managedSet{revoked: withRevoked(s.revoked, kid)}
 	switch kid {
 	case s.current().public.KeyID:
 		current := s.next()
@@ -108,7 +108,7 @@ func withRevoked(revoked []string, kid string) []string {
 
 // outstanding returns the ID of a key in the set that another replica or this server
 // revoked, "" if there is none.
-func (s *keySet) outstanding() string {
+func (s *managedSet) outstanding() string {
 	for _, k := range s.keys {
 		if slices.Contains(s.revoked, k.public.KeyID) {
 			return k.public.KeyID
@@ -118,7 +118,7 @@ func (s *keySet) outstanding() string {
 }
 
 // mergeKeys returns found with the revoked IDs of held, found itself if it has them.
-func mergeKeys(held, found *keySet) *keySet {
+func mergeKeys(held, found *managedSet) *managedSet {
 	revoked := found.revoked
 	for _, kid := range held.revoked {
 		revoked = withRevoked(revoked, kid)
@@ -128,14 +128,14 @@ func mergeKeys(held, found *keySet) *keySet {
 	}
 	// A full list drops its oldest IDs, so they may be missing in found, as long as the
 	// keys are.
-	merged := &keySet{found.keys, revoked}
+	merged := &managedSet{found.keys, revoked}
 	if len(found.revoked) == maxRevoked && merged.outstanding() == "" {
 		return found
 	}
 	return merged
 }
 
-func keyIDs(s *keySet) []string {
+func keyIDs(s *managedSet) []string {
 	ids := make([]string, len(s.keys))
 	for i, k := range s.keys {
 		ids[i] = k.public.KeyID
@@ -173,7 +173,7 @@ type storedKey struct {
 // seconds rounds up.
 func seconds(d time.Duration) int64 { return int64((d + time.Second - 1) / time.Second) }
 
-func encodeKeys(s *keySet) ([]byte, error) {
+func encodeKeys(s *managedSet) ([]byte, error) {
 	stored := storedSet{Revoked: s.revoked}
 	for _, k := range s.keys {
 		der, err := x509.MarshalPKCS8PrivateKey(k.private)
@@ -189,14 +189,14 @@ func encodeKeys(s *keySet) ([]byte, error) {
 	return json.Marshal(stored)
 }
 
-func (s *keySet) equal(other *keySet) bool {
+func (s *managedSet) equal(other *managedSet) bool {
 	a, errA := encodeKeys(s)
 	b, errB := encodeKeys(other)
 	return errA == nil && errB == nil && bytes.Equal(a, b)
 }
 
 // decodeKeys rejects everything that encodeKeys does not write.
-func decodeKeys(data []byte) (*keySet, error) {
+func decodeKeys(data []byte) (*managedSet, error) {
 	var stored storedSet
 	if err := decodeStrictly(data, &stored); err != nil {
 		return nil, fmt.Errorf("%w: %w", errInvalid, err)
@@ -208,7 +208,7 @@ func decodeKeys(data []byte) (*keySet, error) {
 }
 
 // decodeFormerKeys reads the key set of release 65ed6e0.
-func decodeFormerKeys(data []byte, issuer string) (*keySet, uint64, error) {
+func decodeFormerKeys(data []byte, issuer string) (*managedSet, uint64, error) {
 	var stored formerSet
 	if err := decodeStrictly(data, &stored); err != nil {
 		return nil, 0, fmt.Errorf("%w: %w", errInvalid, err)
@@ -223,11 +223,11 @@ func decodeFormerKeys(data []byte, issuer string) (*keySet, uint64, error) {
 	return keys, stored.Generation, err
 }
 
-func (stored storedSet) decode() (*keySet, error) {
+func (stored storedSet) decode() (*managedSet, error) {
 	if len(stored.Keys) < 2 || len(stored.Keys) > maxKeys {
 		return nil, fmt.Errorf("%w: it has %d keys", errInvalid, len(stored.Keys))
 	}
-	s := &keySet{revoked: stored.Revoked}
+	s := &managedSet{revoked: stored.Revoked}
 	for i, k := range stored.Keys {
 		key, err := k.decode([]keyState{stateCurrent, stateNext, stateRetired}[min(i, 2)])
 		if err != nil {

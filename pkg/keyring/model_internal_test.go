@@ -49,7 +49,7 @@ type model struct {
 	// unsettled is until when the state may lack what replicas hold.
 	unsettled time.Time
 
-	newest  *version[keySet]
+	newest  *version[managedSet]
 	seen    map[string]time.Time // when a key was first published
 	served  map[string]served    // key sets that verifiers may still have
 	tokens  map[string]time.Time // when the last token of a key has expired everywhere
@@ -377,7 +377,7 @@ func (w *model) check() {
 		if age := w.now.Sub(r.read); age > modelMaxAge {
 			w.t.Errorf("%s signs, and read the state %v ago", r.name, age)
 		}
-		kid := r.ring.Published().Keys()[0].ID()
+		kid := r.ring.KeySet().Keys()[0].ID()
 		w.signed[kid] = true
 		if expires := w.now.Add(r.offset + modelLife + skew/2); expires.After(w.tokens[kid]) {
 			w.tokens[kid] = expires

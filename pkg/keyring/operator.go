@@ -41,7 +41,7 @@ func (r *Ring) Accept(ctx context.Context) ([]Accepted, error) {
 	return r.init(ctx, r.set.accepted, r.denials.list.accepted)
 }
 
-func (r *Ring) init(ctx context.Context, set base[keySet], list base[entries]) ([]Accepted, error) {
+func (r *Ring) init(ctx context.Context, set base[managedSet], list base[entries]) ([]Accepted, error) {
 	denials, err := r.denials.init(ctx, list)
 	if err != nil {
 		return nil, denialsFailed(err)
@@ -54,7 +54,7 @@ func (r *Ring) init(ctx context.Context, set base[keySet], list base[entries]) (
 			return nil, failed("init", err)
 		}
 	}
-	keys, err := r.set.accept(ctx, set, func(keys *keySet) (*keySet, error) {
+	keys, err := r.set.accept(ctx, set, func(keys *managedSet) (*managedSet, error) {
 		if keys == nil && len(made) > 0 {
 			keys = first(made[0], made[1])
 		}
@@ -144,7 +144,7 @@ func missing(list, names []string) (all []string) {
 
 // read returns the key set of the state, or the one that this process holds if that is
 // newer.
-func (r *Ring) read(ctx context.Context) (*keySet, error) {
+func (r *Ring) read(ctx context.Context) (*managedSet, error) {
 	raw, err := r.store.Get(ctx, keysKind)
 	if err != nil {
 		return nil, err
@@ -181,7 +181,7 @@ func (r *Ring) rotate(ctx context.Context) (KeyInfo, error) {
 	if err != nil {
 		return KeyInfo{}, err
 	}
-	err = r.set.update(ctx, r.set.newest, func(keys *keySet) (*keySet, error) {
+	err = r.set.update(ctx, r.set.newest, func(keys *managedSet) (*managedSet, error) {
 		if keys == nil {
 			return nil, errNoKeySet
 		}
@@ -226,7 +226,7 @@ func (r *Ring) revoke(ctx context.Context, kid string) error {
 	}
 	var revoked managedKey
 	var wait time.Duration
-	err = r.set.update(ctx, r.set.newest, func(keys *keySet) (*keySet, error) {
+	err = r.set.update(ctx, r.set.newest, func(keys *managedSet) (*managedSet, error) {
 		if keys == nil {
 			return nil, errNoKeySet
 		}
@@ -268,7 +268,7 @@ func (r *Ring) Import(ctx context.Context, pem []byte) (KeyInfo, error) {
 	if err != nil {
 		return KeyInfo{}, failed("import", err)
 	}
-	err = r.set.update(ctx, r.set.newest, func(keys *keySet) (*keySet, error) {
+	err = r.set.update(ctx, r.set.newest, func(keys *managedSet) (*managedSet, error) {
 		if keys == nil {
 			return first(imported, made[0]), nil
 		}
@@ -317,7 +317,7 @@ func (r *Ring) List(ctx context.Context) ([]KeyInfo, error) {
 	return r.infos(keys), nil
 }
 
-func (r *Ring) infos(keys *keySet) []KeyInfo {
+func (r *Ring) infos(keys *managedSet) []KeyInfo {
 	var all []KeyInfo
 	for i, k := range r.files {
 		state := statePublished

@@ -35,7 +35,7 @@ type Options struct {
 	// Issuer is the `iss` claim, to which the key set belongs. Required.
 	Issuer string
 	// SigningKeys are the keys of auth.signingKeyFile. Optional.
-	SigningKeys Keys
+	SigningKeys *KeySet
 	// Log receives changes and problems. Optional, nil means no log.
 	Log *slog.Logger
 	// Now is the clock. Optional, nil means time.Now.
@@ -60,14 +60,14 @@ type Options struct {
 type Ring struct {
 	*shared
 	files   []Key
-	set     *value[keySet]
+	set     *value[managedSet]
 	denials *DenialList
 	life    atomic.Int64 // the longest life of a token, in nanoseconds
 
 	generate func(algorithm string) (Key, error)
 
 	seenSince map[keyInState]time.Duration // guarded by set.changing
-	published atomic.Pointer[Published]
+	published atomic.Pointer[KeySet]
 
 	reports reports
 }
@@ -131,17 +131,19 @@ func New(p Plan, store Store, o Options) (*Ring, error) {
 	if r.now == nil {
 		r.now = time.Now
 	}
-	r.set = &value[keySet]{shared: r.shared, codec: codec[keySet]{
+	r.set = &value[managedSet]{shared: r.shared, codec: codec[managedSet]{
 		kind: keysKind, what: "key set", absent: errNoKeySet,
 		encode: encodeKeys, decode: decodeKeys, legacy: decodeFormerKeys, names: keyIDs, merge: mergeKeys, changed: r.changed,
-		recall:  func(revoked []string, found *keySet) *keySet { return mergeKeys(&keySet{revoked: revoked}, found) },
-		revoked: func(s *keySet) []string { return s.revoked },
+		recall: func(revoked []string, found *managedSet) *managedSet {
+			return mergeKeys(&managedSet{revoked: revoked}, found)
+		},
+		revoked: func(s *managedSet) []string { return s.revoked },
 	}}
 	r.denials = newDenialList(r.shared, o.Entries)
-	if o.SigningKeys.published != nil {
-		r.files = o.SigningKeys.published.keys
+	if o.SigningKeys != nil {
+		r.files = o.SigningKeys.keys
 	}
-	r.published.Store(&Published{r.files}) // until there is a key set
+	r.published.Store(&KeySet{r.files}) // until there is a key set
 	return r, nil
 }
 
@@ -188,9 +190,9 @@ func (r *Ring) nextKey(key Key) managedKey {
 }
 
 // first is the first key set.
-func first(current, next managedKey) *keySet {
+func first(current, next managedKey) *managedSet {
 	current.state, current.since = stateCurrent, current.published
-	return &keySet{keys: []managedKey{current, next}}
+	return &managedSet{keys: []managedKey{current, next}}
 }
 
 // schedule is for now.
@@ -210,7 +212,7 @@ func (r *Ring) seenFor(k managedKey) time.Duration {
 }
 
 // changed publishes a key set that the ring holds from now on.
-func (r *Ring) changed(was, is *version[keySet]) {
+func (r *Ring) changed(was, is *version[managedSet]) {
 	all := slices.Clone(r.files)
 	imported := r.imported(is.content)
 	seenSince := map[keyInState]time.Duration{}
@@ -227,7 +229,7 @@ func (r *Ring) changed(was, is *version[keySet]) {
 	}
 	r.seenSince = seenSince
 	if now := r.published.Load(); !slices.EqualFunc(now.keys, all, func(a, b Key) bool { return a.ID() == b.ID() }) {
-		r.published.Store(&Published{all})
+		r.published.Store(&KeySet{all})
 	}
 	switch {
 	case was == nil || is.Generation > was.Generation:
@@ -245,11 +247,11 @@ func (r *Ring) changed(was, is *version[keySet]) {
 
 // imported reports whether the key set of the state is published: there are no key files,
 // or an operator imported one of their keys to go from one to the other.
-func (r *Ring) imported(keys *keySet) bool {
+func (r *Ring) imported(keys *managedSet) bool {
 	return len(r.files) == 0 || slices.ContainsFunc(keys.keys, func(k managedKey) bool { return k.imported && published(r.files, k.public.KeyID) })
 }
 
-func (r *Ring) keys() *keySet { return r.set.content() }
+func (r *Ring) keys() *managedSet { return r.set.content() }
 
 func formatTime(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
@@ -281,8 +283,8 @@ func (r *Ring) Check(issuer string) error {
 	return nil
 }
 
-// Published returns the keys that this process publishes now.
-func (r *Ring) Published() *Published { return r.published.Load() }
+// KeySet returns the key set that this process publishes now.
+func (r *Ring) KeySet() *KeySet { return r.published.Load() }
 
 // MaxAge is how long a verifier may cache the key set.
 func (r *Ring) MaxAge() time.Duration { return r.maxAge }

@@ -51,10 +51,10 @@ func plan(t testing.TB, c Config, life time.Duration) Plan {
 	return p
 }
 
-func signingKeys(t *testing.T, files []string) Keys {
+func signingKeys(t *testing.T, files []string) *KeySet {
 	t.Helper()
 	if len(files) == 0 {
-		return Keys{}
+		return nil
 	}
 	keys, err := LoadKeys(files)
 	if err != nil {
@@ -173,7 +173,7 @@ func (r *replica) kids() (all []string) {
 	return all
 }
 
-func (r *replica) signs() string { return r.Published().Keys()[0].ID() }
+func (r *replica) signs() string { return r.KeySet().Keys()[0].ID() }
 
 // sign does what an issuer does.
 func (r *replica) sign() error {
@@ -181,7 +181,7 @@ func (r *replica) sign() error {
 		return err
 	}
 	digest := make([]byte, crypto.SHA256.Size())
-	_, err := r.Published().Keys()[0].Signer().Sign(rand.Reader, digest, crypto.SHA256)
+	_, err := r.KeySet().Keys()[0].Signer().Sign(rand.Reader, digest, crypto.SHA256)
 	return err
 }
 
@@ -691,7 +691,7 @@ func TestGarbageIsLeftAndServedPast(t *testing.T) {
 			if err := r.Load(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			before, published := r.kids(), r.Published()
+			before, published := r.kids(), r.KeySet()
 			put(t, r.store, value)
 			for range 3 {
 				r.pass(10 * time.Second)
@@ -714,7 +714,7 @@ func TestGarbageIsLeftAndServedPast(t *testing.T) {
 			if !errors.Is(r.Err(), ErrKeysStale) {
 				t.Errorf("Err() = %v", r.Err())
 			}
-			if r.Published() != published || len(published.Keys()) == 0 {
+			if r.KeySet() != published || len(published.Keys()) == 0 {
 				t.Error("the key set is no longer served")
 			}
 			// Who starts now, and holds nothing, overwrites nothing.
@@ -777,7 +777,7 @@ func TestAnotherAlgorithm(t *testing.T) {
 		t.Fatalf("keys %+v", infos)
 	}
 	var algorithms []string
-	for _, k := range changed.Published().Keys() {
+	for _, k := range changed.KeySet().Keys() {
 		algorithms = append(algorithms, k.Algorithm())
 	}
 	if !slices.Equal(algorithms, []string{ES256, RS256}) {
@@ -792,7 +792,7 @@ func TestAnotherAlgorithm(t *testing.T) {
 	}
 	changed.pass(1)
 	changed.turn()
-	if alg := changed.Published().Keys()[0].Algorithm(); alg != RS256 {
+	if alg := changed.KeySet().Keys()[0].Algorithm(); alg != RS256 {
 		t.Errorf("%s signs", alg)
 	}
 	// One that still runs with the old configuration goes along.
@@ -918,8 +918,8 @@ func TestList(t *testing.T) {
 		}
 		return n
 	}
-	if !maps.Equal(states(got), map[keyState]int{stateCurrent: 1, stateUnpublished: 2}) || got[0].KeyID != static.signs() || len(static.Published().Keys()) != 1 {
-		t.Errorf("List with files = %+v; published %v", got, static.Published().Keys())
+	if !maps.Equal(states(got), map[keyState]int{stateCurrent: 1, stateUnpublished: 2}) || got[0].KeyID != static.signs() || len(static.KeySet().Keys()) != 1 {
+		t.Errorf("List with files = %+v; published %v", got, static.KeySet().Keys())
 	}
 	if !strings.Contains(static.log.String(), "key set of the state is not published") {
 		t.Errorf("log %s", static.log.String())
@@ -936,8 +936,8 @@ func TestList(t *testing.T) {
 	if got, err = static.List(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if !maps.Equal(states(got), map[keyState]int{stateCurrent: 1, statePublished: 1}) || len(static.Published().Keys()) != 2 {
-		t.Errorf("List with an imported file = %+v; published %v", got, static.Published().Keys())
+	if !maps.Equal(states(got), map[keyState]int{stateCurrent: 1, statePublished: 1}) || len(static.KeySet().Keys()) != 2 {
+		t.Errorf("List with an imported file = %+v; published %v", got, static.KeySet().Keys())
 	}
 	r.fail = errors.New("connection refused")
 	_, err = r.List(t.Context())
@@ -946,7 +946,7 @@ func TestList(t *testing.T) {
 
 func TestWithoutAKeySetNothingIsSignedOrPublished(t *testing.T) {
 	r := newReplica(t, newStore(), setup{unloaded: true})
-	if keys := r.Published().Keys(); len(keys) != 0 {
+	if keys := r.KeySet().Keys(); len(keys) != 0 {
 		t.Errorf("published: %v", keys)
 	}
 	if err := r.sign(); !errors.Is(err, ErrKeysStale) {

@@ -56,7 +56,7 @@ func (r *Ring) load(ctx context.Context) error {
 			}
 		}
 	}
-	err = r.set.update(ctx, r.set.newest, func(keys *keySet) (*keySet, error) {
+	err = r.set.update(ctx, r.set.newest, func(keys *managedSet) (*managedSet, error) {
 		switch {
 		case keys == nil && len(made) == 2:
 			return first(made[0], made[1]), nil
@@ -169,7 +169,7 @@ func (r *Ring) advance(ctx context.Context) error {
 	} else if s.withoutExpired(keys) == keys && s.lengthen(keys) == keys {
 		return nil
 	}
-	return r.set.update(ctx, r.set.newest, func(keys *keySet) (*keySet, error) {
+	return r.set.update(ctx, r.set.newest, func(keys *managedSet) (*managedSet, error) {
 		if keys == nil {
 			return nil, errNoKeySet
 		}

@@ -34,7 +34,7 @@ func (s schedule) wrongAlgorithm(next managedKey) bool {
 }
 
 // due returns why the next key should become current now, "" if it should not.
-func (s schedule) due(keys *keySet) string {
+func (s schedule) due(keys *managedSet) string {
 	current, next := keys.current(), keys.next()
 	switch {
 	case s.now.Before(s.ready(next)) || s.seenFor(next) < s.leadOf(next):
@@ -58,14 +58,14 @@ func (s schedule) ready(next managedKey) time.Time { return next.published.Add(s
 func removedAfter(k managedKey) time.Time { return k.retired.Add(keep(k.maxAge, k.life)) }
 
 // full says when there is room for another key.
-func full(keys *keySet) error {
+func full(keys *managedSet) error {
 	return fmt.Errorf("the %d keys that verifiers take are published: the oldest is removed after %s",
 		maxKeys, formatTime(removedAfter(keys.keys[len(keys.keys)-1])))
 }
 
 // withoutExpired returns the key set without the retired keys whose tokens have expired
 // by both clocks, the same set if there are none.
-func (s schedule) withoutExpired(keys *keySet) *keySet {
+func (s schedule) withoutExpired(keys *managedSet) *managedSet {
 	rest := slices.DeleteFunc(slices.Clone(keys.keys), func(k managedKey) bool {
 		return k.state == stateRetired && !s.now.Before(removedAfter(k)) && s.seenFor(k) >= keep(k.maxAge, k.life)
 	})
@@ -77,7 +77,7 @@ func (s schedule) withoutExpired(keys *keySet) *keySet {
 
 // lengthen raises the maxAge and the life that the keys carry to those of this replica.
 // It returns the same set if they are long enough.
-func (s schedule) lengthen(keys *keySet) *keySet {
+func (s schedule) lengthen(keys *managedSet) *managedSet {
 	maxAge, life := s.allowed()
 	rest := slices.Clone(keys.keys)
 	for i := range rest {

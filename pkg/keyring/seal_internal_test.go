@@ -207,7 +207,7 @@ func FuzzOpen(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	good, err := r.set.seal(&version[keySet]{stamp: stamp{1, 1, at}, content: &keySet{keys: []managedKey{
+	good, err := r.set.seal(&version[managedSet]{stamp: stamp{1, 1, at}, content: &managedSet{keys: []managedKey{
 		{Key: generated, state: stateCurrent, created: at, published: at, since: at},
 		{Key: second, state: stateNext, created: at, published: at, imported: true, maxAge: time.Minute, life: time.Hour},
 	}, revoked: []string{"a"}}})

@@ -251,7 +251,7 @@ func TestAcceptSaysWhatACopyLacks(t *testing.T) {
 	if a := accepted[1]; a.Generation != 2 || a.Seen != 3 || !slices.Equal(a.Missing, []string{"since"}) || len(a.Returned) != 0 {
 		t.Errorf("the list of denials: %+v", a)
 	}
-	if slices.Contains(kidsOf(again.Published()), stolen) {
+	if slices.Contains(kidsOf(again.KeySet()), stolen) {
 		t.Error("the key that this server knew to be revoked is published")
 	}
 	// It is the newest from now on, for all that have seen the other; and what this
@@ -267,7 +267,7 @@ func TestAcceptSaysWhatACopyLacks(t *testing.T) {
 	}
 }
 
-func kidsOf(p *Published) (all []string) {
+func kidsOf(p *KeySet) (all []string) {
 	for _, k := range p.Keys() {
 		all = append(all, k.ID())
 	}
@@ -293,7 +293,7 @@ func TestAServerRemembersWhatItRevoked(t *testing.T) {
 			b.turn()
 		}
 		again, err := restarted(t, store, s, a.wall)
-		if err != nil || again.Usable() != nil || slices.Contains(again.kids(), stolen) || slices.Contains(kidsOf(again.Published()), stolen) {
+		if err != nil || again.Usable() != nil || slices.Contains(again.kids(), stolen) || slices.Contains(kidsOf(again.KeySet()), stolen) {
 			t.Errorf("%v; %v are published", err, again.kids())
 		}
 		b.turn()

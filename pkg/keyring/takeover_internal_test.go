@@ -137,7 +137,7 @@ func TestARedisOf65ed6e0IsTakenOverOnce(t *testing.T) {
 	put("denied/"+deniedID, []byte(`{"reason":"broken into"}`))
 	seen := filepath.Join(t.TempDir(), "state.seen")
 	one := open(t, redis, seen, key)
-	if err := one.Load(ctx); !errors.Is(err, errUnconfirmed) || one.Usable() == nil || len(one.Published().Keys()) != 0 {
+	if err := one.Load(ctx); !errors.Is(err, errUnconfirmed) || one.Usable() == nil || len(one.KeySet().Keys()) != 0 {
 		t.Fatalf("Load = %v", err)
 	}
 	if _, err := one.Init(ctx); !errors.Is(err, errUnconfirmed) {
@@ -165,7 +165,7 @@ func TestARedisOf65ed6e0IsTakenOverOnce(t *testing.T) {
 	}
 	put("keys", former)
 	again := open(t, redis, seen, key)
-	if err := again.Load(ctx); !errors.Is(err, errOlder) || len(again.Published().Keys()) != 0 {
+	if err := again.Load(ctx); !errors.Is(err, errOlder) || len(again.KeySet().Keys()) != 0 {
 		t.Errorf("a start with the former value: %v", err)
 	}
 	if _, err := one.Init(ctx); err != nil || slices.Contains(kids(one), revoked) {

@@ -103,7 +103,7 @@ func TestARevokedKeyIsNotRevivedByAStart(t *testing.T) {
 
 	set(t, store, keysKind, old)
 	again, err := restarted(t, store, s, r.wall)
-	if !errors.Is(err, errOlder) || len(again.Published().Keys()) != 0 || again.Usable() == nil {
+	if !errors.Is(err, errOlder) || len(again.KeySet().Keys()) != 0 || again.Usable() == nil {
 		t.Fatalf("a restart with the old value: %v; published %v", err, again.kids())
 	}
 	wantError(t, err, "generation 1, this server has seen 2", "keys init --accept")
@@ -116,7 +116,7 @@ func TestARevokedKeyIsNotRevivedByAStart(t *testing.T) {
 		}
 	}
 	again.turn()
-	if again.Usable() == nil || len(again.Published().Keys()) != 0 {
+	if again.Usable() == nil || len(again.KeySet().Keys()) != 0 {
 		t.Error("a turn adopts the old value")
 	}
 
@@ -310,7 +310,7 @@ func TestMergeKeysEnds(t *testing.T) {
 		"in another order":     {{"a", "b"}, {"b", "a"}},
 		"more than are stored": {many(0, maxRevoked), many(1000, maxRevoked)},
 	} {
-		a, b := &keySet{revoked: sets[0]}, &keySet{revoked: sets[1]}
+		a, b := &managedSet{revoked: sets[0]}, &managedSet{revoked: sets[1]}
 		for range 3 {
 			b = mergeKeys(a, b)
 			a = mergeKeys(b, a)
@@ -669,7 +669,7 @@ func TestASharedStateIsNeverUnsealed(t *testing.T) {
 		r.turn()
 		r.pass(10 * time.Second)
 	}
-	if n := len(r.Published().Keys()); n != 1 || r.Usable() != nil {
+	if n := len(r.KeySet().Keys()); n != 1 || r.Usable() != nil {
 		t.Errorf("%d keys are published, %v", n, r.Usable())
 	}
 	wantError(t, r.Err(), "not sealed")

@@ -126,7 +126,7 @@ func TestDocumentsFollowTheKeys(t *testing.T) {
 	old, next := keyringtest.EC(t, elliptic.P256()), keyringtest.RSA()
 	made := document(t, newIssuer(t, issuerURL, load(t, old)), fullInstance(t)).Compact
 	for name, tt := range map[string]struct {
-		keys keyring.Keys
+		keys *keyring.KeySet
 		ok   bool
 	}{
 		"another process with the key":    {load(t, old), true},

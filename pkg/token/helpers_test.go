@@ -48,7 +48,7 @@ func golden(t *testing.T, file string, v any) {
 }
 
 // load makes signing keys of private ones, in their order.
-func load(t testing.TB, private ...crypto.Signer) keyring.Keys {
+func load(t testing.TB, private ...crypto.Signer) *keyring.KeySet {
 	t.Helper()
 	var files []string
 	for _, key := range private {

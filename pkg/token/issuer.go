@@ -45,7 +45,7 @@ type Issuer struct {
 	Now func() time.Time
 }
 
-// NewIssuer returns an issuer that signs with keys, which are [keyring.Keys] or a
+// NewIssuer returns an issuer that signs with keys, which are [keyring.KeySet] or a
 // [keyring.Ring]. projects may be nil if no role of the plan needs it.
 func NewIssuer(p *Plan, keys KeySource, projects Projects) (*Issuer, error) {
 	if p.NeedsProjects() && projects == nil {
@@ -120,7 +120,7 @@ func (i *Issuer) sign(claims jwt.MapClaims, in attest.Instance, p profile) (Toke
 	claims["project_id"] = in.ProjectID
 	p.set(claims, claim{name: "instance_name", byUser: true}, in.Name)
 
-	keys := i.keys.Published().Keys()
+	keys := i.keys.KeySet().Keys()
 	if len(keys) == 0 {
 		return Token{}, errNoKey
 	}

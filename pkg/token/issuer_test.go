@@ -157,7 +157,7 @@ func TestPlanReportsAllProblemsAtOnce(t *testing.T) {
 }
 
 func TestZeroValueKeysSignNothing(t *testing.T) {
-	if _, err := token.NewIssuer(plan(t, issuerURL, nil), keyring.Keys{}, nil); err == nil {
+	if _, err := token.NewIssuer(plan(t, issuerURL, nil), &keyring.KeySet{}, nil); err == nil {
 		t.Error("there is an issuer without a key")
 	}
 }
@@ -197,7 +197,7 @@ func TestHeaderFollowsTheFirstKey(t *testing.T) {
 	identity := attesttest.Identity(t, attesttest.Instance(t), "web")
 	tests := []struct {
 		name string
-		keys keyring.Keys
+		keys *keyring.KeySet
 		want map[string]any
 	}{
 		{"RSA", load(t, keyringtest.RSA(), p256), map[string]any{"alg": "RS256", "typ": "JWT", "kid": keyringtest.Thumbprint(t, keyringtest.RSA())}},

@@ -11,12 +11,12 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/keyring"
 )
 
-// KeySource holds the keys of an issuer: [keyring.Keys] or a [keyring.Ring].
+// KeySource holds the keys of an issuer: [keyring.KeySet] or a [keyring.Ring].
 type KeySource interface {
 	// Check returns an error unless the keys belong to the issuer.
 	Check(issuer string) error
-	// Published returns the keys that are published now. The first one signs.
-	Published() *keyring.Published
+	// KeySet returns the keys that are published now. The first one signs.
+	KeySet() *keyring.KeySet
 	// Usable returns nil if the first key may sign now.
 	Usable() error
 	// MaxAge returns how long verifiers may cache the keys.
@@ -27,7 +27,7 @@ type KeySource interface {
 
 // rendered holds the documents of the published keys, which are rendered once.
 type rendered struct {
-	of        *keyring.Published
+	of        *keyring.KeySet
 	documents [][]byte // secrets of instance documents; the first one signs
 	jwks      Document
 	discovery Document
@@ -36,7 +36,7 @@ type rendered struct {
 // current renders the published keys if they changed. Without keys, or if they cannot be
 // rendered, nothing is published.
 func (i *Issuer) current() *rendered {
-	published := i.keys.Published()
+	published := i.keys.KeySet()
 	if r := i.rendered.Load(); r != nil && r.of == published {
 		return r
 	}
@@ -48,7 +48,7 @@ func (i *Issuer) current() *rendered {
 	return r
 }
 
-func newRendered(issuer attest.Issuer, published *keyring.Published) (*rendered, error) {
+func newRendered(issuer attest.Issuer, published *keyring.KeySet) (*rendered, error) {
 	r := &rendered{of: published}
 	keys := published.Keys()
 	if len(keys) == 0 {

@@ -172,7 +172,7 @@ func TestFilesSignWithAStateThatIsAway(t *testing.T) {
 
 // told is keys that note how long tokens will live.
 type told struct {
-	keyring.Keys
+	token.KeySource
 	life *time.Duration
 }
 

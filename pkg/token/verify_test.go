@@ -56,7 +56,7 @@ func newSite(t *testing.T) *site {
 }
 
 // serve makes an issuer at a path of the site and serves its documents.
-func (s *site) serve(t *testing.T, path string, keys keyring.Keys) *token.Issuer {
+func (s *site) serve(t *testing.T, path string, keys *keyring.KeySet) *token.Issuer {
 	t.Helper()
 	i := newIssuer(t, s.URL+path, keys)
 	s.issuer.Store(i)
@@ -228,7 +228,7 @@ func TestKeysAreChangedWithoutAGap(t *testing.T) {
 			identity := attesttest.IdentityFor(t, attesttest.Instance(t), "web", attest.Grant{}, "", s.URL)
 			steps := []struct {
 				name      string
-				keys      keyring.Keys
+				keys      *keyring.KeySet
 				signs     crypto.Signer
 				old, next bool // whose tokens verify
 			}{
