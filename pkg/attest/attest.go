@@ -290,8 +290,7 @@ func (a *Attestor) prove(j *Judgment, role Role, offered []Proof, in Instance, e
 func isVerdict(err error) bool { return errors.As(err, new(*Denied)) }
 
 func (a *Attestor) proveOne(j *Judgment, role Role, p Proof, in Instance, e Evidence) (proven, error) {
-	now := a.now()
-	got := proven{proofs: p.parts()}
+	now, got := now(a.Now), proven{proofs: p.parts()}
 	for _, part := range got.proofs {
 		switch part {
 		case ProofAddress:
@@ -396,35 +395,29 @@ func (w Window) open(in Instance, now time.Time) (time.Time, error) {
 // spend counts an attempt. It reads first, so that a request beyond the limit does not
 // write to the store.
 func (a *Attestor) spend(ctx context.Context, c counter, limit int64) (int64, error) {
+	full := denied(AttemptsExhausted, "all %d attempts were made", limit)
 	n, err := a.State.Count(ctx, c.key)
-	if err != nil {
-		return 0, &Failure{StateUnavailable, err}
+	if err == nil && n >= limit {
+		return 0, full
 	}
-	if n < limit {
-		if n, err = a.State.Increment(ctx, c.key, c.expires); err != nil {
-			return 0, &Failure{StateUnavailable, err}
-		}
-		if n <= limit {
-			return n, nil
-		}
+	if err == nil {
+		n, err = a.State.Increment(ctx, c.key, c.expires)
+	}
+	switch {
+	case err != nil:
+		return 0, &Failure{StateUnavailable, err}
+	case n > limit:
 		// Other requests were faster. Without the give back, a number within the limit
 		// would be lost when one of them gives its number back.
-		return 0, a.giveBack(ctx, []attempt{{c.key, n}}, denied(AttemptsExhausted, "all %d attempts were made", limit))
+		return 0, a.giveBack(ctx, []attempt{{c.key, n}}, full)
 	}
-	return 0, denied(AttemptsExhausted, "all %d attempts were made", limit)
+	return n, nil
 }
 
-func (a *Attestor) now() time.Time {
-	if a.Now != nil {
-		return a.Now()
+// now returns the time of a clock, which may be nil for time.Now.
+func now(clock func() time.Time) time.Time {
+	if clock == nil {
+		return time.Now()
 	}
-	return time.Now()
-}
-
-func addrs(in Instance) []netip.Addr {
-	all := make([]netip.Addr, len(in.Addresses))
-	for i, a := range in.Addresses {
-		all[i] = a.Addr
-	}
-	return all
+	return clock()
 }

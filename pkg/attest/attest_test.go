@@ -284,18 +284,18 @@ func TestWhatSpendsTheAttempt(t *testing.T) {
 		want  string
 		spent int
 	}{
-		{"a stranger's address", func(s *scene) { s.evidence = attest.FromAddress(netip.MustParseAddr("10.20.0.12")) }, no(attest.AddressMismatch), 0},
-		{"a stranger, and the instance is down", func(s *scene) {
+		{"the address of another client", func(s *scene) { s.evidence = attest.FromAddress(netip.MustParseAddr("10.20.0.12")) }, no(attest.AddressMismatch), 0},
+		{"another client, and the instance is down", func(s *scene) {
 			s.evidence, s.instance.Phase = attest.Evidence{}, attest.PhaseInactive
 		}, no(attest.AddressMismatch), 0},
-		{"a stranger, and the window is closed", func(s *scene) {
+		{"another client, and the window is closed", func(s *scene) {
 			s.evidence, s.now = attest.Evidence{}, created.Add(time.Hour)
 		}, no(attest.AddressMismatch), 0},
-		{"a stranger, and the clocks differ", func(s *scene) {
+		{"another client, and the clocks differ", func(s *scene) {
 			s.evidence, s.now = attest.Evidence{}, created.Add(-time.Hour)
 		}, no(attest.AddressMismatch), 0},
-		{"a stranger, and no rule holds", func(s *scene) {
-			s.evidence, s.rules = attest.Evidence{}, attest.Rules{ProjectID: []string{"of nobody"}}
+		{"another client, and no rule holds", func(s *scene) {
+			s.evidence, s.rules = attest.Evidence{}, attest.Rules{ProjectID: []string{"of another"}}
 		}, no(attest.AddressMismatch), 0},
 		{"the window is closed", func(s *scene) { s.now = created.Add(time.Hour) }, no(attest.WindowClosed), 0},
 		{"the clocks differ", func(s *scene) { s.now = created.Add(-time.Hour) }, broken(attest.CloudUnavailable), 0},
@@ -312,10 +312,10 @@ func TestWhatSpendsTheAttempt(t *testing.T) {
 		}, no(attest.InstanceDenied), 0},
 		{"the status denies", func(s *scene) { s.instance.Phase = attest.PhaseInactive }, no(attest.StatusDenied), 0},
 		{"the status denies, and no rule holds", func(s *scene) {
-			s.instance.Phase, s.rules = attest.PhaseInactive, attest.Rules{ProjectID: []string{"of nobody"}}
+			s.instance.Phase, s.rules = attest.PhaseInactive, attest.Rules{ProjectID: []string{"of another"}}
 		}, no(attest.StatusDenied), 0},
 		{"the instance is changing", func(s *scene) { s.instance.Phase = attest.PhaseChanging }, later(attest.InstanceChanging), 0},
-		{"no rule holds", func(s *scene) { s.rules = attest.Rules{ProjectID: []string{"of nobody"}} }, no(attest.RuleProjectID), 1},
+		{"no rule holds", func(s *scene) { s.rules = attest.Rules{ProjectID: []string{"of another"}} }, no(attest.RuleProjectID), 1},
 		{"granted", func(*scene) {}, granted, 1},
 	}
 	for _, tt := range tests {
@@ -353,7 +353,7 @@ func TestADenialComesWithTheRecord(t *testing.T) {
 		"window":   func(s *scene) { s.now = created.Add(time.Hour) },
 		"status":   func(s *scene) { s.instance.Phase = attest.PhaseInactive },
 		"attempts": func(s *scene) { s.attempts = &attesttest.State{Err: errors.New("disk full")} },
-		"rules":    func(s *scene) { s.rules = attest.Rules{ProjectID: []string{"of nobody"}} },
+		"rules":    func(s *scene) { s.rules = attest.Rules{ProjectID: []string{"of another"}} },
 	} {
 		s := newScene(t)
 		spoil(s)
@@ -519,7 +519,7 @@ func TestAStoreThatFailsGrantsNothing(t *testing.T) {
 	}
 }
 
-// An attestor that was given no list of denials denies nobody, and so grants
+// An attestor that has no denial list denies no instance, and so grants
 // nothing.
 func TestWithoutDenialsNothingIsGranted(t *testing.T) {
 	s := newScene(t)

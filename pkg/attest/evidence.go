@@ -13,7 +13,6 @@ import (
 // claim (RFC 8176 leaves its values to the issuer).
 type Proof string
 
-// The proofs.
 const (
 	// ProofAddress: the client connects from an address of the instance.
 	ProofAddress Proof = "address"
@@ -33,8 +32,7 @@ const (
 var knownProofs = []Proof{ProofAddress, ProofDocument, ProofMetadataService, ProofAddressAndDocument}
 
 // parts returns the proofs that must all hold for p.
-func (p Proof) parts() []Proof {
-	var parts []Proof
+func (p Proof) parts() (parts []Proof) {
 	for part := range strings.SplitSeq(string(p), "+") {
 		parts = append(parts, Proof(part))
 	}
@@ -129,30 +127,25 @@ func (e Evidence) offers(part Proof) bool {
 
 // String returns the client's address for the operator's log.
 func (e Evidence) String() string {
+	text := e.addr.String()
 	if e.intermediary {
-		text := e.addr.String() + ", a trusted proxy that named no client"
-		if e.why != "" {
-			text += ": " + e.why
-		}
-		return text
+		text += ", a trusted proxy that named no client"
 	}
-	return e.addr.String()
+	if e.why != "" {
+		text += ": " + e.why
+	}
+	return text
 }
 
 // Canonical returns addr in the form in which addresses are compared: IPv4 rather than
 // IPv4 in IPv6, without a zone.
 func Canonical(addr netip.Addr) netip.Addr { return addr.Unmap().WithZone("") }
 
-// mayProve reports whether addr is of a kind that belongs to one machine.
-func mayProve(addr netip.Addr) bool {
-	return addr.IsValid() && !addr.IsUnspecified() && !addr.IsMulticast() && !addr.IsLinkLocalUnicast() &&
-		addr != netip.AddrFrom4([4]byte{255, 255, 255, 255})
-}
-
-// isAt reports whether the client is at an address of the instance.
+// isAt reports whether the client is at an address of the instance that belongs to one
+// machine.
 func (e Evidence) isAt(in Instance) bool {
-	return !e.intermediary && mayProve(e.addr) &&
-		slices.ContainsFunc(in.Addresses, func(a Address) bool { return Canonical(a.Addr) == e.addr })
+	alone := e.addr.IsGlobalUnicast() || e.addr.IsLoopback()
+	return alone && !e.intermediary && slices.ContainsFunc(in.Addresses, func(a Address) bool { return Canonical(a.Addr) == e.addr })
 }
 
 // checkAddress returns nil if the client is at an address of the instance. The error is a
@@ -166,7 +159,7 @@ func (e Evidence) checkAddress(in Instance) error {
 		// the only thing that a caller learns about an instance that may be another's.
 		return checkPhase(in)
 	}
-	return denied(AddressMismatch, "the client is at %s, the instance has %v", e, addrs(in))
+	return denied(AddressMismatch, "the client is at %s, the instance has %v", e, in.Addresses)
 }
 
 // checkAgent compares what the agent says with the record. The agent signs only the
@@ -182,7 +175,7 @@ func (e Evidence) checkAgent(in Instance) error {
 	case building(in):
 		return checkPhase(in)
 	}
-	return denied(AddressMismatch, "the metadata agent was asked from %s, the instance has %v", e, addrs(in))
+	return denied(AddressMismatch, "the metadata agent was asked from %s, the instance has %v", e, in.Addresses)
 }
 
 // isLinkLocalOf reports whether the client is at the link-local address of a MAC of the

@@ -61,7 +61,7 @@ func (g Grant) compile() (grant, error) {
 	}
 	for i, p := range list {
 		if !slices.Contains(knownProofs, p) {
-			problems = append(problems, problem.Errorf("proof", "%q is none of address, document, metadataService and address+document", p))
+			problems = append(problems, problem.Errorf("proof", "%q is not address, document, metadataService or address+document", p))
 		} else if slices.Contains(list[:i], p) {
 			problems = append(problems, problem.Errorf("proof", "%q is there twice", p))
 		}

@@ -25,14 +25,14 @@ func TestParseAudience(t *testing.T) {
 func TestGrantThatIsWrong(t *testing.T) {
 	s := newScene(t)
 	for want, g := range map[string]attest.Grant{
-		"proof: is an empty list":              {Proof: []attest.Proof{}},
-		`proof: "vendordata" is none of`:       {Proof: []attest.Proof{"vendordata"}},
-		`proof: "document+address" is none of`: {Proof: []attest.Proof{"document+address"}},
-		`proof: "" is none of`:                 {Proof: []attest.Proof{""}},
-		`proof: "address" is there twice`:      {Proof: []attest.Proof{"address", "document", "address"}},
-		"audience: is an empty list":           {Audience: []string{}},
-		`audience: "a b": an audience is`:      {Audience: []string{"a b"}},
-		`audience: "a" is there twice`:         {Audience: []string{"a", "b", "a"}},
+		"proof: is an empty list":          {Proof: []attest.Proof{}},
+		`proof: "vendordata" is not`:       {Proof: []attest.Proof{"vendordata"}},
+		`proof: "document+address" is not`: {Proof: []attest.Proof{"document+address"}},
+		`proof: "" is not`:                 {Proof: []attest.Proof{""}},
+		`proof: "address" is there twice`:  {Proof: []attest.Proof{"address", "document", "address"}},
+		"audience: is an empty list":       {Audience: []string{}},
+		`audience: "a b": an audience is`:  {Audience: []string{"a b"}},
+		`audience: "a" is there twice`:     {Audience: []string{"a", "b", "a"}},
 	} {
 		if _, err := attest.NewRole("web", g, s.window, s.rules); err == nil || !strings.HasPrefix(err.Error(), want) {
 			t.Errorf("NewRole with %+v = %v, want %s", g, err, want)
@@ -57,7 +57,7 @@ func TestNoWindow(t *testing.T) {
 	}
 }
 
-// reserved are audiences that nobody may name who is not their role, of the
+// reserved are audiences that only their own role may name, of the
 // issuer https://id.example.com/region-1.
 var reserved = []string{
 	"https://id.example.com/region-1", "https://id.example.com/region-1/", "https://id.example.com/region-1/x", "HTTPS://ID.EXAMPLE.COM/Region-1",

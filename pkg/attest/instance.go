@@ -76,3 +76,6 @@ type Address struct {
 	Addr    netip.Addr
 	MAC     MAC // of the port
 }
+
+// String returns the IP address.
+func (a Address) String() string { return a.Addr.String() }

@@ -32,7 +32,7 @@ func TestProofs(t *testing.T) {
 		return attest.FromMetadataAgent(s.instance.ID, s.instance.ProjectID, attesttest.Addr)
 	}
 	address := func(*scene) attest.Evidence { return attest.FromAddress(attesttest.Addr) }
-	stranger := func(*scene) attest.Evidence { return attest.FromAddress(neighbor) }
+	outside := func(*scene) attest.Evidence { return attest.FromAddress(neighbor) }
 	with := func(from func(*scene) attest.Evidence) func(*scene) attest.Evidence {
 		return func(s *scene) attest.Evidence { return attesttest.WithDocument(from(s), papers(s)) }
 	}
@@ -49,13 +49,13 @@ func TestProofs(t *testing.T) {
 		{"an address for the metadata service", []attest.Proof{"metadataService"}, address, no(attest.ProofNotAccepted), nil},
 		{"an address for both", []attest.Proof{"address+document"}, address, no(attest.ProofNotAccepted), nil},
 
-		{"a document for an address, from elsewhere", nil, with(stranger), no(attest.AddressMismatch), nil},
-		{"a document for a document, from elsewhere", []attest.Proof{"document"}, with(stranger), granted, []attest.Proof{"document"}},
+		{"a document for an address, from elsewhere", nil, with(outside), no(attest.AddressMismatch), nil},
+		{"a document for a document, from elsewhere", []attest.Proof{"document"}, with(outside), granted, []attest.Proof{"document"}},
 		{"Nova's word, which no role takes", []attest.Proof{"address"}, func(*scene) attest.Evidence { return attest.Evidence{} }, no(attest.AddressMismatch), nil},
 		{"a document for the metadata service", []attest.Proof{"metadataService"}, with(address), no(attest.ProofNotAccepted), nil},
-		{"a document for both, from elsewhere", []attest.Proof{"address+document"}, with(stranger), no(attest.AddressMismatch), nil},
+		{"a document for both, from elsewhere", []attest.Proof{"address+document"}, with(outside), no(attest.AddressMismatch), nil},
 		{"both for both", []attest.Proof{"address+document"}, with(address), granted, []attest.Proof{"address", "document"}},
-		{"a document for either, from elsewhere", []attest.Proof{"address", "document"}, with(stranger), granted, []attest.Proof{"document"}},
+		{"a document for either, from elsewhere", []attest.Proof{"address", "document"}, with(outside), granted, []attest.Proof{"document"}},
 		{"both for either: the first that holds", []attest.Proof{"document", "address"}, with(address), granted, []attest.Proof{"document"}},
 
 		{"an agent for an address", nil, agent, no(attest.ProofNotAccepted), nil},
@@ -288,7 +288,7 @@ func TestMetadataAgent(t *testing.T) {
 		{"without an address", func(s *scene) {
 			s.evidence = attest.FromMetadataAgent(s.instance.ID, s.instance.ProjectID, netip.Addr{})
 		}, no(attest.ProofNotAccepted)},
-		{"from an address of nobody", func(s *scene) { s.evidence = agent(s, neighbor.String()) }, no(attest.AddressMismatch)},
+		{"from an address of another", func(s *scene) { s.evidence = agent(s, neighbor.String()) }, no(attest.AddressMismatch)},
 		{"from a link-local address of another MAC", func(s *scene) { s.evidence = agent(s, "fe80::f816:3eff:fe73:ce1c") }, no(attest.AddressMismatch)},
 		{"from a link-local address without the bit that EUI-64 flips", func(s *scene) { s.evidence = agent(s, "fe80::fa16:3eff:fe73:ce1b") }, no(attest.AddressMismatch)},
 		{"from the link-local address of its MAC", func(s *scene) { s.evidence = agent(s, "fe80::f816:3eff:fe73:ce1b%eth0") }, granted},
@@ -330,7 +330,7 @@ func TestMetadataAgentHasNoAttempts(t *testing.T) {
 	}
 }
 
-// The cloud is asked on behalf of the address of a stranger, and of nobody for
+// The cloud is asked for the address of another client, and for no address for
 // who was recognized.
 func TestCallerOfTheCloud(t *testing.T) {
 	s := newScene(t)
@@ -338,7 +338,7 @@ func TestCallerOfTheCloud(t *testing.T) {
 		evidence attest.Evidence
 		want     netip.Addr
 	}{
-		"a stranger":       {attest.FromAddress(neighbor), neighbor},
+		"another client":   {attest.FromAddress(neighbor), neighbor},
 		"with a document":  {attesttest.WithDocument(attest.FromAddress(neighbor), papers(s)), netip.Addr{}},
 		"a metadata agent": {attest.FromMetadataAgent(s.instance.ID, "p", neighbor), netip.Addr{}},
 	} {
@@ -413,7 +413,7 @@ func TestRoles(t *testing.T) {
 		t.Errorf("Roles = %v, %v, want web and not db, which takes an address", names, err)
 	}
 	if names, _, err := a.Roles(t.Context(), s.instance.ID, attest.FromAddress(neighbor)); outcome(err) != no(attest.AddressMismatch) || names != nil {
-		t.Errorf("Roles of a stranger = %v, %v", names, err)
+		t.Errorf("Roles of another client = %v, %v", names, err)
 	}
 	s.instance.Phase = attest.PhaseInactive
 	if names, _, err := s.attestor(t).Roles(t.Context(), s.instance.ID, agent); outcome(err) != no(attest.StatusDenied) {

@@ -2,6 +2,7 @@ package attest
 
 import (
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -29,13 +30,11 @@ const (
 	RuleProjectID     Reason = "rule_project_id"
 	RuleUserID        Reason = "rule_user_id"
 	RuleMetadata      Reason = "rule_metadata"
-
-	InstanceChanging Reason = "instance_changing"
-
-	ThrottledLookups Reason = "throttled_lookups"
-	ThrottledCallers Reason = "throttled_callers"
-	CloudUnavailable Reason = "cloud_unavailable"
-	StateUnavailable Reason = "state_unavailable"
+	InstanceChanging  Reason = "instance_changing"
+	ThrottledLookups  Reason = "throttled_lookups"
+	ThrottledCallers  Reason = "throttled_callers"
+	CloudUnavailable  Reason = "cloud_unavailable"
+	StateUnavailable  Reason = "state_unavailable"
 )
 
 // Denied is a verdict: the request was judged and is not granted. Detail is for the
@@ -46,10 +45,7 @@ type Denied struct {
 }
 
 func (d *Denied) Error() string {
-	if d.Detail == "" {
-		return fmt.Sprintf("denied: %s", d.Reason)
-	}
-	return fmt.Sprintf("denied: %s: %s", d.Reason, d.Detail)
+	return strings.TrimSuffix(fmt.Sprintf("denied: %s: %s", d.Reason, d.Detail), ": ")
 }
 
 func denied(reason Reason, format string, args ...any) *Denied {

@@ -78,7 +78,7 @@ func (a *Attestor) checkDenial(ctx context.Context, id InstanceID) error {
 	}
 	d := decodeDenial(id, value)
 	switch {
-	case d.over(a.now()):
+	case d.over(now(a.Now)):
 		return nil
 	case d.Until.IsZero():
 		return denied(InstanceDenied, "denied by an operator: %s", cmp.Or(d.Reason, "without a reason"))
@@ -184,7 +184,7 @@ func (r *Register) Show(ctx context.Context, id InstanceID) (Kept, error) {
 	if err != nil {
 		return Kept{}, err
 	}
-	if d := decodeDenial(id, value); value != nil && !d.over(r.now()) {
+	if d := decodeDenial(id, value); value != nil && !d.over(now(r.Now)) {
 		k.Denial = &d
 	}
 	return *k, nil
@@ -204,7 +204,7 @@ func (r *Register) denials(ctx context.Context, all map[InstanceID]*Kept) (more 
 		if len(all) >= maxListed {
 			return true, nil
 		}
-		if d := decodeDenial(id, value); !d.over(r.now()) {
+		if d := decodeDenial(id, value); !d.over(now(r.Now)) {
 			all[id] = &Kept{Instance: id, Attempts: []Attempts{}, Denial: &d}
 		}
 	}
@@ -302,7 +302,7 @@ func (r *Register) Deny(ctx context.Context, id InstanceID, life time.Duration, 
 	if len(reason) > maxDenialReason {
 		return Denial{}, fmt.Errorf("the reason has %d bytes, more than %d", len(reason), maxDenialReason)
 	}
-	now := r.now()
+	now := now(r.Now)
 	d := Denial{Instance: id, Reason: reason, Since: now.UTC().Truncate(time.Second)}
 	if life > 0 {
 		d.Until = now.Add(life).UTC().Truncate(time.Second).Add(time.Second)
@@ -318,20 +318,13 @@ func (r *Register) Deny(ctx context.Context, id InstanceID, life time.Duration, 
 func (r *Register) change(ctx context.Context, edit func(entries map[string][]byte)) error {
 	return r.Denials.Change(ctx, func(entries map[string][]byte) error {
 		for id, value := range entries {
-			if decodeDenial(InstanceID{}, value).over(r.now()) {
+			if decodeDenial(InstanceID{}, value).over(now(r.Now)) {
 				delete(entries, id)
 			}
 		}
 		edit(entries)
 		return nil
 	})
-}
-
-func (r *Register) now() time.Time {
-	if r.Now != nil {
-		return r.Now()
-	}
-	return time.Now()
 }
 
 // Allow ends a denial. It returns no error if there is none.

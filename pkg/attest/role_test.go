@@ -172,7 +172,7 @@ func TestOfTwoRolesWithOneNameTheLastCounts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	shut, err := attest.NewRole("web", attest.Grant{}, s.window, attest.Rules{ProjectID: []string{"of nobody"}})
+	shut, err := attest.NewRole("web", attest.Grant{}, s.window, attest.Rules{ProjectID: []string{"of another"}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -40,35 +40,34 @@ type rule struct {
 	reason Reason
 	name   string
 	wanted []string
-	match  patterns
+	match  []*regexp.Regexp
 	value  func(Instance) (value string, known bool) // an unknown value matches no pattern
 }
 
 // compile returns a [problem.Problem] for each rule at fault.
 func (r Rules) compile() (compiled, error) {
-	c := compiled{}
+	c := compiled{open: r.AllowAnyInstance}
 	var problems []error
 	add := func(reason Reason, name string, values []string, value func(Instance) (string, bool)) {
 		match, err := compilePatterns(values)
-		if err != nil {
-			problems = append(problems, problem.At(name, err))
-			return
-		}
+		problems = append(problems, problem.At(name, err))
 		c.rules = append(c.rules, rule{reason, name, values, match, value})
 	}
-	for _, r := range []struct {
+	for _, id := range []struct {
+		reason Reason
 		name   string
 		values []string
-	}{{"projectID", r.ProjectID}, {"userID", r.UserID}} {
-		if slices.Contains(r.values, "") {
-			problems = append(problems, problem.Errorf(r.name, "an empty value matches no instance; remove the rule or give it a value"))
+		of     func(Instance) string
+	}{
+		{RuleProjectID, "projectID", r.ProjectID, func(in Instance) string { return in.ProjectID }},
+		{RuleUserID, "userID", r.UserID, func(in Instance) string { return in.UserID }},
+	} {
+		if slices.Contains(id.values, "") {
+			problems = append(problems, problem.Errorf(id.name, "an empty value matches no instance; remove the rule or give it a value"))
 		}
-	}
-	if r.ProjectID != nil {
-		add(RuleProjectID, "projectID", r.ProjectID, func(in Instance) (string, bool) { return in.ProjectID, in.ProjectID != "" })
-	}
-	if r.UserID != nil {
-		add(RuleUserID, "userID", r.UserID, func(in Instance) (string, bool) { return in.UserID, in.UserID != "" })
+		if id.values != nil {
+			add(id.reason, id.name, id.values, func(in Instance) (string, bool) { return id.of(in), id.of(in) != "" })
+		}
 	}
 	for _, key := range slices.Sorted(maps.Keys(r.Metadata)) {
 		add(RuleMetadata, "metadata."+key, r.Metadata[key], func(in Instance) (string, bool) {
@@ -76,14 +75,11 @@ func (r Rules) compile() (compiled, error) {
 			return v, ok
 		})
 	}
-	if len(problems) == 0 && len(c.rules) == 0 {
-		if !r.AllowAnyInstance {
-			return compiled{}, errNoRule
-		}
-		c.open = true
-	}
 	if err := errors.Join(problems...); err != nil {
 		return compiled{}, err
+	}
+	if len(c.rules) == 0 && !c.open {
+		return compiled{}, errNoRule
 	}
 	return c, nil
 }
@@ -99,7 +95,7 @@ func (c compiled) allow(j *Judgment, in Instance) error {
 		switch {
 		case !ok:
 			err = denied(r.reason, "%s is not set", r.name)
-		case !r.match.match(value):
+		case !slices.ContainsFunc(r.match, func(re *regexp.Regexp) bool { return re.MatchString(value) }):
 			err = denied(r.reason, "%s is %q", r.name, value)
 		}
 		if j.failed(r.name, r.wanted, value, err) {
@@ -109,15 +105,13 @@ func (c compiled) allow(j *Judgment, in Instance) error {
 	return nil
 }
 
-type patterns []*regexp.Regexp
-
 var errNoPattern = errors.New("is an empty list, which matches nothing; remove the rule or give it a value")
 
-func compilePatterns(values []string) (patterns, error) {
+func compilePatterns(values []string) ([]*regexp.Regexp, error) {
 	if len(values) == 0 {
 		return nil, errNoPattern
 	}
-	compiled := make(patterns, len(values))
+	compiled := make([]*regexp.Regexp, len(values))
 	for i, v := range values {
 		// (?s): the value may contain a newline. QuoteMeta escapes all but the two wildcards.
 		quoted := strings.NewReplacer(`\*`, `.*`, `\?`, `.`).Replace(regexp.QuoteMeta(v))
@@ -128,8 +122,4 @@ func compilePatterns(values []string) (patterns, error) {
 		compiled[i] = re
 	}
 	return compiled, nil
-}
-
-func (p patterns) match(value string) bool {
-	return slices.ContainsFunc(p, func(re *regexp.Regexp) bool { return re.MatchString(value) })
 }

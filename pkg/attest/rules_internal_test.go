@@ -13,8 +13,9 @@ func TestZeroValueRulesDeny(t *testing.T) {
 	if err := (compiled{}).allow(&Judgment{}, Instance{Phase: PhaseRunning}); !errors.As(err, &d) {
 		t.Errorf("allow = %v, want a denial", err)
 	}
-	if (patterns{}).match("") {
-		t.Error("no patterns match the empty string")
+	bare := compiled{rules: []rule{{value: func(Instance) (string, bool) { return "", true }}}}
+	if err := bare.allow(&Judgment{}, Instance{}); !errors.As(err, &d) {
+		t.Errorf("a rule without a pattern: %v, want a denial", err)
 	}
 }
 

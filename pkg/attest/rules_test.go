@@ -39,8 +39,8 @@ var patterns = []struct {
 	{"parentheses are parentheses", "(web)", "web", false},
 	{"a flag is no flag", "(?i)web", "WEB", false},
 	{"a class is no class", `\w`, "a", false},
-	{"a quotation is none", `\Qweb\E`, "web", false},
-	{"an end of text is none", `web\z`, "web", false},
+	{"a quotation has no meaning", `\Qweb\E`, "web", false},
+	{"an end of text has no meaning", `web\z`, "web", false},
 	{"a backslash does not take an asterisk's meaning", `a\*`, "a*", false},
 	{"a backslash does not take a question mark's meaning", `a\?`, "a?", false},
 	{"the empty pattern", "", "a", false},
@@ -222,7 +222,7 @@ func TestARoleWithoutARuleIsRefused(t *testing.T) {
 
 func TestARoleKeepsItsRulesWhenTheConfigurationChanges(t *testing.T) {
 	s := newScene(t)
-	config := attest.Rules{ProjectID: []string{"of nobody"}, Metadata: map[string][]string{"role": {"none"}}}
+	config := attest.Rules{ProjectID: []string{"of another"}, Metadata: map[string][]string{"role": {"none"}}}
 	s.rules = config
 	a := s.attestor(t)
 	config.ProjectID[0] = "*"

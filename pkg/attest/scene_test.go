@@ -12,8 +12,7 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest/attesttest"
 )
 
-// maxPeriod is the longest window, and the longest denial.
-const maxPeriod = 100 * 365 * 24 * time.Hour
+const maxPeriod = 100 * 365 * 24 * time.Hour // the longest window and denial
 
 // created is when the instance of a scene was created and launched.
 var created = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)

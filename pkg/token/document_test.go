@@ -139,16 +139,16 @@ func TestDocumentsFollowTheKeys(t *testing.T) {
 	}
 }
 
-func TestNothingIsMadeForNobody(t *testing.T) {
+func TestZeroValueVouchedIsNotSigned(t *testing.T) {
 	i := newIssuer(t, issuerURL, load(t, keyringtest.EC(t, elliptic.P256())))
 	if d, err := i.IssueDocument(attest.Vouched{}, documentLife); err == nil || d.Compact != "" {
-		t.Error("a document of nobody was made")
+		t.Error("a document without an instance was made")
 	}
 	if d, err := i.IssueVouched(attest.Vouched{}, []string{"a"}); err == nil || d.Compact != "" {
-		t.Error("a token of nobody was made")
+		t.Error("a token without an instance was made")
 	}
 	if d, err := i.IssueVouched(attesttest.Vouched(t, fullInstance(t)), nil); err == nil || d.Compact != "" {
-		t.Error("a token for nobody was made")
+		t.Error("a token without an audience was made")
 	}
 }
 

@@ -137,7 +137,7 @@ func (c RoleConfig) compile(expiry time.Duration) (profile, error) {
 		found.name = strings.Replace(name, metadataClaim, "metadata_", 1)
 		switch {
 		case !ok:
-			add("claims", "%q is none of %s and metadata.KEY", name, strings.Join(optionalClaims(), ", "))
+			add("claims", "%q is not %s or metadata.KEY", name, strings.Join(optionalClaims(), ", "))
 		case slices.Contains(c.Claims[:i], name):
 			add("claims", "%q is there twice", name)
 		}
@@ -168,7 +168,7 @@ func parseSubject(template string) ([]part, error) {
 		name := rest[m[2]:m[3]]
 		variable, ok := variables[name]
 		if !ok {
-			return nil, fmt.Errorf("${%s} is none of ${instance_id}, ${project_id}, ${user_id}, ${role} and ${region}", name)
+			return nil, fmt.Errorf("${%s} is not ${instance_id}, ${project_id}, ${user_id}, ${role} or ${region}", name)
 		}
 		text(rest[:m[0]])
 		parts = append(parts, part{variable: variable})

@@ -154,19 +154,19 @@ func TestSubject(t *testing.T) {
 
 func TestRoleConfigThatIsWrong(t *testing.T) {
 	for want, c := range map[string]token.RoleConfig{
-		"tokenExpiry: 1s is not in":                       {TokenExpiry: new(time.Second)},
-		`subject: "fixed" is the same for several`:        {Subject: "fixed"},
-		"subject: ${name} is none of":                     {Subject: "${name}/${instance_id}"},
-		"subject: ${} is none of":                         {Subject: "${}${instance_id}"},
-		"subject: \"${instance_id}${role\" is not":        {Subject: "${instance_id}${role"},
-		"subject: \"a ${instance_id}\" is not":            {Subject: "a ${instance_id}"},
-		"subject: \"ä${instance_id}\" is not":             {Subject: "ä${instance_id}"},
-		`claims: "name" is none of address, availability`: {Claims: []string{"name"}},
-		`claims: "sub" is none of`:                        {Claims: []string{"sub"}},
-		`claims: "metadata." is none of`:                  {Claims: []string{"metadata."}},
-		`claims: "metadata.a.b" is none of`:               {Claims: []string{"metadata.a.b"}},
-		`claims: "metadata_env" is none of`:               {Claims: []string{"metadata_env"}},
-		`claims: "created" is there twice`:                {Claims: []string{"created", "created"}},
+		"tokenExpiry: 1s is not in":                   {TokenExpiry: new(time.Second)},
+		`subject: "fixed" is the same for several`:    {Subject: "fixed"},
+		"subject: ${name} is not":                     {Subject: "${name}/${instance_id}"},
+		"subject: ${} is not":                         {Subject: "${}${instance_id}"},
+		"subject: \"${instance_id}${role\" is not":    {Subject: "${instance_id}${role"},
+		"subject: \"a ${instance_id}\" is not":        {Subject: "a ${instance_id}"},
+		"subject: \"ä${instance_id}\" is not":         {Subject: "ä${instance_id}"},
+		`claims: "name" is not address, availability`: {Claims: []string{"name"}},
+		`claims: "sub" is not`:                        {Claims: []string{"sub"}},
+		`claims: "metadata." is not`:                  {Claims: []string{"metadata."}},
+		`claims: "metadata.a.b" is not`:               {Claims: []string{"metadata.a.b"}},
+		`claims: "metadata_env" is not`:               {Claims: []string{"metadata_env"}},
+		`claims: "created" is there twice`:            {Claims: []string{"created", "created"}},
 	} {
 		p := plan(t, issuerURL, nil)
 		if err := p.Add(attesttest.Role(t, "db"), c); err == nil || !strings.HasPrefix(err.Error(), want) {
