@@ -28,7 +28,7 @@ import (
 )
 
 // RFC 7638, section 3.1.
-func TestThumbprintOfTheRFC(t *testing.T) {
+func TestThumbprintOfRFC7638(t *testing.T) {
 	n, err := base64.RawURLEncoding.DecodeString("0vx7agoebGcQSuuPiLJXZptN9nndrQmbXEps2aiAFbWhM78LhWx4cbbfAAtVT86zwu1RK7aPFFxuhDR1L6tSoc_BJECPebWKRXjBZCiFV4n3oknjhMs" +
 		"tn64tZ_2W-5JsGY4Hc5n9yBXArwl93lqt7_RN5w6Cf0h4QyQ5v-65YGjQR0_FDW2QvzqY368QQMicAtaSqzs8KJZgnYb9c7d0zgdAZHzu6qMQvRL5hajrn1n91CbOpbISD08qNLyrdkt-bFTWhAI4vMQFh6WeZu0fM4lF" +
 		"d2NcRwr3XPksINHaQ-G_xBniIqbw0Ls1jF44-csFCur-kEgU8awapJzKnqDKgw")
@@ -44,7 +44,7 @@ func TestThumbprintOfTheRFC(t *testing.T) {
 	}
 }
 
-// A key too long to be made in a test, by its length alone.
+// The keys here have only a length: long ones take too long to make.
 func TestRSAKeysAreBounded(t *testing.T) {
 	for bits, ok := range map[uint]bool{2047: false, 2048: true, 8192: true, 8193: false, 65536: false} {
 		n := new(big.Int).Lsh(big.NewInt(1), bits-1)
@@ -55,8 +55,8 @@ func TestRSAKeysAreBounded(t *testing.T) {
 	}
 }
 
-// The files are the operator's; a broken one must be an error, never a panic,
-// and what is accepted must be able to sign.
+// A broken key file must be an error, not a panic, and an accepted key must be able to
+// sign.
 func FuzzParseKey(f *testing.F) {
 	add := func(typ string, der []byte) {
 		data := pem.EncodeToMemory(&pem.Block{Type: typ, Bytes: der})
@@ -119,8 +119,8 @@ func sec1(t *testing.T, key *ecdsa.PrivateKey) []byte {
 	return keyringtest.PEM("EC PRIVATE KEY", der)
 }
 
-// ecParameters is what `openssl ecparam -name prime256v1 -genkey` puts in front
-// of the key: the curve by its name.
+// ecParameters is the name of the curve, which `openssl ecparam -name prime256v1 -genkey`
+// writes in front of the key.
 func ecParameters(t *testing.T) []byte {
 	t.Helper()
 	der, err := asn1.Marshal(asn1.ObjectIdentifier{1, 2, 840, 10045, 3, 1, 7})
@@ -130,7 +130,7 @@ func ecParameters(t *testing.T) []byte {
 	return keyringtest.PEM("EC PARAMETERS", der)
 }
 
-func TestLoadKeysRefuses(t *testing.T) {
+func TestLoadKeysRejectsBadKeys(t *testing.T) {
 	short, err := rsa.GenerateKey(rand.Reader, 1024)
 	if err != nil {
 		t.Fatal(err)
@@ -161,7 +161,7 @@ func TestLoadKeysRefuses(t *testing.T) {
 	tests := []struct {
 		name string
 		data []byte
-		want string // what the operator reads
+		want string // a part of the error
 	}{
 		{"RSA of 2047 bits", keyringtest.PKCS8(t, almost), "RSA key of 2047 bits"},
 		{"RSA of 1024 bits", pkcs1(short), "RSA key of 1024 bits"},
@@ -206,7 +206,7 @@ func TestLoadKeysRefuses(t *testing.T) {
 	}
 }
 
-func TestLoadKeysRefusesFiles(t *testing.T) {
+func TestLoadKeysRejectsBadFiles(t *testing.T) {
 	dir := t.TempDir()
 	key := keyringtest.File(t, keyringtest.PKCS8(t, keyringtest.EC(t, elliptic.P256())))
 	same, err := os.ReadFile(key)
@@ -250,8 +250,8 @@ func TestLoadKeysRefusesFiles(t *testing.T) {
 	}
 }
 
-// A key's ID and algorithm follow from the key, not from how it is written down.
-func TestLoadKeysAccepts(t *testing.T) {
+// The ID and the algorithm depend on the key, not on its encoding.
+func TestLoadKeysAcceptsGoodKeys(t *testing.T) {
 	p256, p384 := keyringtest.EC(t, elliptic.P256()), keyringtest.EC(t, elliptic.P384())
 	long := keyringtest.PKCS8(t, p256)
 	long = append(long, bytes.Repeat([]byte("\n"), 64<<10-len(long))...)

@@ -21,9 +21,9 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/state"
 )
 
-var modelSeed = flag.Uint64("model.seed", 0, "run the model of the key set with this seed alone, and tell all it does")
+var modelSeed = flag.Uint64("model.seed", 0, "run the model of the key set only with this seed, and print all events")
 
-// The model's own numbers, small beside the real ones so that much happens.
+// The numbers of the model are small, so that much happens.
 const (
 	modelStep   = 2 * time.Second
 	modelMaxAge = time.Minute
@@ -34,9 +34,8 @@ const (
 
 var modelPlan = Plan{algorithm: ES256, rotationPeriod: modelPeriod, maxAge: modelMaxAge}
 
-// A model of replicas and verifiers. True time is that of no replica: each has
-// a wall clock which steps within half a minute of it, so that two are never
-// further apart than skew; but one may go far astray.
+// A model of replicas and verifiers. Each replica has a wall clock that steps within half a
+// minute of the true time, so that two of them differ by at most skew. One may be far off.
 type model struct {
 	t        *testing.T
 	random   splitMix
@@ -44,9 +43,9 @@ type model struct {
 	store    *state.Memory
 	replicas []*modelReplica
 
-	history [][]byte // values that the state had
+	history [][]byte // former values of the state
 	changed time.Time
-	// unsettled is until when the state may lack what replicas hold.
+	// unsettled is the time until which the state may lack what replicas hold.
 	unsettled time.Time
 
 	newest  *version[managedSet]
@@ -71,9 +70,9 @@ type modelReplica struct {
 	offset  time.Duration // of its wall clock
 	astray  bool
 	started time.Time
-	cut     bool // off the state
+	cut     bool // without access to the state
 	healed  time.Time
-	lost    bool // the next answer of the state gets lost
+	lost    bool // the next answer of the state is lost
 	ticks   time.Time
 	read    time.Time // when it last read the state
 }
@@ -102,8 +101,8 @@ func (r *modelReplica) Update(ctx context.Context, key string, change func([]byt
 	return err
 }
 
-// splitMix is Steele, Lea and Flood's generator: the same numbers for a seed in
-// every release of Go.
+// splitMix is the generator of Steele, Lea and Flood. A seed gives the same numbers in every
+// release of Go.
 type splitMix uint64
 
 func (s *splitMix) below(n int) int {
@@ -151,7 +150,7 @@ func TestModel(t *testing.T) {
 		for i := range fixed {
 			seeds = append(seeds, uint64(i+1))
 		}
-		for range random { // the printed name is enough to run it again
+		for range random { // the test's name has the seed
 			var b [8]byte
 			rand.Read(b[:])
 			seeds = append(seeds, binary.LittleEndian.Uint64(b[:])|1)
@@ -179,7 +178,7 @@ func runModel(t *testing.T, seed uint64) {
 			t.Fatal(err)
 		}
 	}
-	// Some worlds know no emergencies, so that what follows from them hides nothing.
+	// Some runs have no emergencies, which could hide other errors.
 	calm := w.random.once(3)
 	for end := w.now.Add(modelHours * time.Hour); w.now.Before(end) && !t.Failed(); {
 		w.now = w.now.Add(modelStep)
@@ -203,7 +202,7 @@ func runModel(t *testing.T, seed uint64) {
 	}
 }
 
-// happen is what nobody plans. The odds are those of each step of two seconds.
+// happen makes unplanned events. The odds are for each step of two seconds.
 func (w *model) happen(calm bool) {
 	r := w.replicas[w.random.below(len(w.replicas))]
 	ctx := w.t.Context()
@@ -245,7 +244,7 @@ func (w *model) happen(calm bool) {
 		if err := r.start(); err != nil {
 			w.t.Errorf("restart: %v", err)
 		}
-	case w.random.once(300) && !r.astray: // it goes by the wall clock
+	case w.random.once(300) && !r.astray: // it uses the wall clock
 		if _, err := r.ring.Rotate(ctx); err == nil {
 			w.say("rotated by %s", r.name)
 		} else {
@@ -282,8 +281,8 @@ func (w *model) connected() (all []*modelReplica) {
 	return all
 }
 
-// safeInStore reports whether a replica that can reach the state holds what is
-// newest: the state may lose that alone which somebody can bring back.
+// safeInStore reports whether a replica with access to the state holds the newest set. The
+// state may lose only what a replica can write back.
 func (w *model) safeInStore() bool {
 	return w.newest != nil && slices.ContainsFunc(w.connected(), func(r *modelReplica) bool { return r.ring.keys().equal(w.newest.content) })
 }
@@ -305,7 +304,7 @@ func (w *model) revoke(r *modelReplica) {
 	}
 }
 
-// look sees what has become of the key set.
+// look checks the key set of the state.
 func (w *model) look() {
 	value, err := w.store.Get(w.t.Context(), keysKind)
 	if err != nil {
@@ -330,9 +329,8 @@ func (w *model) look() {
 	w.newest = newest
 }
 
-// bounded reports whether a replica is as up to date as is promised: what it
-// lacks of the keys that sign or will was published no longer than a refresh
-// ago.
+// bounded reports whether a replica is as current as promised: the current and next keys
+// that it lacks were published at most one refresh ago.
 func (w *model) bounded(r *modelReplica) bool {
 	for _, k := range []managedKey{w.newest.content.current(), w.newest.content.next()} {
 		if _, ok := r.ring.keys().find(k.public.KeyID); !ok && w.now.Sub(w.seen[k.public.KeyID]) > modelPlan.refresh() {
@@ -353,7 +351,7 @@ func (w *model) check() {
 		}
 		w.served[strings.Join(slices.Sorted(maps.Keys(set)), " ")] = served{set, w.now}
 		for kid, expires := range w.tokens {
-			// After a revocation a key may sign that was published within the refresh.
+			// After a revocation, a key that was published within the last refresh may sign.
 			late := w.now.Sub(w.seen[kid]) > modelPlan.refresh()
 			if late && w.now.Before(expires) && !set[kid] && !w.revoked[kid] {
 				w.t.Errorf("%s: %s does not publish the key %s, of which there are good tokens for %v", w.now.Format("15:04:05"), r.name, kid, expires.Sub(w.now))

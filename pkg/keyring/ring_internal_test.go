@@ -63,7 +63,7 @@ func signingKeys(t *testing.T, files []string) *KeySet {
 	return keys
 }
 
-// replica is a manager with clocks of its own, and a state that can be cut off.
+// replica is a ring with its own clocks, whose access to the state can fail.
 type replica struct {
 	*Ring
 	t     *testing.T
@@ -88,13 +88,13 @@ func (r *replica) Update(ctx context.Context, key string, change func([]byte) ([
 	return r.store.Update(ctx, key, change)
 }
 
-// setup is what one replica may have other than the rest.
+// setup is how a replica differs from the default.
 type setup struct {
 	config   Config
 	issuer   string
 	files    []string // signing keys
 	life     time.Duration
-	shared   bool // nobody may make a key set by itself
+	shared   bool // a server may not make a key set without an operator
 	at       time.Time
 	unloaded bool
 	seen     string // a file
@@ -160,12 +160,12 @@ func initError(t *testing.T, r *replica) error {
 
 func newStore() *state.Memory { return &state.Memory{Size: 10} }
 
-// pass lets time go by on both clocks.
+// pass moves both clocks.
 func (r *replica) pass(d time.Duration) { r.wall, r.mono = r.wall.Add(d), r.mono+d }
 
 func (r *replica) turn() { r.tick(r.t.Context()) }
 
-// kids are what is published, in order.
+// kids returns the IDs of the published keys, in order.
 func (r *replica) kids() (all []string) {
 	for _, k := range r.infos(r.keys()) {
 		all = append(all, k.KeyID)
@@ -175,7 +175,7 @@ func (r *replica) kids() (all []string) {
 
 func (r *replica) signs() string { return r.KeySet().Keys()[0].ID() }
 
-// sign does what an issuer does.
+// sign signs as an issuer does.
 func (r *replica) sign() error {
 	if err := r.Usable(); err != nil {
 		return err
@@ -213,7 +213,7 @@ func wantError(t *testing.T, err error, parts ...string) {
 	}
 }
 
-func TestManagedConfigValidate(t *testing.T) {
+func TestConfigPlan(t *testing.T) {
 	tests := []struct {
 		name string
 		edit func(*Config)
@@ -250,7 +250,7 @@ func TestManagedConfigValidate(t *testing.T) {
 	wantError(t, err, "rotationPeriod: ", "27 keys")
 	plan(t, testConfig, 24*time.Hour)
 	if _, err := New(Plan{}, newStore(), Options{Issuer: testIssuer, Initialize: true}); err == nil {
-		t.Error("New takes settings that nobody checked")
+		t.Error("New takes settings that were not checked")
 	}
 }
 
@@ -274,7 +274,7 @@ func TestThereIsAlwaysANextKey(t *testing.T) {
 	}
 }
 
-func TestRotation(t *testing.T) {
+func TestKeysRotate(t *testing.T) {
 	r := newReplica(t, newStore(), setup{})
 	first, second := r.kids()[0], r.kids()[1]
 	r.pass(testConfig.RotationPeriod - 1)
@@ -306,7 +306,7 @@ func TestRotation(t *testing.T) {
 	}
 }
 
-func TestAClockThatStepsRotatesNothing(t *testing.T) {
+func TestAStepOfTheClockRotatesNothing(t *testing.T) {
 	t.Run("forwards, before the next key is known", func(t *testing.T) {
 		r := newReplica(t, newStore(), setup{})
 		first := r.signs()
@@ -357,7 +357,7 @@ func TestAClockThatStepsRotatesNothing(t *testing.T) {
 	})
 }
 
-func TestRotateByCommand(t *testing.T) {
+func TestRotateOnRequest(t *testing.T) {
 	store := newStore()
 	r, other := newReplica(t, store, setup{}), newReplica(t, store, setup{})
 	second := r.kids()[1]
@@ -366,7 +366,7 @@ func TestRotateByCommand(t *testing.T) {
 	wantError(t, err, "key set: rotate: ", second, "before 2026-11-23T12:06:10Z (in 1s)", "revoke")
 	r.pass(time.Second)
 
-	// A process that has just started has the wall clock alone.
+	// A process that has just started has only the wall clock.
 	command := newReplica(t, store, setup{at: r.wall, unloaded: true})
 	info, err := command.Rotate(t.Context())
 	if err != nil || info.KeyID != second || info.State != stateCurrent {
@@ -381,7 +381,7 @@ func TestRotateByCommand(t *testing.T) {
 	wantError(t, err, "in 6m10s")
 }
 
-func TestRotateTwiceAtATimeRotatesOnce(t *testing.T) {
+func TestConcurrentRotationsRotateOnce(t *testing.T) {
 	store := newStore()
 	var replicas []*replica
 	for range 8 {
@@ -408,8 +408,7 @@ func TestRotateTwiceAtATimeRotatesOnce(t *testing.T) {
 	}
 }
 
-// between lets something happen after a key set was read and before it is
-// changed.
+// between calls a function after a key set was read and before it is changed.
 type between struct {
 	Store
 	do func()
@@ -423,7 +422,7 @@ func (b *between) Update(ctx context.Context, key string, change func([]byte) ([
 	return b.Store.Update(ctx, key, change)
 }
 
-func TestLosingTheRaceIsSuccess(t *testing.T) {
+func TestAReplicaThatLosesTheRaceSucceeds(t *testing.T) {
 	for name, rotate := range map[string]func(*replica) error{
 		"by command": func(r *replica) error { _, err := r.Rotate(t.Context()); return err },
 		"by itself":  func(r *replica) error { r.turn(); return r.Err() },
@@ -470,7 +469,7 @@ func TestRevoke(t *testing.T) {
 					t.Errorf("the next key is %+v", infos[1])
 				}
 			}
-			// Whoever can write to the state cannot bring it back.
+			// An attacker who can write to the state cannot put it back.
 			put(t, r.store, old)
 			other.turn()
 			r.turn()
@@ -519,9 +518,9 @@ func TestImport(t *testing.T) {
 	wantError(t, err, "key set: import: the file holds no private key")
 }
 
-// The two procedures of the package's documentation, replica by replica. At
-// every moment each replica must publish what any of them signs with.
-func TestFromFilesToManagedAndBack(t *testing.T) {
+// The two procedures of the package's documentation, replica by replica. At every step,
+// each replica must publish the keys with which any replica signs.
+func TestMigrationFromFilesToManagedKeysAndBack(t *testing.T) {
 	store := newStore()
 	keyFile := keyringtest.File(t, keyringtest.PKCS8(t, keyringtest.EC(t, elliptic.P256())))
 	now := testStart
@@ -601,7 +600,7 @@ func TestFromFilesToManagedAndBack(t *testing.T) {
 	}
 }
 
-func TestFilesSignWhateverTheStateHas(t *testing.T) {
+func TestKeyFilesSignWithAnyState(t *testing.T) {
 	file := keyringtest.File(t, keyringtest.PKCS8(t, keyringtest.EC(t, elliptic.P256())))
 	for name, break_ := range map[string]func(*replica){
 		"cannot be reached": func(r *replica) { r.fail = errors.New("connection refused") },
@@ -627,7 +626,7 @@ func TestFilesSignWhateverTheStateHas(t *testing.T) {
 	}
 }
 
-func TestWhatVanishedIsWrittenBack(t *testing.T) {
+func TestAMissingKeySetIsWrittenBack(t *testing.T) {
 	r := newReplica(t, newStore(), setup{shared: true, unloaded: true})
 	wantError(t, r.Load(t.Context()), "keys init")
 	if err := r.Load(t.Context()); !errors.Is(err, errNoKeySet) {
@@ -657,8 +656,8 @@ func TestWhatVanishedIsWrittenBack(t *testing.T) {
 	}
 }
 
-// A replica that was cut off for long may hold a key set that is long over.
-func TestWritingBackDoesNotFreshenAnOldKeySet(t *testing.T) {
+// A replica that had no access to the state for long may hold an old key set.
+func TestWritingBackDoesNotConfirmAnOldKeySet(t *testing.T) {
 	r := newReplica(t, newStore(), setup{})
 	r.pass(testConfig.MaxAge + 1)
 	if err := r.store.Forget(t.Context(), keysKind); err != nil {
@@ -674,7 +673,7 @@ func TestWritingBackDoesNotFreshenAnOldKeySet(t *testing.T) {
 	}
 }
 
-func TestGarbageIsLeftAndServedPast(t *testing.T) {
+func TestAnUnreadableKeySetStaysInTheState(t *testing.T) {
 	keys := []string{encryptionKey(t)}
 	foreign := newReplica(t, newStore(), setup{config: Config{EncryptionKeyFile: []string{encryptionKey(t)}}})
 	plain := newReplica(t, newStore(), setup{})
@@ -717,7 +716,7 @@ func TestGarbageIsLeftAndServedPast(t *testing.T) {
 			if r.KeySet() != published || len(published.Keys()) == 0 {
 				t.Error("the key set is no longer served")
 			}
-			// Who starts now, and holds nothing, overwrites nothing.
+			// A server that starts now holds nothing and overwrites nothing.
 			late := newReplica(t, r.store, setup{shared: true, unloaded: true, config: Config{EncryptionKeyFile: keys}})
 			wantError(t, initError(t, late), "key set: init: ", "delete it")
 			if err := late.Load(t.Context()); err == nil {
@@ -737,7 +736,7 @@ func TestGarbageIsLeftAndServedPast(t *testing.T) {
 	wantError(t, initError(t, r), "newer release")
 }
 
-func TestAStaleReplicaSignsNoMore(t *testing.T) {
+func TestAStaleReplicaStopsSigning(t *testing.T) {
 	for name, pass := range map[string]func(*replica, time.Duration){
 		"by the monotonic clock":                     func(r *replica, d time.Duration) { r.mono += d },
 		"by the wall clock, after the machine slept": func(r *replica, d time.Duration) { r.wall = r.wall.Add(d) },
@@ -752,7 +751,7 @@ func TestAStaleReplicaSignsNoMore(t *testing.T) {
 		pass(r, 1)
 		wantError(t, r.Usable(), "maxAge")
 		r.fail = nil
-		r.turn() // confirms the key set anew
+		r.turn() // confirms the key set again
 		if r.Usable() == nil {
 			t.Errorf("%s: its own confirmation counts before it was found in the state", name)
 		}
@@ -766,7 +765,7 @@ func TestAStaleReplicaSignsNoMore(t *testing.T) {
 	}
 }
 
-func TestAnotherAlgorithm(t *testing.T) {
+func TestAlgorithmChange(t *testing.T) {
 	store := newStore()
 	r := newReplica(t, store, setup{})
 	first := r.signs()
@@ -795,7 +794,7 @@ func TestAnotherAlgorithm(t *testing.T) {
 	if alg := changed.KeySet().Keys()[0].Algorithm(); alg != RS256 {
 		t.Errorf("%s signs", alg)
 	}
-	// One that still runs with the old configuration goes along.
+	// A replica with the old configuration follows.
 	for range 10 {
 		r.pass(testLead)
 		r.turn()
@@ -803,7 +802,7 @@ func TestAnotherAlgorithm(t *testing.T) {
 	if r.signs() != changed.signs() {
 		t.Error("replicas of two configurations rotate against one another")
 	}
-	// What an operator imported stays, whatever its algorithm.
+	// A key that an operator imported stays, with any algorithm.
 	imported, err := changed.Import(t.Context(), keyringtest.PKCS8(t, keyringtest.EC(t, elliptic.P384())))
 	if err != nil {
 		t.Fatal(err)
@@ -833,8 +832,8 @@ func TestAtMostTenKeys(t *testing.T) {
 	wantError(t, r.Err(), "rotation is due", "the 10 keys")
 }
 
-// A change of the configuration shortens no wait that others count on.
-func TestTheLongestLifeCounts(t *testing.T) {
+// A change of the configuration shortens no wait of other replicas.
+func TestKeysAreKeptForTheLongestLife(t *testing.T) {
 	store := newStore()
 	r := newReplica(t, store, setup{})
 	first := r.signs()
@@ -924,8 +923,7 @@ func TestList(t *testing.T) {
 	if !strings.Contains(static.log.String(), "key set of the state is not published") {
 		t.Errorf("log %s", static.log.String())
 	}
-	// What the operator imported of the files is the documented way from one to the
-	// other.
+	// The operator imported one of the files' keys, as the documentation says.
 	pem, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)

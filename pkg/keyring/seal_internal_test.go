@@ -48,8 +48,8 @@ func TestEncryptionKeyFiles(t *testing.T) {
 	}
 }
 
-// Whoever can write to the state may put anything there.
-func TestWhatIsNotSealedByUsIsNotOpened(t *testing.T) {
+// An attacker with write access to the state can write anything there.
+func TestForeignAndChangedValuesAreRefused(t *testing.T) {
 	file := encryptionKey(t)
 	sealed := setup{config: Config{EncryptionKeyFile: []string{file}}}
 	r := newReplica(t, newStore(), sealed)
@@ -117,14 +117,14 @@ func TestWhatIsNotSealedByUsIsNotOpened(t *testing.T) {
 	wantError(t, err, `belongs to the issuer "https://id.example.com", not to "https://id.example.com/b"`)
 }
 
-func TestSealingIsTakenUpByInitAlone(t *testing.T) {
+func TestOnlyInitSealsAnUnsealedKeySet(t *testing.T) {
 	store := newStore()
 	before := newReplica(t, store, setup{}).kids()
 	files := Config{EncryptionKeyFile: []string{encryptionKey(t)}}
 	_, err := tryReplica(t, store, setup{config: files})
 	wantError(t, err, "not sealed", "keys init")
 	shared := newReplica(t, store, setup{config: files, shared: true, unloaded: true})
-	wantError(t, initError(t, shared), "not sealed") // it may be the work of another
+	wantError(t, initError(t, shared), "not sealed") // another program may have written it
 	own := newReplica(t, store, setup{config: files, unloaded: true})
 	if _, err := own.Init(t.Context()); err != nil {
 		t.Fatal(err)
@@ -135,7 +135,7 @@ func TestSealingIsTakenUpByInitAlone(t *testing.T) {
 	}
 }
 
-func TestTheEncryptionKeyIsChanged(t *testing.T) {
+func TestEncryptionKeyChange(t *testing.T) {
 	store := newStore()
 	old, fresh := encryptionKey(t), encryptionKey(t)
 	var kids string
@@ -152,7 +152,7 @@ func TestTheEncryptionKeyIsChanged(t *testing.T) {
 	wantError(t, err, "sealed with a key that is not in keys.encryptionKeyFile")
 }
 
-func TestDecodeTakesNothingElse(t *testing.T) {
+func TestDecodeRejectsChangedKeySets(t *testing.T) {
 	r := newReplica(t, newStore(), setup{})
 	r.pass(testConfig.RotationPeriod)
 	r.turn()
@@ -235,7 +235,7 @@ func FuzzOpen(f *testing.F) {
 		}
 		opened, _, err := r.set.open(again)
 		if keys.legacy {
-			return // it is not written again as it is
+			return // a former value is not written again
 		}
 		if err != nil || !opened.content.equal(keys.content) || opened.stamp.before(keys.stamp) || keys.stamp.before(opened.stamp) {
 			t.Fatalf("what was opened cannot be stored: %v", err)

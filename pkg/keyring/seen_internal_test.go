@@ -61,7 +61,7 @@ func TestSeenFile(t *testing.T) {
 	}
 }
 
-// A file that is damaged is not one that is absent.
+// A damaged file does not count as a missing one.
 func TestADamagedSeenFileIsAnError(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "state.seen")
 	s, err := OpenSeen(path, testIssuer)
@@ -112,8 +112,8 @@ func TestADamagedSeenFileIsAnError(t *testing.T) {
 	}
 }
 
-// epochs is a state file; crash is a kill -9 when the file has advanced and what was
-// seen is not written yet.
+// A crash here is a kill -9 after the state file advanced and before the file of what the
+// server has seen was written.
 func TestARestoredCopyIsRefused(t *testing.T) {
 	dir := t.TempDir()
 	path, seenPath := filepath.Join(dir, "state.db"), filepath.Join(dir, "state.db.seen")
@@ -179,7 +179,7 @@ func TestARestoredCopyIsRefused(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		for range 3 { // a refusal changes nothing
+		for range 3 { // a refused start changes nothing
 			f, _, err := start(false)
 			if !errors.Is(err, errOlder) {
 				t.Errorf("%s: %v", name, err)
@@ -194,7 +194,7 @@ func TestARestoredCopyIsRefused(t *testing.T) {
 	}
 	stop(good())
 
-	// kill -9 between the file and what was seen, at any start, refuses nothing.
+	// After such a crash at a start, the server does not refuse its own state.
 	for range 5 {
 		f, err := state.OpenFile(state.FileConfig{Path: path})
 		if err != nil {
@@ -218,8 +218,8 @@ func TestARestoredCopyIsRefused(t *testing.T) {
 	stop(good())
 }
 
-// What an operator accepts is named: what was revoked and denied since.
-func TestAcceptSaysWhatACopyLacks(t *testing.T) {
+// Accept lists what was revoked and denied since the copy was made.
+func TestAcceptListsWhatACopyLacks(t *testing.T) {
 	store := newStore()
 	s := setup{unloaded: true, seen: filepath.Join(t.TempDir(), "state.db.seen")}
 	r := begin(t, store, s)
@@ -254,12 +254,12 @@ func TestAcceptSaysWhatACopyLacks(t *testing.T) {
 	if slices.Contains(kidsOf(again.KeySet()), stolen) {
 		t.Error("the key that this server knew to be revoked is published")
 	}
-	// It is the newest from now on, for all that have seen the other; and what this
-	// server knew to be revoked is revoked.
+	// The accepted copy is the newest now, also for servers that saw the other one. What this
+	// server knew as revoked is revoked.
 	if last, err := restarted(t, store, s, r.wall.Add(2*time.Hour)); err != nil || slices.Contains(last.kids(), stolen) {
 		t.Errorf("%v, %v", last.kids(), err)
 	}
-	// Where the key was revoked it stays so, and so it goes from the state again.
+	// The replica that revoked the key removes it from the state again.
 	r.turn()
 	again.turn()
 	if slices.Contains(r.kids(), stolen) || !slices.Equal(r.kids(), again.kids()) {
@@ -274,7 +274,7 @@ func kidsOf(p *KeySet) (all []string) {
 	return all
 }
 
-// A server that revoked a key starts on a set with a higher generation, of a replica
+// A server that revoked a key starts with a key set of a higher generation, from a replica
 // that did not know of the revocation.
 func TestAServerRemembersWhatItRevoked(t *testing.T) {
 	store, s := newStore(), server(t)
@@ -304,7 +304,7 @@ func TestAServerRemembersWhatItRevoked(t *testing.T) {
 	}
 }
 
-// A state that lost a value which this server has seen is not begun anew.
+// If a state lost a value that this server has seen, the server does not make another one.
 func TestALostValueIsNotMadeAnew(t *testing.T) {
 	for _, kind := range []string{keysKind, denialsKind} {
 		store := newStore()

@@ -91,7 +91,7 @@ func TestAStateFileOf65ed6e0IsTakenOverOnce(t *testing.T) {
 		if err != nil || (kept.Denial != nil) != want || want && kept.Denial.Reason != "broken into" {
 			t.Errorf("start %d: %+v, %v; want denied %v", i, kept.Denial, err, want)
 		}
-		if i == 1 { // what is there of the old entries is not read again
+		if i == 1 { // the old entries are not read again
 			if err := register.Allow(t.Context(), id); err != nil {
 				t.Fatal(err)
 			}
@@ -100,7 +100,7 @@ func TestAStateFileOf65ed6e0IsTakenOverOnce(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// The copy of before the upgrade is one that was restored.
+	// A copy from before the upgrade is a restored copy.
 	if err := os.WriteFile(path, data, 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -118,8 +118,8 @@ func TestAStateFileOf65ed6e0IsTakenOverOnce(t *testing.T) {
 	}
 }
 
-// A value of 65ed6e0 says nothing of when it was confirmed: an operator accepts it
-// at one server, and the others need nobody.
+// A value of 65ed6e0 has no confirmation. An operator accepts it at one server, and the
+// others then start without an operator.
 func TestARedisOf65ed6e0IsTakenOverOnce(t *testing.T) {
 	ctx := t.Context()
 	former, err := os.ReadFile(filepath.Join("testdata", "keys-65ed6e0.sealed"))
@@ -157,8 +157,8 @@ func TestARedisOf65ed6e0IsTakenOverOnce(t *testing.T) {
 		}
 	}
 
-	// A former value that comes back, as a replica of 65ed6e0 or an attacker may put
-	// it there, is replaced by those that run, and refused by one that starts.
+	// A replica of 65ed6e0 or an attacker may put a former value back. Running servers replace
+	// it, and a server that starts refuses it.
 	revoked := kids(one)[0]
 	if err := one.Revoke(ctx, revoked); err != nil {
 		t.Fatal(err)

@@ -20,14 +20,14 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/state"
 )
 
-// server is a shared state, as Redis is, with the file in which one server notes
-// what it has seen. Its attacker can read and write all values, and has no key.
+// server is the setup of a server on a shared state such as Redis, with the file of what it
+// has seen. The attacker can read and write all values, and has no encryption key.
 func server(t *testing.T) setup {
 	t.Helper()
 	return setup{shared: true, unloaded: true, config: Config{EncryptionKeyFile: []string{sharedKey(t)}}, seen: filepath.Join(t.TempDir(), "state.seen")}
 }
 
-// begin makes what the state lacks, and lets a server start on it.
+// begin makes what the state lacks and starts a server on it.
 func begin(t *testing.T, store *state.Memory, s setup) *replica {
 	t.Helper()
 	r := newReplica(t, store, s)
@@ -37,7 +37,7 @@ func begin(t *testing.T, store *state.Memory, s setup) *replica {
 	return r
 }
 
-// restarted is the server of a setup at a time; loading it may fail.
+// restarted starts the server of a setup again, at a time.
 func restarted(t *testing.T, store *state.Memory, s setup, at time.Time) (*replica, error) {
 	t.Helper()
 	s.unloaded, s.at = false, at
@@ -76,7 +76,7 @@ func (r *replica) deny(t *testing.T, instance string) {
 	}
 }
 
-// denies reports whether a decision would be a denial, or why there is none.
+// denies reports whether an instance is denied. An error says that this is not known.
 func (r *replica) denies(t *testing.T, instance string) (bool, error) {
 	t.Helper()
 	v, err := r.Denials().Entry(t.Context(), instance)
@@ -90,9 +90,8 @@ func (r *replica) mustDeny(t *testing.T, when, instance string) {
 	}
 }
 
-// A writer of the state puts the value of before a revocation back while no server
-// runs.
-func TestARevokedKeyIsNotRevivedByAStart(t *testing.T) {
+// An attacker puts the value from before a revocation back while no server runs.
+func TestARevokedKeyDoesNotReturnAtAStart(t *testing.T) {
 	store, s := newStore(), server(t)
 	r := begin(t, store, s)
 	stolen, old := r.signs(), get(t, store, keysKind)
@@ -120,7 +119,7 @@ func TestARevokedKeyIsNotRevivedByAStart(t *testing.T) {
 		t.Error("a turn adopts the old value")
 	}
 
-	// A server that still held the newer one has written it back: no person is needed.
+	// A server that held the newer value has written it back. No operator is needed.
 	set(t, store, keysKind, revoked)
 	again.turn()
 	if err := again.Usable(); err != nil || slices.Contains(again.kids(), stolen) {
@@ -130,9 +129,9 @@ func TestARevokedKeyIsNotRevivedByAStart(t *testing.T) {
 
 func errOf[T any](_ T, err error) error { return err }
 
-// Without the file of what it has seen a server needs a value that a running one
-// confirmed within maxAge; an operator may accept another.
-func TestANewHostWantsAConfirmedValue(t *testing.T) {
+// Without the file of what it has seen, a server needs a value that a running server
+// confirmed within maxAge. An operator may accept another one.
+func TestANewServerNeedsAConfirmedValue(t *testing.T) {
 	store, s := newStore(), server(t)
 	r := begin(t, store, s)
 	old, oldList := get(t, store, keysKind), get(t, store, denialsKind)
@@ -165,8 +164,8 @@ func TestANewHostWantsAConfirmedValue(t *testing.T) {
 		if _, err := late.denies(t, "a"); err != nil {
 			t.Errorf("%s: the list of denials: %v", name, err)
 		}
-		// The server that runs takes what was accepted, though it has a value that was
-		// confirmed as often.
+		// The running server takes the accepted value, although its own has as many
+		// confirmations.
 		r.turn()
 		if !slices.Equal(late.kids(), r.kids()) || get(t, store, keysKind) == nil {
 			t.Errorf("%s: %v and %v are published", name, late.kids(), r.kids())
@@ -174,8 +173,8 @@ func TestANewHostWantsAConfirmedValue(t *testing.T) {
 	}
 }
 
-// All servers were down: what they have seen is there, however long ago.
-func TestServersThatWereAllDownStartWithoutAPerson(t *testing.T) {
+// All servers were down. Their files of what they have seen count, however old.
+func TestServersThatWereAllDownStartWithoutAnOperator(t *testing.T) {
 	store, s := newStore(), server(t)
 	r := begin(t, store, s)
 	r.deny(t, "a")
@@ -188,7 +187,7 @@ func TestServersThatWereAllDownStartWithoutAPerson(t *testing.T) {
 			t.Errorf("down for %v: denied %v, %v", down, denied, err)
 		}
 	}
-	// Redis came later than the server.
+	// The server starts before Redis.
 	late := s
 	late.at = r.wall.Add(2000 * time.Hour)
 	again := newReplica(t, store, late)
@@ -205,9 +204,9 @@ func TestServersThatWereAllDownStartWithoutAPerson(t *testing.T) {
 	again.mustDeny(t, "Redis came late", "a")
 }
 
-// A writer of the state puts the old value back after each turn of the replica that
-// has revoked the key. The other one must not take its own confirmation for news.
-func TestASuppressedRevocationEndsTheSigning(t *testing.T) {
+// An attacker puts the old value back after each turn of the replica that revoked the key.
+// The other replica must not count its own confirmation.
+func TestAHiddenRevocationStopsSigning(t *testing.T) {
 	for name, first := range map[string]bool{"before the other one's turn": true, "before each turn of both": false} {
 		store, s := newStore(), server(t)
 		a := begin(t, store, s)
@@ -238,7 +237,7 @@ func TestASuppressedRevocationEndsTheSigning(t *testing.T) {
 		if signed > testConfig.MaxAge {
 			t.Errorf("%s: a replica signs with the revoked key for %v", name, signed)
 		}
-		// The attack ends, and both agree again.
+		// After the attack both agree again.
 		for range 3 {
 			a.turn()
 			b.turn()
@@ -252,9 +251,9 @@ func TestASuppressedRevocationEndsTheSigning(t *testing.T) {
 	}
 }
 
-// A replica that does not know of a revocation changes the set, so that it has a
-// higher generation: the key is revoked in that, too.
-func TestARevocationSurvivesASetThatDoesNotKnowOfIt(t *testing.T) {
+// A replica without a revocation changes the set, which then has a higher generation. The
+// key is revoked there, too.
+func TestARevocationSurvivesASetWithoutIt(t *testing.T) {
 	store, s := newStore(), server(t)
 	a := begin(t, store, s)
 	other := s
@@ -287,7 +286,7 @@ func TestARevocationSurvivesASetThatDoesNotKnowOfIt(t *testing.T) {
 	}
 }
 
-// exported is a key of a value, in PEM.
+// exported returns a key of a value, in PEM.
 func exported(t *testing.T, raw []byte, r *replica, kid string) []byte {
 	t.Helper()
 	found, _, err := r.set.open(raw)
@@ -321,8 +320,8 @@ func TestMergeKeysEnds(t *testing.T) {
 	}
 }
 
-// What a writer of the state can do to the list of denials ends no denial.
-func TestADenialIsNotLifted(t *testing.T) {
+// No value that an attacker can write ends a denial.
+func TestAnAttackerCannotEndADenial(t *testing.T) {
 	store, s := newStore(), server(t)
 	before := begin(t, store, s)
 	empty := get(t, store, denialsKind)
@@ -360,7 +359,7 @@ func TestADenialIsNotLifted(t *testing.T) {
 		running.turn()
 		running.mustDeny(t, name+", maxAge later", "a")
 		if now := get(t, store, denialsKind); bytes.Equal(now, raw) == (name == "deleted" || name == "of before") {
-			t.Errorf("%s: the state has %.60q", name, now) // what cannot be opened may be another program's
+			t.Errorf("%s: the state has %.60q", name, now) // it may belong to another program
 		}
 
 		set(t, store, denialsKind, raw)
@@ -375,7 +374,7 @@ func TestADenialIsNotLifted(t *testing.T) {
 	}
 }
 
-// slow answers a reading with what was there before the last change, once.
+// slow returns the value from before the last change, once.
 type slow struct {
 	Store
 	raw []byte
@@ -389,9 +388,8 @@ func (s *slow) Get(ctx context.Context, key string) ([]byte, error) {
 	return s.Store.Get(ctx, key)
 }
 
-// A decision whose reading was overtaken by a change of its own process takes that
-// for no attack.
-func TestAReadingThatWasOvertaken(t *testing.T) {
+// If its own process changes the list during a read, a decision does not log an attack.
+func TestAReadDuringAChange(t *testing.T) {
 	store, s := newStore(), server(t)
 	r := begin(t, store, s)
 	old := get(t, store, denialsKind)
@@ -407,7 +405,7 @@ func TestAReadingThatWasOvertaken(t *testing.T) {
 }
 
 // Two replicas change the list at the same time.
-func TestNoDenialIsLost(t *testing.T) {
+func TestConcurrentDenialsAreKept(t *testing.T) {
 	store, s := newStore(), server(t)
 	a := begin(t, store, s)
 	other := s
@@ -424,7 +422,7 @@ func TestNoDenialIsLost(t *testing.T) {
 			t.Errorf("%d entries, %v", len(all), err)
 		}
 	}
-	// One is allowed at one replica, and at once at the other.
+	// An instance that is allowed at one replica is at once allowed at the other.
 	if err := a.Denials().Change(t.Context(), func(all map[string][]byte) error { delete(all, "0"); return nil }); err != nil {
 		t.Fatal(err)
 	}
@@ -437,8 +435,8 @@ func TestNoDenialIsLost(t *testing.T) {
 	}
 }
 
-// Each of two replicas is shown what it wrote itself, and then both the same.
-func TestDenialsOfReplicasThatWereKeptApartAreJoined(t *testing.T) {
+// Each of two replicas finds only its own writes, and then both find the same.
+func TestDenialsOfSeparatedReplicasAreJoined(t *testing.T) {
 	store, s := newStore(), server(t)
 	a := begin(t, store, s)
 	a.deny(t, "lifted")
@@ -464,7 +462,7 @@ func TestDenialsOfReplicasThatWereKeptApartAreJoined(t *testing.T) {
 	}
 }
 
-func TestTheListOfDenialsIsBounded(t *testing.T) {
+func TestTheDenialListIsBounded(t *testing.T) {
 	store, s := newStore(), server(t)
 	r := begin(t, store, s)
 	reason, err := json.Marshal(map[string]string{"reason": strings.Repeat("x", 500)})
@@ -511,7 +509,7 @@ func TestTheListOfDenialsIsBounded(t *testing.T) {
 	}
 }
 
-// Replicas renew the confirmation, and write little.
+// Replicas renew the confirmation with few writes.
 func TestConfirmationsAreFew(t *testing.T) {
 	store, s := newStore(), server(t)
 	replicas := []*replica{begin(t, store, s)}
@@ -523,7 +521,7 @@ func TestConfirmationsAreFew(t *testing.T) {
 	for range 360 {
 		for i, r := range replicas {
 			r.pass(10 * time.Second)
-			if i == 0 || r.mono%(20*time.Second) == 0 { // some are slower than others
+			if i == 0 || r.mono%(20*time.Second) == 0 { // some replicas are slower
 				r.turn()
 			}
 			if r.Usable() != nil {
@@ -544,7 +542,7 @@ func TestConfirmationsAreFew(t *testing.T) {
 	}
 }
 
-// The clocks of replicas are a minute apart, or one is far astray.
+// The clocks of replicas differ by a minute, or one is far off.
 func TestClocksThatDiffer(t *testing.T) {
 	for name, offset := range map[string]time.Duration{"a minute ahead": time.Minute, "a minute behind": -time.Minute} {
 		store, s := newStore(), server(t)
@@ -627,8 +625,8 @@ func TestAfterInitAServerSignsAtOnce(t *testing.T) {
 	}
 }
 
-// The encryption key is changed for both values.
-func TestBothValuesAreSealedAnew(t *testing.T) {
+// A new encryption key seals both values.
+func TestBothValuesAreSealedWithANewKey(t *testing.T) {
 	store, s := newStore(), server(t)
 	old, fresh := s.config.EncryptionKeyFile[0], encryptionKey(t)
 	r := begin(t, store, s)
@@ -649,22 +647,22 @@ func TestBothValuesAreSealedAnew(t *testing.T) {
 	}
 }
 
-// A shared state needs a key, whatever signs.
-func TestASharedStateIsNeverUnsealed(t *testing.T) {
+// A shared state needs an encryption key, with key files, too.
+func TestUnsealedKeysInASharedStateAreRefused(t *testing.T) {
 	file := keyringtest.File(t, keyringtest.PKCS8(t, keyringtest.EC(t, elliptic.P256())))
 	for _, files := range [][]string{nil, {file}} {
 		_, err := New(plan(t, testConfig, 0), newStore(), Options{Issuer: testIssuer, SigningKeys: signingKeys(t, files)})
 		wantError(t, err, "needs keys.encryptionKeyFile")
 	}
-	// The key set of a stranger, not sealed, with their own key as an imported one.
-	stranger := newReplica(t, newStore(), setup{unloaded: true})
-	if _, err := stranger.Import(t.Context(), keyringtest.PKCS8(t, keyringtest.EC(t, elliptic.P256()))); err != nil {
+	// An attacker's unsealed key set, with an imported key.
+	attackers := newReplica(t, newStore(), setup{unloaded: true})
+	if _, err := attackers.Import(t.Context(), keyringtest.PKCS8(t, keyringtest.EC(t, elliptic.P256()))); err != nil {
 		t.Fatal(err)
 	}
 	store, s := newStore(), server(t)
 	s.files = []string{file}
 	r := begin(t, store, s)
-	set(t, store, keysKind, stranger.value())
+	set(t, store, keysKind, attackers.value())
 	for range 3 {
 		r.turn()
 		r.pass(10 * time.Second)
@@ -678,8 +676,8 @@ func TestASharedStateIsNeverUnsealed(t *testing.T) {
 	}
 }
 
-// A generation is noted as seen before it counts.
-func TestWhatCannotBeNotedIsNotFresh(t *testing.T) {
+// A generation counts after it was noted as seen.
+func TestAGenerationThatCannotBeNotedDoesNotCount(t *testing.T) {
 	store, s := newStore(), server(t)
 	a := begin(t, store, s)
 	dir := t.TempDir()

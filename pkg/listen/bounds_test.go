@@ -18,8 +18,8 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/listen/listentest"
 )
 
-// open opens a listener and serves a handler with it until the test ends. Addresses
-// of the loopback network stand for clients.
+// open serves a handler on a listener until the test ends. Clients have addresses of the
+// loopback network.
 func open(t testing.TB, o listen.Options, h http.Handler) (address string, closed *counts) {
 	t.Helper()
 	closed = &counts{n: map[string]int{}}
@@ -54,8 +54,7 @@ func (c *counts) String() string {
 	return fmt.Sprint(c.n)
 }
 
-// ask sends a request over a connection and returns the status line, or why there
-// is none.
+// ask sends a request over a connection and returns the status line, or the error.
 func ask(conn net.Conn) string {
 	if _, err := io.WriteString(conn, "GET / HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
 		return "cut"
@@ -72,10 +71,9 @@ func ask(conn net.Conn) string {
 
 const served = "HTTP/1.1 200 OK"
 
-// A client that says nothing does not keep others out, however many addresses of a
-// network it has: with all connections in the attacker's hands, and more of them
-// coming, everybody else is served.
-func TestNobodyHoldsAllConnections(t *testing.T) {
+// A client that sends nothing does not keep out others, with any number of addresses of a
+// network. While the attacker has all connections and opens more, others are served.
+func TestOneNetworkCannotHoldAllConnections(t *testing.T) {
 	for name, attacker := range map[string]func(i int) string{
 		"one address":    func(int) string { return "127.9.0.9" },
 		"one network":    func(i int) string { return fmt.Sprintf("127.9.0.%d", 1+i%250) },
@@ -96,15 +94,15 @@ func TestNobodyHoldsAllConnections(t *testing.T) {
 						t.Fatalf("client %d gets %s", i, got)
 					}
 					conn := listentest.DialFrom(t, attacker(i), address)
-					_, _ = io.WriteString(conn, says) // it may be cut at once
+					_, _ = io.WriteString(conn, says) // the connection may be cut at once
 				}
 			})
 		}
 	}
 }
 
-// A connection whose request is being handled stays when the listener is full of
-// others that wait for their clients.
+// A connection whose request is being handled stays when the listener is full of connections
+// that wait for their clients.
 func TestRequestsInProgressAreNotCut(t *testing.T) {
 	entered, release := make(chan struct{}, 100), make(chan struct{})
 	h := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -113,7 +111,7 @@ func TestRequestsInProgressAreNotCut(t *testing.T) {
 		fmt.Fprint(w, "hello")
 	})
 	address, _ := open(t, listen.Options{Connections: 128}, h)
-	// More than any other network has.
+	// More connections than any other network has.
 	var busy []net.Conn
 	for i := range 60 {
 		conn := listentest.DialFrom(t, fmt.Sprintf("127.1.1.%d", 1+i), address)
@@ -133,8 +131,8 @@ func TestRequestsInProgressAreNotCut(t *testing.T) {
 	}
 }
 
-// An address has so many connections and no more; the oldest that waits for its
-// client makes room for the next, unless all are busy.
+// The connections of an address are bounded. The oldest one that waits for its client makes
+// room for the next, unless all are busy.
 func TestConnectionsOfAnAddress(t *testing.T) {
 	entered, release := make(chan struct{}, 100), make(chan struct{})
 	h := http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
@@ -143,7 +141,7 @@ func TestConnectionsOfAnAddress(t *testing.T) {
 	})
 	balancer := netip.MustParseAddr("127.0.0.9")
 	address, closed := open(t, listen.Options{
-		Connections: 64, // of which an address has 8
+		Connections: 64, // an address may have 8
 		Trusted:     func(a netip.Addr) bool { return a == balancer },
 	}, h)
 	silent := listentest.DialFrom(t, "127.0.0.2", address)
@@ -167,8 +165,7 @@ func TestConnectionsOfAnAddress(t *testing.T) {
 	close(release)
 }
 
-// Most of the connections are kept for peers that are preferred, and some for all
-// others.
+// Most connections are reserved for preferred peers, and some for all others.
 func TestPreferredPeers(t *testing.T) {
 	nova := netip.MustParsePrefix("127.5.0.0/16")
 	o := listen.Options{Connections: 64, Preferred: nova.Contains}
@@ -198,7 +195,7 @@ func TestPreferredPeers(t *testing.T) {
 	})
 }
 
-// The client that a load balancer names is the client that is counted.
+// The client that a load balancer names is counted.
 func TestClientsOfAProxyAreCounted(t *testing.T) {
 	balancer := netip.MustParseAddr("127.0.0.9")
 	is := func(a netip.Addr) bool { return a == balancer }
@@ -210,21 +207,21 @@ func TestClientsOfAProxyAreCounted(t *testing.T) {
 	}
 	for range 100 {
 		conn := through("203.0.113.66")
-		listentest.Send(t, conn, "GET / HTTP/1.1\r\nX: ") // and no more
+		listentest.Send(t, conn, "GET / HTTP/1.1\r\nX: ") // and nothing else
 	}
 	for range 20 {
 		if got := ask(through("203.0.113.77")); got != served {
 			t.Fatalf("another client of the balancer gets %s", got)
 		}
 	}
-	last := through("203.0.113.66") // the attacker has its share, and no more
+	last := through("203.0.113.66") // the attacker has only its share
 	if got := ask(last); got != served && got != "cut" {
 		t.Errorf("the attacker gets %s", got)
 	}
 }
 
-// Of short lines as well as of long ones a header has only so many: each costs more
-// memory than it has bytes.
+// The number of header lines is bounded, also of short ones, because each costs more memory
+// than it has bytes.
 func TestHeadersAreBounded(t *testing.T) {
 	for name, tls := range map[string]*listen.Certificate{"plain": nil, "TLS": listentest.NewCertificate(t, "id.example.com").Load(t)} {
 		t.Run(name, func(t *testing.T) {
@@ -260,7 +257,7 @@ func TestHeadersAreBounded(t *testing.T) {
 	}
 }
 
-// What comes right behind a request is counted, too.
+// The headers of a pipelined request are counted, too.
 func TestHeadersOfTheNextRequestAreBounded(t *testing.T) {
 	address, _ := open(t, listen.Options{}, hello)
 	conn := listentest.DialFrom(t, "127.0.0.1", address)
@@ -273,7 +270,7 @@ func TestHeadersOfTheNextRequestAreBounded(t *testing.T) {
 	if took := time.Since(began); took >= listen.ReadHeaderTimeout {
 		t.Errorf("the connection ended after %v", took)
 	}
-	for _, requests := range []int{2, 5} { // a few are a client's that does not wait
+	for _, requests := range []int{2, 5} { // some clients pipeline a few
 		conn := listentest.DialFrom(t, "127.0.0.1", address)
 		listentest.Send(t, conn, strings.Repeat("GET / HTTP/1.1\r\nHost: x\r\n\r\n", requests-1)+"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
 		all, err := io.ReadAll(conn)
@@ -283,13 +280,12 @@ func TestHeadersOfTheNextRequestAreBounded(t *testing.T) {
 	}
 }
 
-// Messages of TLS of which nothing comes are bounded before the handshake is done,
-// and after it.
+// TLS messages without a request are bounded during the handshake and after it.
 func TestHandshakesAreBounded(t *testing.T) {
 	address, _ := open(t, listen.Options{TLS: listentest.NewCertificate(t, "id.example.com").Load(t)}, hello)
 	conn := listentest.DialFrom(t, "127.0.0.1", address)
-	// A ClientHello that says that it has 65,532 bytes, in records of 16 KiB
-	// (RFC 8446, sections 4 and 5.1).
+	// A ClientHello with a length of 65,532 bytes, in records of 16 KiB (RFC 8446,
+	// sections 4 and 5.1).
 	record := func(first bool) string {
 		payload := make([]byte, 16<<10)
 		if first {
@@ -313,7 +309,7 @@ func TestHandshakesAreBounded(t *testing.T) {
 }
 
 // A lack of file descriptors does not end the service.
-func TestAcceptGoesOn(t *testing.T) {
+func TestAcceptContinuesAfterFailures(t *testing.T) {
 	failing := listen.Failing(t.Context(), syscall.EMFILE, syscall.ENOBUFS, syscall.ECONNABORTED, syscall.EPROTO)
 	run(t, listen.Endpoint{Name: "test", Listener: failing, Handler: hello})
 	if got := ask(listentest.DialFrom(t, "127.0.0.1", failing.Addr().String())); got != served {
@@ -321,8 +317,7 @@ func TestAcceptGoesOn(t *testing.T) {
 	}
 }
 
-// A peer that is refused does not hold up those behind it, whatever is done to
-// record it.
+// A refused peer does not delay others, even if the record of the refusal blocks.
 func TestRefusalsDoNotBlockAccept(t *testing.T) {
 	stuck := make(chan struct{})
 	t.Cleanup(func() { close(stuck) })
@@ -346,7 +341,7 @@ func TestRefusalsDoNotBlockAccept(t *testing.T) {
 	}
 }
 
-// HTTP/2 is not spoken: a client could hold many times as much with it.
+// The server does not speak HTTP/2, with which a client could hold many times the memory.
 func TestHTTP2IsOff(t *testing.T) {
 	address, _ := open(t, listen.Options{TLS: listentest.NewCertificate(t, "id.example.com").Load(t)}, hello)
 	conn := tls.Client(listentest.DialFrom(t, "127.0.0.1", address), &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2", "http/1.1"}})
@@ -371,7 +366,7 @@ func TestHTTP2IsOff(t *testing.T) {
 	}
 }
 
-// A client that has proven that a certificate is its own keeps its connection.
+// A client that has proven the possession of its certificate keeps its connection.
 func TestClientsWithCertificatesArePreferred(t *testing.T) {
 	own := listentest.NewCertificate(t, "agent")
 	cas, err := listen.LoadCAs(own.File(t))
@@ -380,7 +375,7 @@ func TestClientsWithCertificatesArePreferred(t *testing.T) {
 	}
 	address, _ := open(t, listen.Options{Connections: 64, TLS: listentest.NewCertificate(t, "door").Load(t), ClientCAs: cas}, hello)
 	with := func(from string) *tls.Conn {
-		// TLS 1.2, so that the server has seen the client's proof when Handshake returns.
+		// TLS 1.2: the server has seen the client's signature when Handshake returns.
 		return tls.Client(listentest.DialFrom(t, from, address), &tls.Config{InsecureSkipVerify: true, MaxVersion: tls.VersionTLS12, Certificates: []tls.Certificate{own.TLS()}})
 	}
 	var agents []*tls.Conn
@@ -396,7 +391,7 @@ func TestClientsWithCertificatesArePreferred(t *testing.T) {
 	}
 	for i, conn := range agents {
 		listentest.Send(t, conn, "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-		// The rest of the first answer, and the second.
+		// The rest of the first answer, and the second answer.
 		if rest, err := io.ReadAll(conn); !strings.Contains(string(rest), served) {
 			t.Fatalf("agent %d was cut: %q, %v", i, rest, err)
 		}

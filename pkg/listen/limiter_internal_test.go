@@ -8,9 +8,9 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/ratelimit"
 )
 
-// In each case an attacker takes all connections that it can get, and goes on while
-// others come. They have their connections, and keep them.
-func TestLimiterOfIPv6(t *testing.T) {
+// An attacker takes all connections that it can get, and continues while other clients
+// connect. The other clients get and keep their connections.
+func TestLimiterKeepsTheConnectionsOfOtherClients(t *testing.T) {
 	const most = 256
 	for name, attacker := range map[string]func(i int) string{
 		"one address":           func(int) string { return "2001:db8:6:6::66" },
@@ -72,8 +72,8 @@ func TestLimiterOfIPv6(t *testing.T) {
 	}
 }
 
-// A tenant's subnet has as many addresses as it has instances: they have what 64
-// addresses may have.
+// A /64 may be a tenant's subnet with many instances, so it may have as many connections as
+// 64 addresses.
 func TestSubnetsAreBounded(t *testing.T) {
 	never := func(netip.Addr) bool { return false }
 	c := newLimiter(10_000, 10, never, never, func(string) {})
@@ -92,7 +92,7 @@ func TestSubnetsAreBounded(t *testing.T) {
 }
 
 // With few file descriptors there are fewer connections.
-func TestDescriptorsAreNotAllForClients(t *testing.T) {
+func TestClientsDoNotGetAllDescriptors(t *testing.T) {
 	for files, want := range map[uint64]int{1 << 40: MaxConnections, enoughDescriptors: MaxConnections, 1024: MaxConnections / 8, 10: 2, 0: 1} {
 		if got := affordable(MaxConnections, files); got != want {
 			t.Errorf("with %d descriptors there are %d connections, want %d", files, got, want)
@@ -100,7 +100,7 @@ func TestDescriptorsAreNotAllForClients(t *testing.T) {
 	}
 }
 
-// A flood of newcomers to a full listener must cost little.
+// A flood of connections to a full listener must cost little.
 func BenchmarkJoinWhenFull(b *testing.B) {
 	never := func(netip.Addr) bool { return false }
 	c := newLimiter(MaxConnections, MaxConnections/partOfOne, never, never, func(string) {})

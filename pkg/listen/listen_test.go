@@ -8,7 +8,7 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/listen"
 )
 
-func TestListenReportsWhatIsInUse(t *testing.T) {
+func TestAPortInUseIsAnError(t *testing.T) {
 	log, _ := newLog()
 	l, err := listen.Open("127.0.0.1:0", listen.Options{Log: log})
 	if err != nil {

@@ -16,7 +16,7 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/listen"
 )
 
-// lines is a log that a test can read while others write.
+// lines is a log that a test can read during writes.
 type lines struct {
 	mu   sync.Mutex
 	text bytes.Buffer

@@ -17,7 +17,7 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/listen/listentest"
 )
 
-// A client that reads no answer holds up the handler no longer than the time-out.
+// A client that does not read its answer delays the handler at most until the deadline.
 func TestClientsThatDoNotRead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l, done := listentest.NewPipes(), make(chan time.Duration, 1)
@@ -34,9 +34,8 @@ func TestClientsThatDoNotRead(t *testing.T) {
 	})
 }
 
-// The time-outs are for the client: what is done for it may take longer than the
-// request took to come in. A CPU profile takes 30 seconds.
-func TestALongHandlerIsNotCutShort(t *testing.T) {
+// The read deadline does not bound the handler: a CPU profile takes 30 seconds.
+func TestALongHandlerIsNotCut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := listentest.NewPipes()
 		h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -62,14 +61,14 @@ func TestALongHandlerIsNotCutShort(t *testing.T) {
 	})
 }
 
-func TestServeFinishesWhatIsInFlight(t *testing.T) {
+func TestServeFinishesRequestsInFlight(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l, release := listentest.NewPipes(), make(chan struct{})
 		h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			<-release
 			fmt.Fprint(w, r.Context().Err())
 		})
-		// Whatever ends the context, it is no failure.
+		// The cause of the context's end is not an error.
 		ctx, stop := context.WithCancelCause(t.Context())
 		ended := make(chan error, 1)
 		go func() {
@@ -98,7 +97,7 @@ func TestServeFinishesWhatIsInFlight(t *testing.T) {
 	})
 }
 
-func TestServeDoesNotWaitForEver(t *testing.T) {
+func TestServeStopsWaitingForRequests(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := listentest.NewPipes()
 		logger, log := newLog()
@@ -143,7 +142,7 @@ func TestServeEndsWithTheFirstFailure(t *testing.T) {
 	})
 }
 
-func TestServeAfterTheEnd(t *testing.T) {
+func TestServeWithAnEndedContext(t *testing.T) {
 	l := listentest.NewPipes()
 	ctx, stop := context.WithCancel(t.Context())
 	stop()

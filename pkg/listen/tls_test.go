@@ -32,7 +32,7 @@ func TestCertificateIsReadAgain(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		clock := time.Now().Add(time.Hour) // of the files: their times move with each step
+		clock := time.Now().Add(time.Hour) // the time of the files, which moves with each change
 		change := func(edit func()) {
 			edit()
 			clock = clock.Add(time.Second)
@@ -49,7 +49,7 @@ func TestCertificateIsReadAgain(t *testing.T) {
 			}
 		}
 		<-time.After(listen.CertificateAge)
-		expect("first.example.com") // looked at, and as it was
+		expect("first.example.com") // looked at, and unchanged
 		change(func() { writeCertificate(t, files, "second.example.com") })
 		<-time.After(listen.CertificateAge - time.Nanosecond)
 		expect("first.example.com") // not looked at yet
@@ -85,7 +85,7 @@ func TestCertificateIsReadAgain(t *testing.T) {
 		<-time.After(listen.CertificateAge)
 		expect("third.example.com")
 
-		// It is put back as it was, to the time of its files.
+		// The file is put back with its old time.
 		before := log.String()
 		must(t, os.Rename(files.CertFile, files.CertFile+".away"))
 		<-time.After(listen.CertificateAge)
@@ -99,8 +99,8 @@ func TestCertificateIsReadAgain(t *testing.T) {
 	})
 }
 
-// The error at start names the file and what belongs there.
-func TestCertificateThatIsGone(t *testing.T) {
+// The error at start has the file and what belongs there.
+func TestAMissingCertificateIsAnError(t *testing.T) {
 	files := newCertificate(t, "first.example.com")
 	must(t, os.Remove(files.CertFile))
 	want := "certFile: " + files.CertFile + ": no such file or directory: put the certificate and its chain there (PEM), or correct the path"
@@ -115,7 +115,7 @@ func TestCertificateThatIsGone(t *testing.T) {
 		t.Errorf("error %v", err)
 	}
 	if os.Geteuid() == 0 {
-		return // who may read all files
+		return // root may read all files
 	}
 	must(t, os.WriteFile(files.CertFile, nil, 0))
 	if _, err := listen.LoadCAs(files.CertFile); err == nil || !strings.Contains(err.Error(), files.CertFile+": permission denied: let the user of this server read the file") {
