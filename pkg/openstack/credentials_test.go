@@ -421,6 +421,10 @@ func TestLoginErrors(t *testing.T) {
 			env:  with("OS_INTERFACE", "public"),
 			want: []string{"no admin endpoint of type compute", "internal, public"},
 		},
+		{name: "a file of authorities without a certificate", env: with("OS_CACERT", "@HERE/ca.pem"), files: map[string]string{"ca.pem": "none"}, atNew: true, want: []string{"cacert", "has no certificate in PEM"}},
+		{name: "a missing client certificate", env: with("OS_CERT", "@HERE/client.pem"), atNew: true, want: []string{"cert: ", "no such file"}},
+		{name: "a missing key", env: with("OS_CERT", "@HERE/client.pem", "OS_KEY", "@HERE/client.key"), files: map[string]string{"client.pem": "none"}, atNew: true, want: []string{"key: ", "no such file"}},
+		{name: "a client certificate that is not PEM", env: with("OS_CERT", "@HERE/client.pem"), files: map[string]string{"client.pem": "none"}, atNew: true, want: []string{"cert: "}},
 		{name: "an auth_url that is not a URL", env: with("OS_AUTH_URL", "127.0.0.1:5000/v3"), atNew: true, want: []string{"auth_url", `"127.0.0.1:5000/v3"`}},
 	} {
 		t.Run(test.name, func(t *testing.T) {

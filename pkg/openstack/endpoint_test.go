@@ -359,3 +359,25 @@ func TestEndpointOverrides(t *testing.T) {
 		t.Errorf("the requests were\n%s", all)
 	}
 }
+
+func TestNovaRootWithoutV21(t *testing.T) {
+	for body, want := range map[string]string{
+		`{"versions":[{"id":"v2.0"},{"id":"v3.0"}]}`: "it has the versions v2.0, v3.0",
+		`{"versions":"none"}`:                        "it answers without a version",
+		`{}`:                                         "it answers without a version",
+	} {
+		f := newFront(t, startCloud(t))
+		f.answerInstead(func(w http.ResponseWriter, r *http.Request) bool {
+			if r.URL.Path != "/compute/" {
+				return false
+			}
+			_, _ = io.WriteString(w, body)
+			return true
+		})
+		env := as("admin", "admin", f.authURL())
+		env["OS_COMPUTE_ENDPOINT_OVERRIDE"] = f.URL + "/compute"
+		if _, err := newClient(t, env, config(), openstack.Options{}).Connect(t.Context()); !isSetup(err) || !strings.Contains(err.Error(), want) {
+			t.Errorf("for %s Connect = %v, want a SetupError with %q", body, err, want)
+		}
+	}
+}
