@@ -202,9 +202,10 @@ func (s *service) openStateAs(c *config.Plan, accept bool) (err error) {
 		}
 		s.advance = func(ctx context.Context) error { return seen.Advance(ctx, file) }
 	}
+	_, shared := s.store.(initializer)
 	s.keys, err = keyring.New(c.KeyPlan, s.store, keyring.Options{
 		Issuer: c.Auth.TokenIssuer, SigningKeys: c.SigningKeys,
-		Log: s.log, Initialize: c.State.Type != state.TypeRedis, Seen: seen,
+		Log: s.log, Initialize: !shared, Seen: seen,
 		Entries: func(ctx context.Context) (map[string][]byte, error) { return attest.FormerDenials(ctx, s.store) },
 	})
 	return err
@@ -216,13 +217,15 @@ func (s *service) checkState(ctx context.Context) error {
 	return err
 }
 
-// What some stores offer beside [state.Store]; see also [keyring.Epochs].
-type (
-	saver       interface{ Save(w io.Writer) error } // a file, of which a copy can be made
-	initializer interface {
-		Init(ctx context.Context) error
-	} // shared by servers; an operator accepts a new one
-)
+// saver is a store of which a copy can be made.
+type saver interface {
+	Save(w io.Writer) error
+}
+
+// initializer is a store that several servers share. An operator must accept a new one.
+type initializer interface {
+	Init(ctx context.Context) error
+}
 
 var (
 	_ saver          = (*state.File)(nil)

@@ -252,7 +252,7 @@ func (f *File) Save(w io.Writer) error {
 		return f.db.View(func(tx *bolt.Tx) error {
 			_, err := tx.WriteTo(w)
 			if errors.Is(err, io.EOF) {
-				return damaged("it is cut off")
+				return damaged("it is truncated")
 			}
 			return err
 		})

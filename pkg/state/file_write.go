@@ -86,7 +86,7 @@ func (f *File) look() error {
 		return err
 	}
 	if pages := uint64(info.Size()) / uint64(f.meta.pageSize); pages < f.meta.pages { //nolint:gosec // neither is negative
-		return damaged("it is cut off at %d of its %d pages", pages, f.meta.pages)
+		return damaged("it is truncated at %d of its %d pages", pages, f.meta.pages)
 	}
 	m, err := readMeta(f.pages.file)
 	if err == nil && m != f.meta {
@@ -184,7 +184,7 @@ func (f *File) update(batch []*fileWrite) error {
 	}
 	err := f.db.Update(func(tx *bolt.Tx) error {
 		if uint64(tx.ID()) != f.meta.txid+1 { //nolint:gosec // as bbolt has it
-			return damaged("its last transaction is gone")
+			return damaged("its last transaction is missing")
 		}
 		t, changed := &fileTx{f: f, tx: tx, old: old}, false
 		for _, w := range batch {
@@ -211,7 +211,7 @@ func (f *File) update(batch []*fileWrite) error {
 		return learnErr
 	case m == f.meta:
 		if err == nil {
-			err = damaged("what was written to it is not there")
+			err = damaged("its last write is missing")
 		}
 		return err
 	case m.txid != f.meta.txid+1:
@@ -311,7 +311,7 @@ func (f *File) view(read func(*snapshot) error) error {
 		return f.db.View(func(tx *bolt.Tx) error {
 			id := uint64(tx.ID()) //nolint:gosec // as bbolt has it
 			if id < last {
-				return damaged("its last transaction is gone")
+				return damaged("its last transaction is missing")
 			}
 			s := f.snapshot(uint64(tx.Cursor().Bucket().Root()), uint64(tx.Size())/uint64(f.pages.size)) //nolint:gosec // a count of pages
 			defer s.release()

@@ -110,7 +110,7 @@ func (r *Redis) Count(ctx context.Context, key string) (n int64, err error) {
 		}
 		c, ok := parseRedisCount(string(data))
 		if !ok {
-			return errors.New("an entry that should be a count is none")
+			return errors.New("the entry of a count cannot be read")
 		}
 		n = c.used()
 		return nil

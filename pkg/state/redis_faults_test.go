@@ -50,14 +50,14 @@ var operations = map[string]func(ctx context.Context, s state.Store) error{
 
 var reading = map[string]bool{"Count": true, "Get": true, "Scan": true}
 
-// Whatever is wrong with Redis, an operation ends soon and with an error, those
-// who wait do not pile up, and when it is well again all work without a restart.
+// During each fault of Redis, calls fail within seconds and do not accumulate. After it, they
+// succeed again without a restart.
 func TestRedisFaults(t *testing.T) {
 	const primary = "is a replica, which is read-only: name the primary"
 	for _, tt := range []struct {
 		name  string
 		want  string // in the error
-		works string // what goes on nevertheless
+		works string // methods that still succeed
 		begin func(*statetest.Process)
 		end   func(*statetest.Process)
 	}{
