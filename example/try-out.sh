@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes what a trial needs, with nothing but openssl: a signing key, a key that seals managed ones, and a self-signed
+# Makes the files for a trial, with only openssl: a signing key, a key that seals managed ones, and a self-signed
 # certificate for the server.
 #
 #   try-out.sh [DIRECTORY [NAME-OR-ADDRESS...]]
@@ -45,7 +45,7 @@ for name in "$@"; do
     names=${names:+$names,}$kind:$name
 done
 
-# All or nothing: the files get their names when all of them are made.
+# All or nothing: the files get their names when all of them exist.
 work=$(mktemp -d "$directory/.try-out.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 trap 'exit 1' HUP INT TERM
@@ -57,8 +57,8 @@ quietly() {
     }
 }
 
-# A configuration of our own, because what the system's one adds differs. Not a CA: whoever trusts this certificate
-# trusts this server, not everything that its key could sign. Only the names in subjectAltName count (RFC 9525).
+# A configuration of our own, because what the system's one adds differs. Not a CA: a client that trusts this certificate
+# trusts this server, and not everything that its key could sign. Only the names in subjectAltName count (RFC 9525).
 cat >"$work/openssl.cnf" <<END
 [req]
 prompt = no

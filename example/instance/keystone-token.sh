@@ -10,7 +10,7 @@
 #   -t FILE        the instance's token; default: /run/instance-token/token
 #   -c CAFILE      default: $OS_CACERT, else the system's
 #
-# The Keystone token lives as long as Keystone says (an hour by default), however short the other one did.
+# The Keystone token lives as long as Keystone says (an hour by default), however short the other one lives.
 #
 # Proxies (http_proxy and the like), .curlrc and redirects are ignored.
 set -eu
@@ -40,7 +40,7 @@ if [ -z "$auth_url" ] || [ -z "$project" ]; then
     echo "${0##*/}: Keystone's URL (-k) and a project (-p) are needed" >&2
     exit 2
 fi
-# What would be an option of curl, several URLs at once, or more than a value in JSON.
+# Refuse a value that would be an option of curl, several URLs, or more than a value in JSON.
 case $auth_url in
 *[!!-~]* | *[\\{}]*) auth_url= ;;
 http://?* | https://?*) ;;
@@ -50,7 +50,7 @@ case $project$idp$protocol in
 *[!A-Za-z0-9._-]*) auth_url= ;;
 esac
 if [ -z "$auth_url" ]; then
-    echo "${0##*/}: Keystone's URL is none, or the project, the provider or the protocol has a character that none has" >&2
+    echo "${0##*/}: Keystone's URL is not a URL, or the project, the provider or the protocol has a character that is not allowed" >&2
     exit 2
 fi
 auth_url=${auth_url%/}
@@ -65,7 +65,7 @@ post() {
         -X POST -D - -o /dev/null "$@" | grep -i '^x-subject-token:' | head -n 1 | cut -d ' ' -f 2 | tr -cd 'A-Za-z0-9._=-'
 }
 
-# Tokens go to curl on its standard input, not on a command line that others can see.
+# Tokens go to curl on its standard input, not on a command line, which other users can see.
 unscoped=$(
     printf 'header = "Authorization: Bearer %s"\n' "$token" |
         post -K - "$auth_url/OS-FEDERATION/identity_providers/$idp/protocols/$protocol/auth"

@@ -64,7 +64,7 @@ if [ -z "$role" ]; then
     exit 2
 fi
 
-# What would be an option of curl, a file of this machine, or several URLs at once.
+# Refuse a value that would be an option of curl, a file of this machine, or several URLs.
 for address in "${METADATA_URL:-}" "$url"; do
     case $address in
     '') ;;
@@ -107,7 +107,7 @@ case $drive in
     ;;
 esac
 
-# In a directory that another user can write to, he could put a link or a token of his own in the place of the file. The
+# In a directory that another user can write to, that user could replace the file by a link or another token. The
 # directory is entered first, so that the one that is looked at is the one that is written to.
 enter() { # DIRECTORY
     cd -P "$1" || return 1
@@ -154,7 +154,7 @@ body=$work/body value=$work/value new='' mounted=''
 trap '[ -z "$mounted" ] || umount "$mounted"; rm -rf "$work" ${new:+"$new"}' EXIT
 trap 'exit 129' HUP INT TERM
 
-# fetch ARGS...: the status is what curl saw, 000 if nobody answered; reached is how long it took to connect, 0.000000 if it
+# fetch ARGS...: the status is what curl saw, 000 without an answer; reached is how long it took to connect, 0.000000 if it
 # did not; the body is in the file. -q, which has to be the
 # first: no .curlrc.
 fetch() {
@@ -198,7 +198,7 @@ interfaces() {
     done </proc/net/if_inet6
 } 2>/dev/null
 
-# The URLs at which the metadata service may be, until one is connected to.
+# The URLs at which the metadata service may be, until one connects.
 if [ -n "${METADATA_URL:-}" ]; then
     metadata=$METADATA_URL
 elif [ -n "$interface" ]; then
@@ -217,7 +217,7 @@ else
     done
 fi
 
-# ask PATH ARGS...: as fetch, of the metadata service. What cannot be connected to is not tried again.
+# ask PATH ARGS...: as fetch, of the metadata service. A URL that does not connect is not tried again.
 ask() {
     at=$1
     shift
@@ -239,7 +239,7 @@ by_metadata() {
     ask "/identity/token?format=token&role=$(escape "$role")${audience:+&audience=$(escape "$audience")}" -X PUT
 }
 
-# find_drive: the directory of the config drive is then $drive; it fails where there is none.
+# find_drive: the directory of the config drive is then $drive; it fails without one.
 looked=
 find_drive() {
     if [ -n "$looked" ]; then
@@ -255,7 +255,7 @@ find_drive() {
     [ -n "$drive" ] || return 1
     [ ! -d "$drive" ] || return 0
     disk=$(readlink -f "$drive") || return 1
-    # What a user mounted by FUSE can name any device.
+    # A FUSE mount of a user can name any device.
     while read -r from at kind _; do
         case $from:$kind in
         "$disk:fuse"*) ;;
@@ -281,7 +281,7 @@ on_drive() {
     find_drive && cat "$drive/openstack/latest/$1" >"$body" 2>/dev/null
 }
 
-# A document goes to curl by way of a file, not on a command line that others can see.
+# A document goes to curl in a file, not on a command line, which other users can see.
 by_auth() { # NAME VALUE
     if [ -z "$url" ]; then
         say "no URL; name one with -u"
@@ -293,7 +293,7 @@ by_auth() { # NAME VALUE
         ${audience:+--data-urlencode "audience=$audience"} --data-urlencode "$1@$value"
 }
 
-# The document in the body. From our name on: others may have a document, too.
+# The document in the body, after our name: other services may have a document, too.
 document() {
     grep -o "\"$target\": *{.*" "$body" | grep -o '"document": *"[^"]*"' | head -n 1 | cut -d '"' -f 4
 }
@@ -326,7 +326,7 @@ for way in $ways; do
     document) by_document ;;
     address) by_address ;;
     *)
-        say "$way is none of metadata, document and address"
+        say "the way $way is not metadata, document or address"
         exit 2
         ;;
     esac

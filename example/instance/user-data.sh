@@ -44,7 +44,7 @@ shift $((OPTIND - 1))
 [ $# = 0 ] || usage 2 >&2
 # They go into a file that systemd reads, where blanks, quotes and backslashes mean something.
 case $role$audience$url in
-*[!]A-Za-z0-9._~:/?#@\&+,\;=%[-]*) die "a role, an audience or a URL has a character that none has" ;;
+*[!]A-Za-z0-9._~:/?#@\&+,\;=%[-]*) die "a role, an audience or a URL has a character that is not allowed" ;;
 esac
 case $url in
 '' | http://?* | https://?*) ;;
@@ -62,7 +62,7 @@ case $drive in
 esac
 [ -n "$role" ] || die "the role is empty"
 [ -z "$cafile" ] || grep -qs -e '-----BEGIN CERTIFICATE-----' -- "$cafile" || die "$cafile holds no certificate (PEM)"
-# A key beside the certificate would be for everyone who reads user data.
+# A private key beside the certificate would be readable in the user data.
 [ -z "$cafile" ] || ! grep -q -e 'PRIVATE KEY' -- "$cafile" || die "$cafile holds a private key"
 
 # A line that is <NAME> stands for a file, each line of which is as far to the right.

@@ -37,7 +37,7 @@ if [ -z "$address" ] || [ -z "$role" ]; then
     exit 2
 fi
 
-# What would be an option of curl, several URLs at once, or more than a value in JSON.
+# Refuse a value that would be an option of curl, several URLs, or more than a value in JSON.
 case $address in
 *[!!-~]* | *[\\{}]*) address= ;;
 http://?* | https://?*) ;;
@@ -47,7 +47,7 @@ case $role$mount in
 *[!A-Za-z0-9._/-]*) address= ;;
 esac
 if [ -z "$address" ]; then
-    echo "${0##*/}: the address is not a URL, or the role or the mount has a character that none has" >&2
+    echo "${0##*/}: the address is not a URL, or the role or the mount has a character that is not allowed" >&2
     exit 2
 fi
 token=$(grep -x '[A-Za-z0-9_-]*\.[A-Za-z0-9_-]*\.[A-Za-z0-9_-]*' <"$file" | head -n 1)
@@ -56,7 +56,7 @@ if [ -z "$token" ]; then
     exit 1
 fi
 
-# The token goes to curl on its standard input, not on a command line that others can see.
+# The token goes to curl on its standard input, not on a command line, which other users can see.
 client_token=$(printf '{"role":"%s","jwt":"%s"}' "$role" "$token" |
     curl -q --noproxy '*' --proto '=http,https' --max-redirs 0 --max-filesize 1048576 -g -sS -f -m 20 ${cafile:+--cacert "$cafile"} \
         -X POST -H 'Content-Type: application/json' -d @- "${address%/}/v1/auth/$mount/login" |
