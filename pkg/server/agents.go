@@ -168,10 +168,11 @@ func (a *Agents) parse(d *decision, r *http.Request, method string) (map[string]
 	return parseForm([]byte(r.URL.RawQuery))
 }
 
-// agentStatus returns a status that reaches the instance in all releases of the agent.
+// agentStatus returns, for the status of a refusal, one that reaches the instance in all
+// releases of the agent.
 func agentStatus(status int) int {
 	switch status {
-	case http.StatusOK, http.StatusBadRequest, http.StatusForbidden, http.StatusNotFound:
+	case http.StatusForbidden:
 		return status
 	case http.StatusTooManyRequests:
 		return http.StatusConflict

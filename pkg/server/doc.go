@@ -3,11 +3,11 @@
 //
 // A door is a way to a token: the address (POST /auth), Neutron's metadata service
 // ([Agents]), and Nova's vendordata. A door parses a request, has package attest
-// judge it, and answers. The steps that all doors share are in [Server.serve].
+// judge it, and answers. Server.serve has the steps that all doors share.
 //
 // The package promises that
 //   - it never takes a client's address from a header that the client can write,
-//   - all denials look the same to the client, whatever their reason,
+//   - an instance does not learn the reason of a denial: all denials have the same bytes,
 //   - each decision has one audit line and one count.
 //
 // Requests that are malformed or throttled are counted and logged at debug level, but

@@ -39,7 +39,7 @@ type throttled struct {
 func (t *throttled) Error() string { return fmt.Sprintf("too many requests; retry in %v", t.wait) }
 
 // limit counts a request by the client's address, or by instance if the instance is
-// authenticated: neighbors behind one NAT address must not starve each other.
+// authenticated: instances behind one NAT address must not use up each other's requests.
 //
 // It reads the clock anew. With d.began a client that delays its body could turn the
 // clock of its bucket back, which would fill the bucket again.

@@ -49,7 +49,7 @@ func NewMetrics(version, commit string, inFlight func() int) *Metrics {
 		throttled: counter("throttled_total", "Requests that were refused because there were too many, by limit.", "by"),
 		auditLost: counter("audit_lost_total", "Audit lines that could not be written.").WithLabelValues(),
 		unknown:   counter("unknown_agents_total", "Requests to the metadata service's listener from clients that are not a metadata agent.").WithLabelValues(),
-		cut: counter("connections_closed_total", "Connections that were closed before their end, by listener and why: address (its address has the most that it may have), full (its network has more than all others), unknown (the peer may not connect), no_files (no file descriptor was left).",
+		cut: counter("connections_closed_total", "Connections that were closed before their end, by listener and why: address (its address had too many), full (the listener was full, and its network had the most), unknown (the peer may not connect), no_files (there was no file descriptor).",
 			"listener", "why"),
 	}
 	m.gauge("lookups_in_flight", "Lookups that query the cloud or wait to do so.", inFlight)

@@ -28,8 +28,8 @@ const (
 	// (neutron/agent/metadata/proxy_base.py).
 	agentWait = 60 * time.Second
 	novaDial  = 3 * time.Second
-	// novaTime bounds a request to Nova. Vendordata may drip, and an agent allows
-	// agentWait between two bytes: the agent is to give up before we do.
+	// novaTime bounds a request to Nova. Vendordata may come slowly, and an agent allows
+	// agentWait between two bytes: the agent must give up before we do.
 	novaTime = 10 * time.Minute
 )
 
@@ -95,7 +95,7 @@ func isOriginForm(target string) bool {
 	return strings.HasPrefix(target, "/") && !strings.Contains(target, "#")
 }
 
-// rawPath is the path of a target in origin form as it was sent, escapes and all.
+// rawPath returns the path of a target in origin form, with its escapes.
 func rawPath(r *http.Request) string {
 	target, _, _ := strings.Cut(r.RequestURI, "?")
 	return target
@@ -124,5 +124,5 @@ func leadsToUs(raw string) bool {
 		}
 		p = next
 	}
-	return true // escaped four times over
+	return true // it has been escaped four times, or more
 }

@@ -108,7 +108,7 @@ func (s *Server) identify(next echo.HandlerFunc) echo.HandlerFunc {
 	}
 }
 
-// name gives a request an ID of ours: a client could send the ID of another request.
+// name gives a request a new ID: a client could send the ID of another request.
 func (s *Server) name(c echo.Context) {
 	c.Response().Header().Set(echo.HeaderXRequestID, newRequestID())
 	c.Response().Header().Set(echo.HeaderXContentTypeOptions, "nosniff")
