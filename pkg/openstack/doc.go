@@ -3,15 +3,15 @@
 // It promises that every call has a deadline, that every answer and every cache has a bound, that concurrent questions
 // about one instance make one call, that passwords and tokens are sent only to hosts that the configuration or the
 // catalog names, and that no error has a secret in its text. It does not promise that the account has the rights it
-// needs: a right that the cloud refuses ends nothing. It is in [Info] and [Client.Refused], the calls that need it fail,
-// and it is asked for again.
+// needs. The client works without a right that the cloud refuses: the right is in [Info] and [Client.Refused], the calls
+// that need it fail, and the client asks for it again.
 //
 // # Caches
 //
 //	what              key          lifetime                     bound   purpose
 //	found records     instance ID  2 s from the call's start     8,192  retries, several roles of one instance
 //	unknown IDs       instance ID  1 s from the call's start     8,192  floods of one unknown ID
-//	seen instances    instance ID  1 h, list lookup only       131,072  a cell that is down is no deletion
+//	seen instances    instance ID  1 h, list lookup only       131,072  missing now: deleted, or its cell is down
 //	project names     project ID   10 min                        8,192  claims
 //	Keystone token    -            until Nova answers 401             1  one login for any number of calls
 //	callers' tokens   SHA-256      60 s, never past their end    8,192  one check for many instances
@@ -19,7 +19,7 @@
 //	callers' hosts    address      1 h from a valid token        8,192  the limit of a known host
 //	failed checks     address      10 s                          8,192  see below
 //
-// A failure is not kept.
+// Failures are not cached.
 //
 // # Tokens of callers
 //
