@@ -354,7 +354,7 @@ func (w *model) check() {
 			// After a revocation, a key that was published within the last refresh may sign.
 			late := w.now.Sub(w.seen[kid]) > modelPlan.refresh()
 			if late && w.now.Before(expires) && !set[kid] && !w.revoked[kid] {
-				w.t.Errorf("%s: %s does not publish the key %s, of which there are good tokens for %v", w.now.Format("15:04:05"), r.name, kid, expires.Sub(w.now))
+				w.t.Errorf("%s: %s does not publish the key %s, whose tokens are valid for %v", w.now.Format("15:04:05"), r.name, kid, expires.Sub(w.now))
 			}
 		}
 	}

@@ -103,7 +103,7 @@ func (v *value[T]) accepted(raw []byte) (*version[T], rewrite, error) {
 	last, _ := v.seen.last(v.kind)
 	from := &version[T]{stamp: found.stamp, content: v.recalled(found.content)}
 	from.Generation = max(from.Generation, last.Generation)
-	return from, anew, nil
+	return from, renumbered, nil
 }
 
 // accept takes the version that start returns, changed by change.

@@ -231,8 +231,8 @@ func TestConfigPlan(t *testing.T) {
 		{"a file without a name", func(c *Config) { c.EncryptionKeyFile = []string{"a", ""} }, []string{"encryptionKeyFile: "}},
 		{"nothing at all", func(c *Config) { *c = Config{} }, []string{"algorithm: ", "maxAge: ", "rotationPeriod: "}},
 
-		{"as it comes", func(*Config) {}, nil},
-		{"the least", func(c *Config) { c.RotationPeriod, c.MaxAge = time.Hour, time.Minute }, nil},
+		{"the defaults", func(*Config) {}, nil},
+		{"the shortest durations", func(c *Config) { c.RotationPeriod, c.MaxAge = time.Hour, time.Minute }, nil},
 		{"the longest cache", func(c *Config) { c.MaxAge, c.RotationPeriod = 24*time.Hour, 24*time.Hour+71*time.Second }, nil},
 	}
 	for _, tt := range tests {
@@ -297,7 +297,7 @@ func TestKeysRotate(t *testing.T) {
 	r.pass(removed - 1)
 	r.turn()
 	if !slices.Contains(r.kids(), first) {
-		t.Error("the retired key is gone while a token may be good")
+		t.Error("the retired key is removed while its tokens are valid")
 	}
 	r.pass(1)
 	r.turn()
@@ -326,7 +326,7 @@ func TestAStepOfTheClockRotatesNothing(t *testing.T) {
 		r.wall = r.wall.Add(time.Hour)
 		r.turn()
 		if !slices.Contains(r.kids(), first) {
-			t.Error("the retired key is gone")
+			t.Error("the retired key is removed")
 		}
 	})
 	t.Run("backwards, after the next key was known", func(t *testing.T) {
@@ -352,7 +352,7 @@ func TestAStepOfTheClockRotatesNothing(t *testing.T) {
 		r.mono += time.Hour
 		r.turn()
 		if !slices.Contains(r.kids(), first) {
-			t.Error("the retired key is gone, against the wall clock")
+			t.Error("the retired key is removed, against the wall clock")
 		}
 	})
 }
@@ -477,7 +477,7 @@ func TestRevoke(t *testing.T) {
 				t.Error("the revoked key is back")
 			}
 			if late := newReplica(t, r.store, setup{at: r.wall}); slices.Contains(late.kids(), before[i]) {
-				t.Error("the revoked key is back for who starts now")
+				t.Error("a server that starts publishes the revoked key")
 			}
 		})
 	}
@@ -652,7 +652,7 @@ func TestAMissingKeySetIsWrittenBack(t *testing.T) {
 	}
 	after, _, err := r.set.open(r.value())
 	if err != nil || !after.content.equal(before.content) || after.Generation != before.Generation || after.Confirmation <= before.Confirmation {
-		t.Errorf("the state has %+v, %v, want %+v, confirmed anew", after, err, before)
+		t.Errorf("the state has %+v, %v, want %+v, confirmed again", after, err, before)
 	}
 }
 
@@ -845,7 +845,7 @@ func TestKeysAreKeptForTheLongestLife(t *testing.T) {
 	short.pass(3 * time.Hour)
 	short.turn()
 	if !slices.Contains(short.kids(), first) {
-		t.Error("the key is gone while another replica's token may be good")
+		t.Error("the key is removed while tokens of another replica are valid")
 	}
 	longCache := testConfig
 	longCache.MaxAge = time.Hour

@@ -25,7 +25,7 @@ func TestEncryptionKeyFiles(t *testing.T) {
 		files []string
 		want  string
 	}{
-		{"none there", []string{good, "missing.key"}, "missing.key: no such file or directory"},
+		{"a missing file", []string{good, "missing.key"}, "missing.key: no such file or directory"},
 		{"a byte short", []string{b64(random(31))}, "does not hold 32 bytes"},
 		{"a byte long", []string{b64(random(33))}, "does not hold 32 bytes"},
 		{"32 bytes, but not in base64", []string{keyringtest.File(t, random(32))}, "does not hold 32 bytes"},

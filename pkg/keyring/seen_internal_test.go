@@ -96,7 +96,7 @@ func TestADamagedSeenFileIsAnError(t *testing.T) {
 			continue
 		}
 		if err == nil {
-			t.Errorf("%s: it is taken for absent", name)
+			t.Errorf("%s: it counts as missing", name)
 			continue
 		}
 		wantError(t, err, path, "damaged", "remove the file", "keys init --accept")
@@ -279,9 +279,7 @@ func kidsOf(p *KeySet) (all []string) {
 func TestAServerRemembersWhatItRevoked(t *testing.T) {
 	store, s := newStore(), server(t)
 	a := begin(t, store, s)
-	other := s
-	other.seen, other.unloaded = filepath.Join(t.TempDir(), "state.seen"), false
-	b := newReplica(t, store, other)
+	b := otherServer(t, store, s)
 	for range 2 { // the current one, and its successor
 		stolen, old := a.signs(), get(t, store, keysKind)
 		if err := a.Revoke(t.Context(), stolen); err != nil {
@@ -315,7 +313,7 @@ func TestALostValueIsNotMadeAnew(t *testing.T) {
 			t.Errorf("%s: %v", kind, err)
 		}
 		if get(t, store, kind) != nil {
-			t.Errorf("%s: it was made anew", kind)
+			t.Errorf("%s: another one was made", kind)
 		}
 	}
 }

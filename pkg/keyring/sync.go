@@ -115,9 +115,9 @@ type base[T any] func(raw []byte) (from *version[T], how rewrite, err error)
 type rewrite int
 
 const (
-	asNeeded rewrite = iota // nothing
-	again                   // a new confirmation
-	anew                    // a new generation
+	asNeeded   rewrite = iota // nothing
+	again                     // a new confirmation
+	renumbered                // a new generation
 )
 
 // update changes the content of the version that start returns, and holds the result. It
@@ -154,7 +154,7 @@ func (v *value[T]) update(ctx context.Context, start base[T], change func(*T) (*
 			return nil, errUnchanged
 		}
 		is.Confirmation++
-		if is.content != was || how == anew {
+		if is.content != was || how == renumbered {
 			is.Generation++
 		}
 		raw, err = v.seal(is)
@@ -197,7 +197,7 @@ func (v *value[T]) newest(raw []byte) (*version[T], rewrite, error) {
 		content = v.merge(mine.content, content)
 	}
 	if content != found.content {
-		return &version[T]{stamp: found.stamp, content: content}, anew, nil
+		return &version[T]{stamp: found.stamp, content: content}, renumbered, nil
 	}
 	return found, how, nil
 }

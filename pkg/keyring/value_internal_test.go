@@ -37,6 +37,13 @@ func begin(t *testing.T, store *state.Memory, s setup) *replica {
 	return r
 }
 
+// otherServer is another server on the state, with the same setup.
+func otherServer(t *testing.T, store *state.Memory, s setup) *replica {
+	t.Helper()
+	s.seen, s.unloaded = filepath.Join(t.TempDir(), "state.seen"), false
+	return newReplica(t, store, s)
+}
+
 // restarted starts the server of a setup again, at a time.
 func restarted(t *testing.T, store *state.Memory, s setup, at time.Time) (*replica, error) {
 	t.Helper()
@@ -107,7 +114,7 @@ func TestARevokedKeyDoesNotReturnAtAStart(t *testing.T) {
 	}
 	wantError(t, err, "generation 1, this server has seen 2", "keys init --accept")
 	if _, err := again.Init(t.Context()); !errors.Is(err, errOlder) {
-		t.Errorf("`keys init` alone: %v", err)
+		t.Errorf("`keys init` without --accept: %v", err)
 	}
 	for _, act := range map[string]error{"rotate": errOf(again.Rotate(t.Context())), "import": errOf(again.Import(t.Context(), keyringtest.PKCS8(t, keyringtest.EC(t, elliptic.P256())))), "revoke": again.Revoke(t.Context(), stolen), "list": errOf(again.List(t.Context()))} {
 		if !errors.Is(act, errOlder) {
@@ -152,7 +159,7 @@ func TestANewServerNeedsAConfirmedValue(t *testing.T) {
 			t.Errorf("%s: %v; published %v", name, err, late.kids())
 		}
 		if _, err := late.Init(t.Context()); !errors.Is(err, errUnconfirmed) {
-			t.Errorf("%s: `keys init` alone: %v", name, err)
+			t.Errorf("%s: `keys init` without --accept: %v", name, err)
 		}
 		if _, err := late.denies(t, "a"); !errors.Is(err, errUnconfirmed) {
 			t.Errorf("%s: the list of denials: %v", name, err)
@@ -210,9 +217,7 @@ func TestAHiddenRevocationStopsSigning(t *testing.T) {
 	for name, first := range map[string]bool{"before the other one's turn": true, "before each turn of both": false} {
 		store, s := newStore(), server(t)
 		a := begin(t, store, s)
-		other := s
-		other.seen, other.unloaded = filepath.Join(t.TempDir(), "state.seen"), false
-		b := newReplica(t, store, other)
+		b := otherServer(t, store, s)
 		stolen, old := a.signs(), get(t, store, keysKind)
 		if err := a.Revoke(t.Context(), stolen); err != nil {
 			t.Fatal(err)
@@ -256,9 +261,7 @@ func TestAHiddenRevocationStopsSigning(t *testing.T) {
 func TestARevocationSurvivesASetWithoutIt(t *testing.T) {
 	store, s := newStore(), server(t)
 	a := begin(t, store, s)
-	other := s
-	other.seen, other.unloaded = filepath.Join(t.TempDir(), "state.seen"), false
-	b := newReplica(t, store, other)
+	b := otherServer(t, store, s)
 	for i, which := range []string{"current", "next"} {
 		stolen, old := a.kids()[i], get(t, store, keysKind)
 		if err := a.Revoke(t.Context(), stolen); err != nil {
@@ -408,9 +411,7 @@ func TestAReadDuringAChange(t *testing.T) {
 func TestConcurrentDenialsAreKept(t *testing.T) {
 	store, s := newStore(), server(t)
 	a := begin(t, store, s)
-	other := s
-	other.seen, other.unloaded = filepath.Join(t.TempDir(), "state.seen"), false
-	b := newReplica(t, store, other)
+	b := otherServer(t, store, s)
 	var running sync.WaitGroup
 	for i := range 40 {
 		running.Go(func() { []*replica{a, b}[i%2].deny(t, fmt.Sprint(i)) })
@@ -440,9 +441,7 @@ func TestDenialsOfSeparatedReplicasAreJoined(t *testing.T) {
 	store, s := newStore(), server(t)
 	a := begin(t, store, s)
 	a.deny(t, "lifted")
-	other := s
-	other.seen, other.unloaded = filepath.Join(t.TempDir(), "state.seen"), false
-	b := newReplica(t, store, other)
+	b := otherServer(t, store, s)
 	apart := get(t, store, denialsKind)
 	a.pass(time.Second)
 	b.pass(2 * time.Second)
@@ -573,14 +572,14 @@ func TestClocksThatDiffer(t *testing.T) {
 		s.seen, s.unloaded, s.at = filepath.Join(t.TempDir(), "state.seen"), true, a.wall
 		b := newReplica(t, store, s)
 		if err := b.Load(t.Context()); !errors.Is(err, errUnconfirmed) {
-			t.Errorf("a new host takes it: %v", err)
+			t.Errorf("a new server takes it: %v", err)
 		}
 		for range 3 {
 			a.pass(10 * time.Second)
 			a.turn()
 		}
 		if err := a.Usable(); err != nil {
-			t.Errorf("it is not confirmed anew: %v", err)
+			t.Errorf("it is not confirmed again: %v", err)
 		}
 		b.turn()
 		if err := b.Usable(); err != nil {
@@ -643,7 +642,7 @@ func TestBothValuesAreSealedWithANewKey(t *testing.T) {
 	}
 	s.config.EncryptionKeyFile = []string{old}
 	if _, err := restarted(t, store, s, r.wall); !errors.Is(err, errForeign) {
-		t.Errorf("with the old key alone: %v", err)
+		t.Errorf("with only the old key: %v", err)
 	}
 }
 

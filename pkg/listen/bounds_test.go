@@ -190,7 +190,7 @@ func TestPreferredPeers(t *testing.T) {
 			listentest.DialFrom(t, fmt.Sprintf("127.5.%d.1", i), address)
 		}
 		if got := ask(listentest.DialFrom(t, "127.1.1.1", address)); got != served {
-			t.Errorf("somebody else gets %s", got)
+			t.Errorf("another client gets %s", got)
 		}
 	})
 }

@@ -13,7 +13,7 @@ import (
 )
 
 func TestSocket(t *testing.T) {
-	t.Run("its owner alone can use it", func(t *testing.T) {
+	t.Run("only its owner can use it", func(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "s")
 		l := listenSocket(t, path)
 		info, err := os.Lstat(path)
@@ -52,7 +52,7 @@ func TestSocket(t *testing.T) {
 			return errors.Join(os.WriteFile(path+".target", nil, 0o600), os.Symlink(path+".target", path))
 		},
 	} {
-		t.Run(name+" in its place is left alone", func(t *testing.T) {
+		t.Run(name+" in its place stays", func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "s")
 			if err := build(path); err != nil {
 				t.Fatal(err)
