@@ -245,7 +245,7 @@ func (s *site) testLimit(t *testing.T) {
 	}
 }
 
-// A replica dies under load: whoever had no answer yet asks again and gets one,
+// A replica dies under load: a client that got no answer asks again and gets one,
 // and the count is what it would have been.
 func (s *site) testKilled(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
@@ -457,7 +457,7 @@ func (s *site) testRestore(t *testing.T) {
 		status, _ := s.ask(t, late.addr, late.id)
 		return status == http.StatusForbidden
 	})
-	awaittest.True(t, "a token for the one that was allowed since", func() bool {
+	awaittest.True(t, "a token for the instance that was allowed again", func() bool {
 		status, _ := s.ask(t, i.addr, i.id)
 		return status == http.StatusOK
 	})

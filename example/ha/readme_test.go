@@ -37,7 +37,7 @@ func newRuns(t *testing.T) *runs {
 	return r
 }
 
-// compare fails for each block that nobody ran.
+// compare fails for each block that no test ran.
 func (r *runs) compare(t *testing.T) {
 	t.Helper()
 	for _, b := range r.blocks {

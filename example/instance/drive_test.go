@@ -115,8 +115,8 @@ func inNamespaces(t *testing.T, script string, env ...string) string {
 	return string(out)
 }
 
-// A config drive is found by its label, mounted or not. What a user mounted by
-// FUSE is none.
+// A config drive is found by its label, mounted or not. What a user mounted with
+// FUSE is not used.
 func TestConfigDriveByLabel(t *testing.T) {
 	for _, kind := range []string{"ext4 that is mounted", "iso9660", "vfat"} {
 		t.Run(kind, func(t *testing.T) {

@@ -136,8 +136,8 @@ func TestToken(t *testing.T) {
 		{"not yet", []string{"-r", "web", "-u", "URL"}, map[string]int{put: 500, "/auth": 503}, 75, nil},
 		{"too often", []string{"-r", "web", "-w", "metadata"}, map[string]int{put: 409}, 75, nil},
 		{"without a role", nil, nil, 2, nil},
-		{"a way that is none", []string{"-r", "web", "-w", "luck"}, nil, 2, nil},
-		{"an option that is none", []string{"-x"}, nil, 2, nil},
+		{"an unknown way", []string{"-r", "web", "-w", "luck"}, nil, 2, nil},
+		{"an unknown option", []string{"-x"}, nil, 2, nil},
 		{"a word too many", []string{"-r", "web", "more"}, nil, 2, nil},
 	}
 	for _, tt := range tests {
@@ -157,7 +157,7 @@ func TestToken(t *testing.T) {
 			}
 		})
 	}
-	t.Run("nobody is there", func(t *testing.T) {
+	t.Run("no server is there", func(t *testing.T) {
 		w := newWorld(t)
 		w.Close()
 		if status, _, said := w.run(t, nil, "token.sh", "-r", "web"); status != 75 {
@@ -171,7 +171,7 @@ func TestToken(t *testing.T) {
 	})
 }
 
-// A reader of the file finds a whole token, and nobody but its owner can read it.
+// A reader of the file finds a whole token, and only its owner can read it.
 func TestTokenInAFile(t *testing.T) {
 	w := newWorld(t)
 	dir := t.TempDir()
@@ -478,7 +478,7 @@ func TestLoginsOverTLS(t *testing.T) {
 			t.Errorf("%s with %s: status %d, %s", args[0], variable, status, said)
 		}
 		if status, out, _ := run(t, nil, args[0], args[1:]...); status == 0 || out != "" {
-			t.Errorf("%s takes a certificate of nobody: status %d, %q", args[0], status, out)
+			t.Errorf("%s takes a certificate without a known CA: status %d, %q", args[0], status, out)
 		}
 		if status, out, _ := run(t, nil, args[0], "--help"); status != 0 || !strings.Contains(out, "-c CAFILE") || strings.Contains(out, "umask") {
 			t.Errorf("%s --help: status %d: %s", args[0], status, out)

@@ -108,7 +108,7 @@ case $drive in
 esac
 
 # In a directory that another user can write to, that user could replace the file by a link or another token. The
-# directory is entered first, so that the one that is looked at is the one that is written to.
+# directory is entered first, so that the folder that was checked is the folder that is written to.
 enter() { # DIRECTORY
     cd -P "$1" || return 1
     seen=$(ls -ldn .) || return 1

@@ -262,7 +262,7 @@ func verify(t *testing.T, token, audience string) {
 }
 
 // A Keystone token of anybody but the listed user buys nothing.
-func TestVendordataTakesNobodyElsesToken(t *testing.T) {
+func TestVendordataTakesOnlyTokensOfNovasUser(t *testing.T) {
 	a := doors(t, "")
 	web := facts.Servers["web-1"]
 	post := func(t *testing.T, token string) int {
@@ -481,7 +481,7 @@ func TestIdentityFromTheMetadataService(t *testing.T) {
 		}
 	})
 
-	t.Run("nobody gets another's", func(t *testing.T) {
+	t.Run("no guest gets the token of another", func(t *testing.T) {
 		web := s["web-1"]
 		signature := sign(web.ID)
 		for name, args := range map[string][]string{

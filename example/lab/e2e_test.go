@@ -49,7 +49,7 @@ func TestAnInstanceIsKnownByItsAddressAlone(t *testing.T) {
 		{"its own ID, behind source NAT", "db-1", v4, s["db-1"].ID, "any", 403, addressMismatch, ""},
 		{"another's ID over IPv6", "db-1", v6, s["web-1"].ID, "any", 403, addressMismatch, s["db-1"].FixedIPs["v6"]},
 		{"an ID of another project over IPv6", "other-1", v6, s["web-1"].ID, "any", 403, addressMismatch, s["other-1"].FixedIPs["v6"]},
-		{"an ID that nobody has", "web-1", v4, "11111111-2222-4333-8444-555555555555", "any", 403, instanceUnknown, s["web-1"].FloatingIP},
+		{"an unused ID", "web-1", v4, "11111111-2222-4333-8444-555555555555", "any", 403, instanceUnknown, s["web-1"].FloatingIP},
 		{"a role that asks for another project", "other-1", v6, s["other-1"].ID, "web", 403, ruleProject, s["other-1"].FixedIPs["v6"]},
 		{"a role that asks for other metadata", "db-1", v6, s["db-1"].ID, "web", 403, ruleMetadata, s["db-1"].FixedIPs["v6"]},
 		{"a window that has closed", "web-1", v4, s["web-1"].ID, "young", 403, windowClosed, s["web-1"].FloatingIP},
@@ -196,7 +196,7 @@ func TestADeletedInstanceIsUnknownToAnAdmin(t *testing.T) {
 }
 
 // Without a compute service a new server stays in BUILD with the task scheduling, and
-// gets no address. Nothing of it runs, so nobody is told that it is being built.
+// gets no address. Nothing of it runs, so no client learns that it is being built.
 func TestAnInstanceThatIsBeingBuilt(t *testing.T) {
 	a := start(t, config{cloud: "authenticator"})
 	demo := login(t, "demo")
@@ -364,7 +364,7 @@ func TestOutages(t *testing.T) {
 		}
 		script(t, "./up")
 		recovered(t)
-		awaittest.Within(t, time.Minute, "login of the one that started without Keystone", func() bool {
+		awaittest.Within(t, time.Minute, "login of the server that started without Keystone", func() bool {
 			return second("any") == "200"
 		})
 		for i, want := range []string{"200", "200", "403"} {

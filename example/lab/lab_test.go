@@ -1,7 +1,7 @@
 //go:build lab
 
 // Package lab_test takes the authenticator, as a binary, through the front door
-// of a real OpenStack: the one that ./up starts. See README.md.
+// of a real OpenStack, which ./up starts. See README.md.
 package lab_test
 
 import (

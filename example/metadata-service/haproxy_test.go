@@ -76,7 +76,7 @@ func newSite(t *testing.T, config string, pairs ...string) *site {
 	if err := os.WriteFile(filepath.Join(s.dir, "agents-ca.pem"), s.ca.CertPEM, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s.certificate(t, listentest.NewCA(t), "stranger")
+	s.certificate(t, listentest.NewCA(t), "other")
 	s.certificate(t, s.ca, "metadata")
 	s.certificate(t, s.ca, "agent")
 
@@ -310,7 +310,7 @@ func TestMetadataService(t *testing.T) {
 			s.testHTTP1(t)
 			s.testBoots(t)
 			s.testOften(t)
-			for _, file := range []string{"", "stranger.pem"} {
+			for _, file := range []string{"", "other.pem"} {
 				for _, request := range []string{"GET /latest/meta-data/", put} {
 					if got, err := s.ask(t.Context(), "21", file, request); err == nil || !strings.Contains(err.Error(), "remote error: tls") {
 						t.Errorf("with certificate %q, %s: %v %s", file, request, err, got)

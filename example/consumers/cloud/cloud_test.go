@@ -1,5 +1,5 @@
 // Package cloud_test holds what the program serves against what the public clouds
-// publish that they take: nobody can run them.
+// publish that they take: they cannot be run here.
 package cloud_test
 
 import (

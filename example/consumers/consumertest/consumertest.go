@@ -181,7 +181,7 @@ func (i *Issuer) Move(project string) {
 	})
 }
 
-// FreePort is one of the loopback on which nobody listens.
+// FreePort returns a free port of the loopback.
 func FreePort(t testing.TB) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -385,7 +385,7 @@ func (i *Issuer) sign(t testing.TB, token string, key crypto.Signer, edit func(j
 // as in that, but for one thing.
 func (i *Issuer) Bad(t testing.TB, good string) map[string]string {
 	t.Helper()
-	stranger, err := rsa.GenerateKey(rand.Reader, 2048)
+	other, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -403,10 +403,10 @@ func (i *Issuer) Bad(t testing.TB, good string) map[string]string {
 		"a changed signature":          segments[0] + "." + segments[1] + "." + string(changed),
 		"another audience":             i.Forge(t, good, func(c jwt.MapClaims) { c["aud"] = "https://elsewhere.example.com" }),
 		"another issuer":               i.Forge(t, good, func(c jwt.MapClaims) { c["iss"] = "https://elsewhere.example.com" }),
-		"another issuer's key":         i.sign(t, good, stranger, func(jwt.MapClaims) {}),
+		"another issuer's key":         i.sign(t, good, other, func(jwt.MapClaims) {}),
 		"a document":                   i.Document(t),
 		"signed with the public key":   i.confuse(t, good),
-		"another issuer, with his key": i.sign(t, good, stranger, func(c jwt.MapClaims) { c["iss"] = "https://elsewhere.example.com" }),
+		"another issuer, with its key": i.sign(t, good, other, func(c jwt.MapClaims) { c["iss"] = "https://elsewhere.example.com" }),
 	}
 }
 

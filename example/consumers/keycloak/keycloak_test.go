@@ -97,8 +97,8 @@ func TestKeycloak(t *testing.T) {
 					t.Errorf("a token %s: %d %s", name, status, body)
 				}
 			}
-			stranger := i.Forge(t, i.Token(t, "web", ""), func(c jwt.MapClaims) { c["sub"] = "22222222-aaaa-4aaa-8aaa-000000000002" })
-			if status, body := k.post(t, realm+"/protocol/openid-connect/token", form(stranger)); status/100 != 4 {
+			forged := i.Forge(t, i.Token(t, "web", ""), func(c jwt.MapClaims) { c["sub"] = "22222222-aaaa-4aaa-8aaa-000000000002" })
+			if status, body := k.post(t, realm+"/protocol/openid-connect/token", form(forged)); status/100 != 4 {
 				t.Errorf("an instance that Keycloak does not know: %d %s", status, body)
 			}
 		})
@@ -197,7 +197,7 @@ func (k *keycloak) post(t *testing.T, target string, form url.Values) (status in
 	return status, body
 }
 
-// try gives 0 if nobody answers.
+// try returns the status, 0 without an answer.
 func (k *keycloak) try(t *testing.T, target string, form url.Values) (status int, body []byte) {
 	t.Helper()
 	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, target, strings.NewReader(form.Encode()))

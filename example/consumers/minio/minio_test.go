@@ -66,7 +66,7 @@ func TestMinIO(t *testing.T) {
 	bad["another role's"] = i.Token(t, "elsewhere", "")
 	for name, token := range bad {
 		_, err := s.assume(t, token)
-		// MinIO does not look at iss: whoever has the key may have any name. See README.md.
+		// MinIO does not check iss: an issuer with the key may have any name. See README.md.
 		if accepted := name == "another issuer"; (err == nil) != accepted {
 			t.Errorf("%s: %v", name, err)
 		}

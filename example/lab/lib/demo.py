@@ -51,7 +51,7 @@ identity.put(f"/system/users/{auditor.id}/roles/{roles['reader'].id}")
 def application_credential():
     """An application credential of the authenticator's, good for one URL of Nova."""
     path = f"/users/{users['authenticator']}/application_credentials"
-    own = cloud("authenticator").identity  # nobody else may make it
+    own = cloud("authenticator").identity  # no other account may make it
     found = own.get(path, params={"name": "lab"}).json()["application_credentials"]
     if found:
         return found[0]["id"]
@@ -123,7 +123,7 @@ private_network("twin", other, routers["other"], "10.20.0.0/24", "fd31::/64")
 
 # Servers, by their owners.
 
-demo, stranger = cloud("demo"), cloud("other")
+demo, other_demo = cloud("demo"), cloud("other")
 group = demo.network.find_security_group("web")
 if not group:
     group = demo.network.create_security_group(name="web")
@@ -139,8 +139,8 @@ wanted = (
      {"key_name": "demo", "metadata": {"role": "web"}}),
     ("db-1", demo, "workloads", "10.20.0.12", "fd20::12", {"metadata": {"role": "db"}}),
     ("edge-1", demo, "public", "172.24.4.21", "fd24::21", {"metadata": {"role": "edge"}}),
-    ("other-1", stranger, "other", "10.30.0.11", "fd30::11", {"metadata": {"role": "web"}}),
-    ("twin-1", stranger, "twin", "10.20.0.11", "fd31::11", {"metadata": {"role": "web"}}),
+    ("other-1", other_demo, "other", "10.30.0.11", "fd30::11", {"metadata": {"role": "web"}}),
+    ("twin-1", other_demo, "twin", "10.20.0.11", "fd31::11", {"metadata": {"role": "web"}}),
 )
 
 

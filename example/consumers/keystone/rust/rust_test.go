@@ -190,7 +190,7 @@ func (k *keystone) moveTo(t *testing.T, i *consumertest.Issuer, project string) 
 	return token
 }
 
-// lapses changes the configuration, while nobody logs in, and shows that the unit of federation.conf is the second: for
+// lapses changes the configuration, without a login, and shows that the unit of federation.conf is the second: for
 // minutes, it would have to wait for one.
 func (k *keystone) lapses(t *testing.T, i *consumertest.Issuer) {
 	t.Helper()
@@ -542,7 +542,7 @@ func (k *keystone) do(t *testing.T, method, path string, header http.Header, wha
 	return a
 }
 
-// try gives the status 0 if nobody answers.
+// try returns the status, 0 without an answer.
 func (k *keystone) try(t *testing.T, method, path string, header http.Header, what any) answer {
 	t.Helper()
 	var body []byte
