@@ -143,3 +143,23 @@ func body(t *testing.T, conn net.Conn) string {
 	}
 	return newAnswer(t, r).body
 }
+
+// If a listener cannot be opened, the error has its key.
+func TestListenersThatCannotBeOpened(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = taken.Close() })
+	used := taken.Addr().String()
+	for want, at := range map[string]struct{ instances, nova string }{
+		"listen: listen tcp " + used:            {used, ""},
+		"vendordata.listen: listen tcp " + used: {"127.0.0.1:0", used},
+	} {
+		s, _ := novaScene(t)
+		s.nova.Listen = at.nova
+		if _, err := s.open(t).Listen(at.instances, nil); err == nil || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("the error is %v, want %s", err, want)
+		}
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -31,11 +32,19 @@ func TestMetricsAreWellFormed(t *testing.T) {
 	m := server.NewMetrics("1.2.3", "abc", func() int { return in })
 	m.ObserveUpstream("nova", "ok", 30*time.Millisecond)
 	m.ObserveUpstream("keystone", "unreachable", 3*time.Second)
-	operator := server.OperatorHandler(m, &server.Health{})
-	text := get(t, operator, "/metrics").body
+	m.WatchLog(func() uint64 { return 2 })
+	m.WatchRights(func() int { return 1 })
+	e, err := server.ListenOperator("127.0.0.1:0", m, &server.Health{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	run(t, slog.New(slog.DiscardHandler), e)
+	text := send(t, clientFrom(t, home), http.MethodGet, "http://"+e.Listener.Addr().String()+"/metrics", "", nil).body
 	for _, want := range []string{
 		`nova_authenticator_build_info{commit="abc",version="1.2.3"} 1`,
 		`nova_authenticator_lookups_in_flight 3`,
+		`nova_authenticator_log_lost_total 2`,
+		`nova_authenticator_cloud_rights_refused 1`,
 		`nova_authenticator_audit_lost_total 0`,
 		`nova_authenticator_upstream_seconds_bucket{outcome="ok",service="nova",le="0.05"} 1`,
 		`nova_authenticator_upstream_seconds_count{outcome="unreachable",service="keystone"} 1`,
