@@ -16,13 +16,13 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/state"
 )
 
-// onlineTimeout bounds check --online.
+// onlineTimeout bounds the requests of check --online to OpenStack.
 const onlineTimeout = 30 * time.Second
 
-// unverified is what is said of `verify: false` in clouds.yaml.
-const unverified = "the cloud says verify: false: an attacker on the way can answer as Nova, and so be any instance; give it a cacert instead"
+// unverified is the warning of `verify: false` in clouds.yaml.
+const unverified = "the cloud has verify: false, so an attacker on the network can answer as Nova and get the tokens of any instance; remove it, and set cacert if the certificate has a CA of your own"
 
-// finding is one line of check.
+// finding is a problem or a warning that check prints.
 type finding struct {
 	Level   string `json:"level"` // error or warning
 	Path    string `json:"path,omitempty"`
@@ -30,7 +30,7 @@ type finding struct {
 	Message string `json:"message"`
 }
 
-// report is what check prints with --json.
+// report is the output of check --json.
 type report struct {
 	File     string          `json:"file"`
 	OK       bool            `json:"ok"`
@@ -42,12 +42,13 @@ func newCheckCommand(file *string, stdout io.Writer) *cobra.Command {
 	var online, strict, asJSON bool
 	cmd := &cobra.Command{
 		Use:   "check",
-		Short: "Read the configuration as serve would and report every problem",
-		Long: `Reads the configuration file, the keys and the certificate that it names, and
-the credentials for OpenStack, and reports every problem and warning. It listens
-nowhere and, unless told, asks nobody.
+		Short: "Report all problems of the configuration",
+		Long: `Reads the configuration as the server does, with the files that it names and the
+credentials for OpenStack, and reports all problems and warnings. It opens no
+listener, and connects to no other service unless --online is set.
 
-The exit status is 1 when there is an error, or with --strict a warning, else 0.`,
+The exit status is 1 if there is an error, or with --strict a warning, and 0
+otherwise.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			r, err := check(cmd.Context(), *file, online)
@@ -61,12 +62,12 @@ The exit status is 1 when there is an error, or with --strict a warning, else 0.
 				return err
 			}
 			if !r.OK {
-				return errSaid
+				return errReported
 			}
 			return nil
 		},
 	}
-	cmd.Flags().BoolVar(&online, "online", false, "log in to OpenStack, ask for every right that the roles need, and ask Redis if the state is there")
+	cmd.Flags().BoolVar(&online, "online", false, "log in to OpenStack, test all rights that the roles need, and connect to Redis if it holds the state")
 	cmd.Flags().BoolVar(&strict, "strict", false, "fail on warnings")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
@@ -93,11 +94,8 @@ func check(ctx context.Context, file string, online bool) (*report, error) {
 		return r, nil
 	}
 	defer cloud.Close()
-	for _, said := range cloud.Warnings() {
-		r.add("warning", config.Problem{Path: "openstack", Message: said})
-	}
-	if cloud.Unverified() {
-		r.add("warning", config.Problem{Path: "openstack", Message: unverified})
+	for _, text := range cloudWarnings(cloud) {
+		r.add("warning", config.Problem{Path: "openstack", Message: text})
 	}
 	if online {
 		ctx, cancel := context.WithTimeout(ctx, onlineTimeout)
@@ -109,7 +107,7 @@ func check(ctx context.Context, file string, online bool) (*report, error) {
 		}
 		r.Cloud = &info
 		if info.Narrow {
-			r.add("warning", config.Problem{Path: "openstack", Message: "the account sees instances " + info.Scope})
+			r.add("warning", config.Problem{Path: "openstack", Message: "the account sees instances " + info.Scope + ": instances of other projects get no token"})
 		}
 		for _, right := range info.Lacks {
 			r.add("error", config.Problem{Path: "openstack", Message: right})
@@ -121,8 +119,17 @@ func check(ctx context.Context, file string, online bool) (*report, error) {
 	return r, nil
 }
 
-// checkState looks at the mode of a state file, which is not opened: the server
-// that runs has it. It reads the files that Redis needs, and asks it if it may.
+// cloudWarnings returns the warnings of the credentials and their cloud.
+func cloudWarnings(cloud *openstack.Client) []string {
+	all := cloud.Warnings()
+	if cloud.Unverified() {
+		all = append(all, unverified)
+	}
+	return all
+}
+
+// checkState does not open a state file, which a server may hold. It checks the mode of the
+// file, or reads the files for Redis. With ask it connects to Redis.
 func checkState(ctx context.Context, c state.Config, ask bool) error {
 	switch c.Type {
 	case state.TypeFile:

@@ -12,24 +12,23 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/server"
 )
 
-// tryAgain is how long to wait before what could not start is started again.
-const tryAgain = 5 * time.Second
+// retryWait is the time between attempts to start the service, or to log in.
+const retryWait = 5 * time.Second
 
-// missing is an error of what a token needs and Nova's metadata does not.
+// missing is an error of something that tokens need and Nova's metadata does not.
 type missing struct{ error }
 
 func (m missing) Unwrap() error { return m.error }
 
-// door is the metadata service's, which is open whether or not there is a token to
-// be had: no instance boots without its metadata.
+// door is the listener for metadata agents. It serves Nova's metadata also while the server
+// cannot issue tokens, because instances cannot boot without metadata.
 type door struct {
 	*server.Agents
-	ended chan struct{} // closed when nothing is in flight any more
+	ended chan struct{} // closed after the last request
 }
 
-// serveDoor opens the door and runs rest beside it until stop ends. What a token
-// needs may be missing: as long as there is a Nova to pass on to, rest is tried
-// again.
+// serveDoor opens the door and runs rest beside it until stop ends. With
+// metadataService.nova it repeats rest while its error is [missing].
 func serveDoor(stop context.Context, c *config.Plan, log *slog.Logger, rest func(context.Context, *door) error) error {
 	agents := server.NewAgents(c.AgentsDoor, log)
 	endpoint, err := agents.Listen()
@@ -40,18 +39,18 @@ func serveDoor(stop context.Context, c *config.Plan, log *slog.Logger, rest func
 	defer cancel()
 	defer context.AfterFunc(stop, func() { time.AfterFunc(linger(c), cancel) })()
 	d := &door{agents, make(chan struct{})}
-	stop, give := context.WithCancel(stop)
-	defer give()
+	stop, end := context.WithCancel(stop)
+	defer end()
 	var failure error
 	go func() {
 		defer close(d.ended)
 		failure = listen.Serve(ctx, log, endpoint)
-		give()
+		end()
 	}()
 	for err = rest(stop, d); c.MetadataService.Nova != "" && errors.As(err, new(missing)); err = rest(stop, d) {
 		agents.Attach(nil)
-		log.Error("no token is issued; Nova's metadata is passed on", "error", err)
-		if !wait(stop, tryAgain) {
+		log.Error("cannot issue tokens; the server passes Nova's metadata on, and tries again", "error", err)
+		if !wait(stop, retryWait) {
 			err = nil
 			break
 		}
@@ -63,7 +62,7 @@ func serveDoor(stop context.Context, c *config.Plan, log *slog.Logger, rest func
 	return errors.Join(err, failure)
 }
 
-// wait reports whether ctx let it wait so long.
+// wait waits for d. It returns false if ctx ends earlier.
 func wait(ctx context.Context, d time.Duration) bool {
 	select {
 	case <-time.After(d):

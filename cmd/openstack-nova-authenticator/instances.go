@@ -14,30 +14,30 @@ import (
 )
 
 const onState = `
-Works through the admin socket of the server that runs; without one, on the
-state itself.`
+The command uses the admin socket of the running server. If no server runs, it
+opens the state itself.`
 
 func newInstancesCommand(file *string, stdout, stderr io.Writer) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "instances",
-		Short: "See and change what is kept of instances: attempts, and who is denied",
-		Long:  "What is kept of instances: the attempts of open windows, and who is denied.\n" + onState,
+		Short: "Show and change the attempts of instances and the denial list",
+		Long:  "Shows and changes the attempts of instances in open windows, and the denial list.\n" + onState,
 		Args:  cobra.NoArgs,
 	}
 	list := &cobra.Command{
-		Use: "list", Short: "List the instances of which anything is kept", Args: cobra.NoArgs,
+		Use: "list", Short: "List the instances with attempts, and the denied ones", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return request[admin.Instances]{to: admin.ListInstances, json: asJSON, show: func(w io.Writer, v admin.Instances) {
 				printInstances(w, v.Instances...)
 				if v.More {
-					fmt.Fprintln(w, "There are more.")
+					fmt.Fprintln(w, "There are more instances.")
 				}
 			}}.run(cmd.Context(), *file, stdout, stderr)
 		},
 	}
 	show := &cobra.Command{
-		Use: "show ID", Short: "Show what is kept of an instance", Args: instanceArg,
+		Use: "show ID", Short: "Show an instance", Args: instanceArg,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return request[attest.Kept]{to: admin.ShowInstance, in: admin.Input{ID: args[0]}, json: asJSON, show: func(w io.Writer, v attest.Kept) {
 				printInstances(w, v)
@@ -48,7 +48,7 @@ func newInstancesCommand(file *string, stdout, stderr io.Writer) *cobra.Command 
 		c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	}
 	reset := &cobra.Command{
-		Use: "reset ID", Short: "Give an instance the attempts of its open windows back", Args: instanceArg,
+		Use: "reset ID", Short: "Reset the attempts of an instance in open windows", Args: instanceArg,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return request[admin.Reset]{to: admin.ResetInstance, in: admin.Input{ID: args[0]}, show: func(w io.Writer, v admin.Reset) {
 				if v.Windows == 0 {
@@ -62,10 +62,10 @@ func newInstancesCommand(file *string, stdout, stderr io.Writer) *cobra.Command 
 	var life time.Duration
 	var reason string
 	deny := &cobra.Command{
-		Use: "deny ID", Short: "Give an instance no more tokens", Args: instanceArg,
-		Long: `Gives an instance no more tokens, on all servers that share the state, until it
-is allowed again or the time is over. Tokens that it has already are good until
-they expire.
+		Use: "deny ID", Short: "Put an instance on the denial list", Args: instanceArg,
+		Long: `Puts an instance on the denial list of all servers that share the state: it gets
+no token until it is allowed again or the time is over. Tokens that it already
+has are valid until they expire.
 ` + onState,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			deny := admin.Deny{Reason: reason}
@@ -82,9 +82,9 @@ they expire.
 		},
 	}
 	deny.Flags().DurationVar(&life, "for", 0, "for how `long`, such as 24h, up to 876000h (default: until it is allowed again)")
-	deny.Flags().StringVar(&reason, "reason", "", "why, for the audit log and instances list")
+	deny.Flags().StringVar(&reason, "reason", "", "the reason, for the audit log and instances list")
 	allow := &cobra.Command{
-		Use: "allow ID", Short: "End what deny began", Args: instanceArg,
+		Use: "allow ID", Short: "Remove an instance from the denial list", Args: instanceArg,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return request[struct{}]{to: admin.AllowInstance, in: admin.Input{ID: args[0]}, show: func(w io.Writer, _ struct{}) {
 				fmt.Fprintf(w, "%s is not denied.\n", args[0])
@@ -95,7 +95,7 @@ they expire.
 	return cmd
 }
 
-// instanceArg takes one instance ID.
+// instanceArg accepts one argument, an instance ID, and rewrites it in canonical form.
 func instanceArg(cmd *cobra.Command, args []string) error {
 	if err := cobra.ExactArgs(1)(cmd, args); err != nil {
 		return err

@@ -13,16 +13,16 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/secret"
 )
 
-// maxKeyFile bounds the file that keys import reads.
+// maxKeyFile is the maximum size of a file for keys import.
 const maxKeyFile = 64 << 10
 
 func newKeysCommand(file *string, stdout, stderr io.Writer) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "keys",
-		Short: "See and change the signing keys that the state holds",
-		Long: `The signing keys that the state holds. The next key is published long before it
-signs, the current one signs, and a retired one is published until its last
-token has expired; all of that happens by itself.
+		Short: "Show and change the signing keys in the state",
+		Long: `Shows and changes the signing keys in the state. The current key signs. The next
+key is published before it signs. A retired key is published until its last
+token has expired. The server rotates the keys.
 ` + onState,
 		Args: cobra.NoArgs,
 	}
@@ -37,16 +37,16 @@ token has expired; all of that happens by itself.
 	}
 	list.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	rotate := &cobra.Command{
-		Use: "rotate", Short: "Let the next key sign from now on", Args: cobra.NoArgs,
+		Use: "rotate", Short: "Sign with the next key from now on", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return request[keyring.KeyInfo]{to: admin.RotateKeys, show: printKey}.run(cmd.Context(), *file, stdout, stderr)
 		},
 	}
 	revoke := &cobra.Command{
-		Use: "revoke KID", Short: "Take a key out of the key set at once", Args: cobra.ExactArgs(1),
-		Long: `Takes a key out of the key set at once: verifiers that fetch the key set refuse
-its tokens from then on, those that keep it for keys.maxAge do so when that is
-over. If it was the one that signs, the next one signs from now on.
+		Use: "revoke KID", Short: "Remove a key from the key set at once", Args: cobra.ExactArgs(1),
+		Long: `Removes a key from the key set at once. A verifier rejects tokens of the key after
+it has fetched the key set again, within keys.maxAge. If the key was the current
+one, the next key signs from now on.
 ` + onState,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return request[struct{}]{to: admin.RevokeKey, in: admin.Input{ID: args[0]}, show: func(w io.Writer, _ struct{}) {
@@ -55,9 +55,9 @@ over. If it was the one that signs, the next one signs from now on.
 		},
 	}
 	imports := &cobra.Command{
-		Use: "import FILE", Short: "Take a private key from a file, so that one can go from signingKeyFile to managed keys", Args: cobra.ExactArgs(1),
-		Long: `Takes a private key, PEM, into the key set. If that is empty the key signs from
-now on: it is the one that verifiers know. Otherwise it becomes the next key.
+		Use: "import FILE", Short: "Add a private key from a file, to change from signingKeyFile to managed keys", Args: cobra.ExactArgs(1),
+		Long: `Adds a private key (PEM) to the key set. If the key set is empty, the key signs
+from now on, because verifiers know it. Otherwise it becomes the next key.
 ` + onState,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			pem, err := secret.ReadFile(args[0], maxKeyFile)
@@ -69,18 +69,17 @@ now on: it is the one that verifiers know. Otherwise it becomes the next key.
 	}
 	var accept bool
 	initialize := &cobra.Command{
-		Use: "init", Short: "Accept a Redis that is new or lost what it held", Args: cobra.NoArgs,
-		Long: `Accepts a Redis that is new, or that lost what it held: a server refuses such a
-one, since the attempts that it counted are gone. If a server runs, its key set
-and its list of denied instances are written back, and the tokens that are out
-stay good; otherwise new ones are made if there are none, but no key set beside
-auth.signingKeyFile. A state that has all of this is left as it is.
+		Use: "init", Short: "Accept a Redis that is new or has lost its data", Args: cobra.NoArgs,
+		Long: `Accepts a Redis that is new or has lost its data. A server refuses such a Redis,
+because the counts of attempts are lost. If a server runs, it writes its key set
+and its denial list back, and issued tokens stay valid. Otherwise the command
+creates those that Redis lacks, but no key set with auth.signingKeyFile.
 
-A key set or a list that may be an old one is refused: its generation is lower
-than this server has seen, or this server has seen none and no running server
-confirmed it within keys.maxAge. With --accept it is taken, and what it is is
-printed. Deny again the instances that are missing. A key that this server saw
-revoked is revoked again by itself; look whether another one is among the keys.
+A key set or a denial list that may be outdated is refused: this server has seen
+a newer generation, or it has seen none and no running server confirmed it
+within keys.maxAge. --accept accepts it, and prints its generation and what is
+missing. Deny the missing instances again. The server again revokes the keys that
+it saw revoked; check the others with ` + "`keys list`" + `.
 ` + onState,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return request[admin.Initialized]{to: admin.InitKeys, in: admin.Input{Accept: accept}, show: func(w io.Writer, v admin.Initialized) {
@@ -89,12 +88,12 @@ revoked is revoked again by itself; look whether another one is among the keys.
 			}}.run(cmd.Context(), *file, stdout, stderr)
 		},
 	}
-	initialize.Flags().BoolVar(&accept, "accept", false, "take a key set and a list of denied instances that may be old")
+	initialize.Flags().BoolVar(&accept, "accept", false, "accept a key set and a denial list that may be outdated")
 	cmd.AddCommand(list, rotate, revoke, imports, initialize)
 	return cmd
 }
 
-// printAccepted says what an operator accepted.
+// printAccepted prints what an operator accepted.
 func printAccepted(w io.Writer, all []keyring.Accepted) {
 	for _, a := range all {
 		switch {
@@ -106,13 +105,13 @@ func printAccepted(w io.Writer, all []keyring.Accepted) {
 			fmt.Fprintf(w, "The %s: generation %d, last confirmed by a server at %s.\n", a.Value, a.Generation, a.Confirmed.UTC().Format(time.RFC3339))
 		}
 		if a.Seen > a.Generation {
-			fmt.Fprintf(w, "  This server has seen generation %d of it.\n", a.Seen)
+			fmt.Fprintf(w, "  This server has seen generation %d.\n", a.Seen)
 		}
 		for _, name := range a.Missing {
-			fmt.Fprintf(w, "  %s was there when this server saw it last, and is not now.\n", name)
+			fmt.Fprintf(w, "  %s is missing: it was there when this server last saw it.\n", name)
 		}
 		for _, name := range a.Returned {
-			fmt.Fprintf(w, "  %s is there now, and was not when this server saw it last.\n", name)
+			fmt.Fprintf(w, "  %s is back: it was not there when this server last saw it.\n", name)
 		}
 	}
 }

@@ -1,5 +1,5 @@
-// Command openstack-nova-authenticator gives OpenStack instances short-lived
-// tokens that any OIDC-aware service can verify.
+// Command openstack-nova-authenticator issues short-lived tokens to OpenStack instances. Any
+// OIDC-aware service can verify them.
 package main
 
 import (
@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/signal"
 	"runtime/debug"
@@ -16,24 +17,26 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/config"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/secret"
 )
 
 const program = "openstack-nova-authenticator"
 
-// Set by the linker in a release.
+// The linker sets these in a release.
 var (
 	version = ""
 	commit  = ""
 )
 
 func main() {
-	// Not given back: a second signal must not cut off what still ends in order.
+	// The default of a second signal would end the process before it has finished requests,
+	// so it is not restored.
 	ctx, _ := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
 
-// hinted is an error with what to do next.
+// hinted is an error with a hint on what to do next.
 type hinted struct {
 	err  error
 	hint string
@@ -42,8 +45,8 @@ type hinted struct {
 func (h *hinted) Error() string { return h.err.Error() }
 func (h *hinted) Unwrap() error { return h.err }
 
-// errSaid ends the process with status 1 when all has been said already.
-var errSaid = errors.New("already reported")
+// errReported is the error of a command that has printed its problems.
+var errReported = errors.New("already reported")
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	cmd := newRootCommand(stdout, stderr)
@@ -54,7 +57,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if err == nil {
 		return 0
 	}
-	if errors.Is(err, errSaid) {
+	if errors.Is(err, errReported) {
 		return 1
 	}
 	var text strings.Builder
@@ -65,25 +68,25 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if errors.As(err, &h) {
 		fmt.Fprintf(&text, "%s: hint: %s\n", program, h.hint)
 	}
-	say(stderr, text.String())
+	writeWithinASecond(stderr, text.String())
 	return 1
 }
 
-// say writes the last words, for at most a second: a reader that has stalled must not keep
-// the process.
-func say(w io.Writer, text string) {
-	said := make(chan struct{})
+// writeWithinASecond does not wait longer: a stalled reader must not keep the process alive.
+func writeWithinASecond(w io.Writer, text string) {
+	written := make(chan struct{})
 	go func() {
-		defer close(said)
+		defer close(written)
 		_, _ = io.WriteString(w, text)
 	}()
 	select {
-	case <-said:
+	case <-written:
 	case <-time.After(time.Second):
 	}
 }
 
-// buildVersion is the release's, else what the toolchain knows of the source.
+// buildVersion returns the version and commit of a release, or those that the toolchain
+// recorded.
 func buildVersion() (ver, rev string) {
 	ver, rev = version, commit
 	info, ok := debug.ReadBuildInfo()
@@ -104,6 +107,32 @@ func buildVersion() (ver, rev string) {
 	return ver, rev
 }
 
+var defaultFiles = []string{"config.yml", "/etc/" + program + "/config.yml"}
+
+// load reads the file, or the first default file that exists.
+func load(file string) (*config.Plan, string, error) {
+	if file == "" {
+		for _, f := range defaultFiles {
+			if _, err := os.Stat(f); !errors.Is(err, fs.ErrNotExist) {
+				file = f
+				break
+			}
+		}
+	}
+	if file == "" {
+		return nil, "", &hinted{
+			fmt.Errorf("there is no configuration file: neither %s nor %s", defaultFiles[0], defaultFiles[1]),
+			"name one with -c, copy example/config.yml, or try a demo without a configuration: " + program + " demo",
+		}
+	}
+	c, err := config.LoadOwned(file)
+	var problems *config.Problems
+	if errors.As(err, &problems) {
+		return nil, file, &hinted{err, "example/config.yml explains all keys"}
+	}
+	return c, file, err
+}
+
 func userAgent() string {
 	v, _ := buildVersion()
 	return program + "/" + v
@@ -114,12 +143,11 @@ func newRootCommand(stdout, stderr io.Writer) *cobra.Command {
 	var showVersion bool
 	root := &cobra.Command{
 		Use:   program,
-		Short: "An identity for OpenStack instances, as a token that any OIDC-aware service can verify",
-		Long: `Serves POST /auth: an instance posts its ID and a role, is looked up in Nova,
-and gets a short-lived JWT if it speaks from one of its own addresses, is young
-enough, and meets the role's rules.
+		Short: "Issues tokens to OpenStack instances that any OIDC-aware service can verify",
+		Long: `Runs the server. An instance proves its identity, asks for a role, and gets a
+short-lived JWT if it meets the rules of the role. Nova says which instance it is.
 
-The credentials for OpenStack are OS_* variables or a cloud of clouds.yaml.`,
+The credentials for OpenStack come from OS_* variables or a cloud of clouds.yaml.`,
 		Example: `  openstack-nova-authenticator demo
   openstack-nova-authenticator check -c config.yml --online
   openstack-nova-authenticator -c config.yml`,
@@ -137,7 +165,7 @@ The credentials for OpenStack are OS_* variables or a cloud of clouds.yaml.`,
 		},
 	}
 	root.PersistentFlags().StringVarP(&file, "config", "c", "", "configuration `file` (default ./config.yml, else /etc/"+program+"/config.yml)")
-	root.Flags().BoolVarP(&showVersion, "version", "v", false, "print version and commit, and end")
+	root.Flags().BoolVarP(&showVersion, "version", "v", false, "print version and commit, and exit")
 	root.AddCommand(newCheckCommand(&file, stdout), newDemoCommand(stdout),
 		newInstancesCommand(&file, stdout, stderr), newKeysCommand(&file, stdout, stderr), newStateCommand(&file, stdout, stderr))
 	return root

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -23,16 +24,15 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/state"
 )
 
-// defaultSocket is where the unit in example/systemd has it. The operator's shell has
-// no $RUNTIME_DIRECTORY.
+// defaultSocket is the admin socket of the unit in example/systemd. An operator's shell has no
+// $RUNTIME_DIRECTORY.
 const defaultSocket = "/run/" + program + "/admin.sock"
 
 // opener opens the state in a process that is not a server.
 type opener func(*service, *config.Plan) error
 
-// newOperator makes a client of the server that runs. Where none runs, this process
-// serves the state itself until stop is called. It opens the state with open or, if that
-// is nil, as a server does.
+// newOperator returns a client of the running server. If none runs, this process opens the
+// state with open, as a server does if open is nil, and serves it until stop is called.
 func newOperator(ctx context.Context, file string, stderr io.Writer, open opener) (client *http.Client, stop func(), err error) {
 	c, _, err := load(file)
 	if err != nil {
@@ -49,52 +49,52 @@ func newOperator(ctx context.Context, file string, stderr io.Writer, open opener
 		_ = conn.Close()
 	case errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED):
 		if open == nil {
-			open = (*service).openState
+			open = func(s *service, c *config.Plan) error { return s.openState(c, false) }
 		}
 		if socket, stop, err = serveState(ctx, c, socket, stderr, open); err != nil {
 			return nil, nil, err
 		}
 	default:
-		return nil, nil, &hinted{err, "the admin socket is for the user that the server runs as, and for root"}
+		return nil, nil, &hinted{err, "only root and the user of the server can use the admin socket; run the command as one of them"}
 	}
 	return admin.NewClient(socket), stop, nil
 }
 
-// serveState opens the state in this process, and serves the admin interface on
-// it at a socket that this user alone can reach.
+// serveState opens the state in this process, and serves the admin interface at a socket that
+// only this user can use.
 func serveState(ctx context.Context, c *config.Plan, absent string, stderr io.Writer, open opener) (socket string, stop func(), err error) {
 	switch c.State.Type {
 	case state.TypeMemory:
 		return "", nil, &hinted{
-			fmt.Errorf("no server answers at %s, and state.type memory means that the state ends with the server", absent),
-			"start the server, with admin.socket set if it has another one",
+			fmt.Errorf("no server answers at %s, and with state.type memory only a running server has a state", absent),
+			"start the server, or set admin.socket to its socket",
 		}
 	case state.TypeFile:
-		// An empty state made here would be another than the server's.
+		// The server would not use a new state file that this process creates.
 		if _, err := os.Stat(c.State.File.Path); err != nil {
 			return "", nil, &hinted{
 				fmt.Errorf("no server answers at %s, and the state file cannot be used: %w", absent, err),
-				"a relative state.file.path is in $STATE_DIRECTORY, which systemd sets for the server alone: set it, or use an absolute path",
+				"a relative state.file.path is relative to $STATE_DIRECTORY, which systemd sets only for the server: set it, or use an absolute path",
 			}
 		}
 	}
-	if c.Audit.Output == "stdout" {
-		c.Audit.Output = "stderr" // stdout has the command's result
-	}
-	c.Log.Level = "error"
+	c.LogLevel = slog.LevelError
 	dir, err := os.MkdirTemp("", program+"-")
 	if err != nil {
 		return "", nil, err
 	}
-	said := audit.NewStream(stderr, c.Log.Format)
-	s := &service{log: newLog(c, said)}
-	fail := func(err error) (string, func(), error) {
+	lines := audit.NewStream(stderr, c.Log.Format) // stdout is for the result of the command
+	s := &service{log: newLog(c, lines)}
+	stop = func() {
 		s.close()
-		_ = said.Close()
+		_ = lines.Close()
 		_ = os.RemoveAll(dir)
+	}
+	fail := func(err error) (string, func(), error) {
+		stop()
 		return "", nil, err
 	}
-	if s.audit, err = audit.Open(c.Audit, said, said); err != nil {
+	if s.audit, err = audit.Open(c.Audit, lines, lines); err != nil {
 		return fail(err)
 	}
 	if err := open(s, c); err != nil {
@@ -113,22 +113,20 @@ func serveState(ctx context.Context, c *config.Plan, absent string, stderr io.Wr
 	return socket, func() {
 		cancel()
 		serving.Wait()
-		s.close()
-		_ = said.Close()
-		_ = os.RemoveAll(dir)
+		stop()
 	}, nil
 }
 
-// request is a request to the admin socket, and what is printed of its answer.
+// request is a request to the admin socket, and how to print its answer.
 type request[Answer any] struct {
 	to   admin.Route[Answer]
 	in   admin.Input
 	open opener // optional; see newOperator
-	json bool   // print the answer as it is
+	json bool   // print the JSON
 	show func(io.Writer, Answer)
 }
 
-// run runs a command that makes one request.
+// run sends the request and prints the answer.
 func (q request[Answer]) run(ctx context.Context, file string, stdout, stderr io.Writer) error {
 	client, stop, err := newOperator(ctx, file, stderr, q.open)
 	if err != nil {

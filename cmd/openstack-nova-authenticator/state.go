@@ -18,15 +18,17 @@ import (
 )
 
 func newStateCommand(file *string, stdout, stderr io.Writer) *cobra.Command {
-	cmd := &cobra.Command{Use: "state", Short: "Back the state file up, and accept a copy that was restored", Args: cobra.NoArgs}
+	cmd := &cobra.Command{Use: "state", Short: "Back up the state file, and accept a restored copy", Args: cobra.NoArgs}
 	cmd.AddCommand(&cobra.Command{
 		Use: "save FILE", Short: "Write a consistent copy of the state file", Args: cobra.ExactArgs(1),
-		Long: `Writes a consistent copy of the state file while the server works on. The copy
-has the signing keys in it and mode 0600. A copy of the same name is replaced
-when the new one is complete and every page of it is good; what is no copy is
-left alone. To restore it, stop the server, put the copy in the place of the
-state file, accept it with ` + "`state accept`" + `, which says what was revoked and
-denied since the copy was made, and start the server.
+		Long: `Writes a consistent copy of the state file while the server runs. The copy has
+mode 0600, because it contains the signing keys. An older copy with this name is
+replaced after the new one is complete and verified; a file that is not a copy
+is not replaced.
+
+To restore it, stop the server, replace the state file with the copy, run
+` + "`state accept`" + `, which prints what was revoked and denied since the copy was
+made, and start the server.
 ` + onState,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			n, err := saveState(cmd.Context(), *file, args[0], stderr)
@@ -39,28 +41,26 @@ denied since the copy was made, and start the server.
 	})
 	cmd.AddCommand(&cobra.Command{
 		Use: "accept", Short: "Accept a state file that was restored from a copy", Args: cobra.NoArgs,
-		Long: `Accepts a state file that is older than its server has seen, which a server
-refuses: a copy that was restored. It lacks what happened since, and so this is
-printed: keys that are there and were not when the server saw the state last,
-since they were revoked or have retired, and instances that were denied. Deny
-those instances again before you start the server; a key that this server saw
-revoked is revoked again by itself. Attempts that were made since can be made
-again.
+		Long: `Accepts a state file that is older than the state that the server has seen. A
+server refuses such a file. It prints what the file lacks: instances that were
+denied since, and keys that were revoked or removed since. Deny these instances
+again before you start the server. The server again revokes the keys that it saw
+revoked. Instances can repeat the attempts that they made since.
 
-The server must not run.
+Stop the server first.
 `,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			opened := false
 			open := func(s *service, c *config.Plan) error {
 				if c.State.Type != state.TypeFile {
-					return fmt.Errorf("state.type is %s: `keys init --accept` is for a Redis", c.State.Type)
+					return fmt.Errorf("state.type is %s, not file; for redis use `keys init --accept`", c.State.Type)
 				}
 				opened = true
-				return s.openStateAs(c, true)
+				return s.openState(c, true)
 			}
 			return request[admin.Initialized]{to: admin.InitKeys, in: admin.Input{Accept: true}, open: open, show: func(w io.Writer, v admin.Initialized) {
 				if !opened {
-					fmt.Fprintln(w, "A server runs with the state file: it has accepted it.")
+					fmt.Fprintln(w, "A server runs with the state file, and has accepted it.")
 					return
 				}
 				printAccepted(w, v.Accepted)
@@ -100,10 +100,10 @@ func saveState(ctx context.Context, file, to string, stderr io.Writer) (n int64,
 		}
 	}()
 	if n, err = io.Copy(f, answer); err != nil {
-		return 0, fmt.Errorf("the copy broke off: %w", err)
+		return 0, fmt.Errorf("the copy is incomplete and was deleted: %w", err)
 	}
 	if err := state.VerifyFile(f); err != nil {
-		return 0, fmt.Errorf("the copy is not kept: %w", err)
+		return 0, fmt.Errorf("the copy is damaged and was deleted: %w", err)
 	}
 	if err := f.Sync(); err != nil {
 		return 0, err
@@ -114,9 +114,8 @@ func saveState(ctx context.Context, file, to string, stderr io.Writer) (n int64,
 	return n, syncDir(filepath.Dir(to))
 }
 
-// replaceable fails if a copy must not be put where something is already: the state
-// file itself, which the server would go on using without its name, and anything
-// but an older copy.
+// replaceable returns an error unless a copy can be written to a path: nothing is there, or an
+// older copy. It must not be the state file: the server would go on with a deleted file.
 func replaceable(to string, c state.Config) error {
 	info, err := os.Lstat(to)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -126,10 +125,10 @@ func replaceable(to string, c state.Config) error {
 		return err
 	}
 	if !info.Mode().IsRegular() {
-		return fmt.Errorf("%s is there already, and is not a file", to)
+		return fmt.Errorf("%s exists, and is not a file", to)
 	}
 	if own, err := os.Stat(c.File.Path); c.Type == state.TypeFile && err == nil && os.SameFile(own, info) {
-		return fmt.Errorf("%s is the state file itself; name another file for the copy", to)
+		return fmt.Errorf("%s is the state file; choose another name for the copy", to)
 	}
 	f, err := os.Open(to)
 	if err != nil {
@@ -137,16 +136,16 @@ func replaceable(to string, c state.Config) error {
 	}
 	defer f.Close()
 	if !state.IsFile(f) {
-		return fmt.Errorf("%s is there already, and is not a copy of a state file", to)
+		return fmt.Errorf("%s exists, and is not a copy of a state file; choose another name", to)
 	}
-	// The path of the state file may be another one for the server (STATE_DIRECTORY).
+	// The server may have another path for it (STATE_DIRECTORY).
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		return fmt.Errorf("%s is the state file of a server that runs; name another file for the copy", to)
+		return fmt.Errorf("%s is the state file of a running server; choose another name for the copy", to)
 	}
 	return nil
 }
 
-// syncDir has the names in a folder on the disk.
+// syncDir writes the names in a folder to the disk.
 func syncDir(name string) error {
 	dir, err := os.Open(name)
 	if err != nil {

@@ -221,7 +221,7 @@ func TestLookupAccounts(t *testing.T) {
 		{"an admin", config{cloud: "authenticator-admin"}, "lookup=show scope=\"of all projects (admin)\"", granted},
 		{"the least rights", config{cloud: "authenticator"}, "lookup=list scope=\"of all projects (list)\"", granted},
 		{"an application credential for that one URL", config{cloud: "authenticator-appcred", lookup: "list"}, "lookup=list", granted},
-		{"a project's own reader", config{cloud: "demo-reader"}, "the account sees the instances of one project alone", instanceUnknown},
+		{"a project's own reader", config{cloud: "demo-reader"}, "the account sees only the instances of one project", instanceUnknown},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			a := start(t, tt.c)
