@@ -107,7 +107,7 @@ func check(ctx context.Context, file string, online bool) (*report, error) {
 		}
 		r.Cloud = &info
 		if info.Narrow {
-			r.add("warning", config.Problem{Path: "openstack", Message: "the account sees instances " + info.Scope + ": instances of other projects get no token"})
+			r.add("warning", config.Problem{Path: "openstack", Message: "the account sees instances " + info.Scope})
 		}
 		for _, right := range info.Lacks {
 			r.add("error", config.Problem{Path: "openstack", Message: right})

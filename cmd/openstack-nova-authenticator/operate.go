@@ -85,16 +85,16 @@ func serveState(ctx context.Context, c *config.Plan, absent string, stderr io.Wr
 	}
 	lines := audit.NewStream(stderr, c.Log.Format) // stdout is for the result of the command
 	s := &service{log: newLog(c, lines)}
-	stop = func() {
+	release := func() {
 		s.close()
 		_ = lines.Close()
 		_ = os.RemoveAll(dir)
 	}
 	fail := func(err error) (string, func(), error) {
-		stop()
+		release()
 		return "", nil, err
 	}
-	if s.audit, err = audit.Open(c.Audit, lines, lines); err != nil {
+	if s.audit, err = audit.Open(c.AuditLog, lines, lines); err != nil {
 		return fail(err)
 	}
 	if err := open(s, c); err != nil {
@@ -113,7 +113,7 @@ func serveState(ctx context.Context, c *config.Plan, absent string, stderr io.Wr
 	return socket, func() {
 		cancel()
 		serving.Wait()
-		stop()
+		release()
 	}, nil
 }
 

@@ -50,7 +50,7 @@ func newService(c *config.Plan, out outputs) (_ *service, err error) {
 	if s.cloud, err = openstack.New(c.Cloud, openstack.Options{Log: s.log, Observe: metrics.ObserveUpstream, UserAgent: userAgent(), ProjectNames: c.Tokens.NeedsProjects(), Callers: c.Vendordata.Users}); err != nil {
 		return nil, missing{fmt.Errorf("openstack: %w", err)}
 	}
-	if s.audit, err = audit.Open(c.Audit, out.stdout, out.stderr); err != nil {
+	if s.audit, err = audit.Open(c.AuditLog, out.stdout, out.stderr); err != nil {
 		return nil, missing{err}
 	}
 	if err := s.openState(c, false); err != nil {
@@ -75,7 +75,7 @@ func newService(c *config.Plan, out outputs) (_ *service, err error) {
 		Attestor:   &attest.Attestor{Policy: c.RoleSet, Instances: s.cloud, State: s.store, Denials: s.keys.Denials()},
 		Issuer:     issuer,
 		Proxy:      c.LoadBalancers,
-		Throttle:   c.Throttle,
+		Throttle:   c.Limits,
 		Audit:      s.audit,
 		Metrics:    metrics,
 		Log:        s.log,
@@ -107,7 +107,7 @@ func newService(c *config.Plan, out outputs) (_ *service, err error) {
 // openState opens the store, and the key ring on it. A state file that is older than this
 // server has seen is an error, unless accept is true.
 func (s *service) openState(c *config.Plan, accept bool) (err error) {
-	if s.store, err = state.Open(c.State); err != nil {
+	if s.store, err = c.StatePlan.Open(); err != nil {
 		return err
 	}
 	var seen *keyring.Seen

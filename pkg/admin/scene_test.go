@@ -59,7 +59,11 @@ func newScene(t *testing.T) *scene {
 		Status: status, Register: &attest.Register{Store: store, Denials: keys.Denials()}, Keys: keys,
 		Log: slog.New(slog.NewJSONHandler(&s.log, nil)),
 	}
-	if s.Audit, err = audit.Open(audit.Config{Output: "stdout"}, s.stream, nil); err != nil {
+	stdout, err := audit.Config{Output: "stdout"}.Parse()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.Audit, err = audit.Open(stdout, s.stream, nil); err != nil {
 		t.Fatal(err)
 	}
 	return s

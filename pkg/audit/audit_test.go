@@ -53,11 +53,27 @@ func event(name string, proven bool) audit.Event {
 
 func open(t *testing.T, s *audit.Stream) *audit.Log {
 	t.Helper()
-	l, err := audit.Open(audit.Config{Output: "stdout"}, s, nil)
+	l, err := audit.Open(plan(t, audit.Config{Output: "stdout"}), s, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return l
+}
+
+func plan(t *testing.T, c audit.Config) audit.Plan {
+	t.Helper()
+	p, err := c.Parse()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func TestAnEmptyOutputIsRefused(t *testing.T) {
+	const want = "output: is empty; set it to stdout, stderr or the path of a file"
+	if _, err := (audit.Config{}).Parse(); err == nil || err.Error() != want {
+		t.Errorf("Parse = %v, want %q", err, want)
+	}
 }
 
 // names returns the messages of all lines, "torn" for one that is not whole.
@@ -251,7 +267,7 @@ func TestATornLineInAFileIsEnded(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 2 {
-		l, err := audit.Open(audit.Config{Output: file, Required: true}, nil, nil)
+		l, err := audit.Open(plan(t, audit.Config{Output: file, Required: true}), nil, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -269,7 +285,7 @@ func TestATornLineInAFileIsEnded(t *testing.T) {
 	if info, err := os.Stat(file); err != nil || info.Mode() != 0o600 {
 		t.Errorf("the file is %v (%v)", info.Mode(), err)
 	}
-	if _, err := audit.Open(audit.Config{Output: filepath.Join(t.TempDir(), "no", "audit.log")}, nil, nil); err == nil {
+	if _, err := audit.Open(plan(t, audit.Config{Output: filepath.Join(t.TempDir(), "no", "audit.log")}), nil, nil); err == nil {
 		t.Error("a file in a folder that does not exist was opened")
 	}
 }
@@ -277,7 +293,7 @@ func TestATornLineInAFileIsEnded(t *testing.T) {
 // On a disk that becomes full within a line, the file keeps only whole lines.
 func TestAFullDisk(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "audit.log")
-	l, err := audit.Open(audit.Config{Output: file}, nil, nil)
+	l, err := audit.Open(plan(t, audit.Config{Output: file}), nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

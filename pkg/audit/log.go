@@ -30,12 +30,15 @@ type Config struct {
 	Required bool `yaml:"required"`
 }
 
-// Validate reports every problem, each beginning with its key.
-func (c Config) Validate() error {
+// Plan is a parsed [Config].
+type Plan struct{ config Config }
+
+// Parse checks the configuration. It does not open the output.
+func (c Config) Parse() (Plan, error) {
 	if c.Output == "" {
-		return problem.Errorf("output", "is empty; set it to stdout, stderr or the path of a file")
+		return Plan{}, problem.Errorf("output", "is empty; set it to stdout, stderr or the path of a file")
 	}
-	return nil
+	return Plan{c}, nil
 }
 
 // maxValue is the maximum length of a text in a line, in bytes.
@@ -49,7 +52,8 @@ type Log struct {
 }
 
 // Open opens the output that the configuration names, which may be one of the process's.
-func Open(c Config, stdout, stderr *Stream) (*Log, error) {
+func Open(p Plan, stdout, stderr *Stream) (*Log, error) {
+	c := p.config
 	l := &Log{required: c.Required}
 	switch c.Output {
 	case "stdout":

@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/audit"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/keyring"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/listen"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/openstack"
@@ -37,6 +38,9 @@ type Plan struct {
 	Tokens        *token.Plan            // of Auth and Roles: the issuer, and what tokens contain
 	RoleSet       attest.Policy          // of Roles: their rules
 	Certificate   *listen.Certificate    // of TLS
+	StatePlan     state.Plan             // of State
+	Limits        server.Throttle        // of Throttle
+	AuditLog      audit.Plan             // of Audit
 	KeyPlan       keyring.Plan           // of Keys, with the encryption keys
 	SigningKeys   *keyring.KeySet        // of auth.signingKeyFile
 	LogLevel      slog.Level             // of Log
@@ -133,14 +137,15 @@ func (c *Plan) build() error {
 		add("auth.signingKeyFile", err)
 		c.SigningKeys = keys
 	}
-	add("state", c.State.Validate())
+	c.StatePlan, err = c.State.Parse()
+	add("state", err)
 	if c.State.Type == state.TypeRedis && len(c.Keys.EncryptionKeyFile) == 0 {
 		add("keys.encryptionKeyFile", errors.New("is required for state.type redis, also with auth.signingKeyFile: it encrypts the signing keys and the denial list, so that a reader of Redis cannot use them and a writer cannot change them (make one with: openssl rand -base64 32)"))
 	}
 	c.Cloud, err = c.OpenStack.Plan()
 	add("openstack", err)
-	add("throttle.perAddress", c.Throttle.PerAddress.Validate())
-	add("throttle.perInstance", c.Throttle.PerInstance.Validate())
+	c.Limits, err = c.Throttle.Parse()
+	add("throttle", err)
 	add("admin.socket", listen.ValidateSocket(c.Admin.Socket))
 	if c.Metrics.Listen != "" {
 		add("metrics.listen", listen.ValidateAddress(c.Metrics.Listen))
@@ -149,7 +154,8 @@ func (c *Plan) build() error {
 	add("vendordata", err)
 	c.AgentsDoor, err = c.MetadataService.Parse()
 	add("metadataService", err)
-	add("audit", c.Audit.Validate())
+	c.AuditLog, err = c.Audit.Parse()
+	add("audit", err)
 	for _, f := range c.guarded() {
 		for _, exposed := range f.exposed() {
 			if exposed.refused {

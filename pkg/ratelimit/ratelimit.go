@@ -29,8 +29,14 @@ type Rate struct {
 	Burst int `yaml:"burst"`
 }
 
-// Validate reports every problem, each beginning with its key.
-func (r Rate) Validate() error {
+// Limit is a parsed [Rate]. The zero value allows no request.
+type Limit struct {
+	rate  float64
+	burst int
+}
+
+// Parse checks the rate. The error joins all problems ([problem.List]).
+func (r Rate) Parse() (Limit, error) {
 	var problems []error
 	if !(r.Rate > 0) || math.IsInf(r.Rate, 0) {
 		problems = append(problems, problem.Errorf("rate", "%v is not a positive number of requests a second", r.Rate))
@@ -38,15 +44,23 @@ func (r Rate) Validate() error {
 	if r.Burst < 1 || r.Burst > 1<<20 {
 		problems = append(problems, problem.Errorf("burst", "%d is not in 1 to %d", r.Burst, 1<<20))
 	}
-	return errors.Join(problems...)
+	if err := errors.Join(problems...); err != nil {
+		return Limit{}, err
+	}
+	return Limit{r.Rate, r.Burst}, nil
+}
+
+// Within allows n requests at once, and n more in each period, which is at least a second.
+func Within(n int, period time.Duration) Limit {
+	return Limit{float64(n) / max(period, time.Second).Seconds(), n}
 }
 
 // Limiter has a token bucket for each key. When it is full, it drops the bucket that was
 // not used for the longest time. A client that uses this to get a full bucket again must
 // have more keys than fit into the limiter.
 type Limiter[K comparable] struct {
-	rate Rate
-	size int
+	limit Limit
+	size  int
 
 	mu     sync.Mutex
 	byKey  map[K]*list.Element
@@ -62,8 +76,8 @@ type bucket[K comparable] struct {
 const BucketMemory = 288
 
 // New returns a limiter of at most size keys.
-func New[K comparable](r Rate, size int) *Limiter[K] {
-	return &Limiter[K]{rate: r, size: size, byKey: map[K]*list.Element{}, recent: list.New()}
+func New[K comparable](l Limit, size int) *Limiter[K] {
+	return &Limiter[K]{limit: l, size: size, byKey: map[K]*list.Element{}, recent: list.New()}
 }
 
 // Allow takes one request from the bucket of key. If the bucket is empty, it returns how
@@ -80,7 +94,7 @@ func (l *Limiter[K]) Allow(key K, now time.Time) (wait time.Duration, ok bool) {
 			delete(l.byKey, back.Value.(bucket[K]).key)
 			l.recent.Remove(back)
 		}
-		e = l.recent.PushFront(bucket[K]{key, rate.NewLimiter(rate.Limit(l.rate.Rate), l.rate.Burst)})
+		e = l.recent.PushFront(bucket[K]{key, rate.NewLimiter(rate.Limit(l.limit.rate), l.limit.burst)})
 		l.byKey[key] = e
 	}
 	limit := e.Value.(bucket[K]).limit
@@ -88,7 +102,7 @@ func (l *Limiter[K]) Allow(key K, now time.Time) (wait time.Duration, ok bool) {
 		return 0, true
 	}
 	missing := 1 - limit.TokensAt(now)
-	return time.Duration(missing / l.rate.Rate * float64(time.Second)), false
+	return time.Duration(missing / l.limit.rate * float64(time.Second)), false
 }
 
 // Addresses limits by client address, and IPv6 clients also by /64; see [Levels].
@@ -97,9 +111,9 @@ type Addresses struct {
 }
 
 // NewAddresses returns a limiter of at most size addresses and as many subnets.
-func NewAddresses(r Rate, size int) *Addresses {
-	wide := Rate{Rate: SubnetShare * r.Rate, Burst: SubnetShare * r.Burst}
-	return &Addresses{New[netip.Prefix](r, size), New[netip.Prefix](wide, size)}
+func NewAddresses(l Limit, size int) *Addresses {
+	wide := Limit{SubnetShare * l.rate, SubnetShare * l.burst}
+	return &Addresses{New[netip.Prefix](l, size), New[netip.Prefix](wide, size)}
 }
 
 // Allow is [Limiter.Allow] for an address, which must be unmapped and without a zone.

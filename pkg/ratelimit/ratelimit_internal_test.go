@@ -10,7 +10,7 @@ import (
 var start = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
 
 func TestLimiterLetsABurstThroughAndThenTheRate(t *testing.T) {
-	l := New[string](Rate{Rate: 2, Burst: 3}, 10)
+	l := New[string](Limit{2, 3}, 10)
 	for i := range 3 {
 		if _, ok := l.Allow("a", start); !ok {
 			t.Errorf("request %d of the burst was not allowed", i+1)
@@ -32,7 +32,7 @@ func TestLimiterLetsABurstThroughAndThenTheRate(t *testing.T) {
 }
 
 func TestLimiterIsBounded(t *testing.T) {
-	l := New[string](Rate{Rate: 1, Burst: 1}, 100)
+	l := New[string](Limit{1, 1}, 100)
 	l.Allow("victim", start)
 	for i := range 1000 {
 		l.Allow(fmt.Sprint(i), start)
@@ -46,7 +46,7 @@ func TestLimiterIsBounded(t *testing.T) {
 }
 
 func TestAddressesLimitASubnetToo(t *testing.T) {
-	a := NewAddresses(Rate{Rate: 1, Burst: 1}, 1000)
+	a := NewAddresses(Limit{1, 1}, 1000)
 	subnet := netip.MustParseAddr("2001:db8::").As16()
 	addr := func(i int) netip.Addr {
 		b := subnet
@@ -72,21 +72,21 @@ func TestAddressesLimitASubnetToo(t *testing.T) {
 	}
 }
 
-func TestRateValidate(t *testing.T) {
+func TestParseRate(t *testing.T) {
 	for _, r := range []Rate{{0, 1}, {-1, 1}, {1, 0}, {1, -5}, {1, 1 << 21}} {
-		if r.Validate() == nil {
+		if l, err := r.Parse(); err == nil || l != (Limit{}) {
 			t.Errorf("%+v is accepted", r)
 		}
 	}
-	if err := (Rate{Rate: 0.1, Burst: 1}).Validate(); err != nil {
-		t.Errorf("one request in ten seconds: %v", err)
+	if l, err := (Rate{Rate: 0.1, Burst: 1}).Parse(); err != nil || l != (Limit{0.1, 1}) {
+		t.Errorf("one request in ten seconds: %v, %v", l, err)
 	}
 }
 
 func BenchmarkLimiter(b *testing.B) {
 	for _, kept := range []int{100, 65536} {
 		b.Run(fmt.Sprintf("%d kept", kept), func(b *testing.B) {
-			l := New[int](Rate{Rate: 1, Burst: 1}, kept)
+			l := New[int](Limit{1, 1}, kept)
 			for i := 0; b.Loop(); i++ {
 				l.Allow(i%(2*kept), start)
 			}

@@ -64,6 +64,16 @@ type ThrottleConfig struct {
 	PerInstance ratelimit.Rate `yaml:"perInstance"`
 }
 
+// Throttle is a parsed [ThrottleConfig]. The zero value allows no request.
+type Throttle struct{ perAddress, perInstance ratelimit.Limit }
+
+// Parse checks the rates. The error joins all problems ([problem.List]).
+func (c ThrottleConfig) Parse() (Throttle, error) {
+	address, one := c.PerAddress.Parse()
+	instance, other := c.PerInstance.Parse()
+	return Throttle{address, instance}, errors.Join(problem.At("perAddress", one), problem.At("perInstance", other))
+}
+
 // MetricsConfig is the listener for monitoring.
 type MetricsConfig struct {
 	// Listen is the address of GET /metrics, /healthz and /readyz; "" for none.

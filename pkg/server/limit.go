@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
-	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/ratelimit"
 )
 
 const (
@@ -23,12 +22,6 @@ const (
 	// of that room, and no other instance would get a token.
 	documentsKept = 64
 )
-
-// documentRate bounds the unexpired documents of one instance that are counted to
-// twice documentsKept.
-func documentRate(expiry time.Duration) ratelimit.Rate {
-	return ratelimit.Rate{Rate: documentsKept / max(expiry, time.Second).Seconds(), Burst: documentsKept}
-}
 
 // throttled is the error of a request that a limit refuses.
 type throttled struct {

@@ -156,7 +156,7 @@ func (s *scene) open(t testing.TB) *testServer {
 		denials.Err = state.Err
 	}
 	d.stream = audit.NewStream(out, "json")
-	if d.auditLog, err = audit.Open(audit.Config{Output: "stdout", Required: !s.lossy}, d.stream, nil); err != nil {
+	if d.auditLog, err = audit.Open(parse(t, audit.Config{Output: "stdout", Required: !s.lossy}), d.stream, nil); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = d.stream.Close() })
@@ -172,7 +172,7 @@ func (s *scene) open(t testing.TB) *testServer {
 		Attestor:   &attest.Attestor{Policy: policy, Instances: counted{cloud, d.asked}, State: attempts, Denials: denials},
 		Issuer:     newIssuerWith(t, s.issuer, s.unusable),
 		Proxy:      parse(t, s.proxy),
-		Throttle:   server.ThrottleConfig{PerAddress: s.throttle, PerInstance: s.instances},
+		Throttle:   parse(t, server.ThrottleConfig{PerAddress: s.throttle, PerInstance: s.instances}),
 		Audit:      d.auditLog,
 		Metrics:    metrics,
 		Log:        d.logger,

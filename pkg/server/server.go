@@ -24,7 +24,7 @@ type Options struct {
 	Attestor   *attest.Attestor
 	Issuer     *token.Issuer
 	Proxy      Proxy
-	Throttle   ThrottleConfig
+	Throttle   Throttle
 	Audit      *audit.Log
 	Metrics    *Metrics
 	Log        *slog.Logger
@@ -54,9 +54,9 @@ func New(o Options) *Server {
 	}
 	s := &Server{
 		opts:      o,
-		throttle:  ratelimit.NewAddresses(o.Throttle.PerAddress, throttleSize),
-		instances: ratelimit.New[attest.InstanceID](o.Throttle.PerInstance, throttleSize),
-		documents: ratelimit.New[attest.InstanceID](documentRate(o.Vendordata.expiry), documentsSize),
+		throttle:  ratelimit.NewAddresses(o.Throttle.perAddress, throttleSize),
+		instances: ratelimit.New[attest.InstanceID](o.Throttle.perInstance, throttleSize),
+		documents: ratelimit.New[attest.InstanceID](ratelimit.Within(documentsKept, o.Vendordata.expiry), documentsSize),
 	}
 	e := s.newEcho()
 	s.echo = e

@@ -85,21 +85,27 @@ type RedisConfig struct {
 	Now func() time.Time `yaml:"-" json:"-"`
 }
 
-// Validate reports every problem, each beginning with its key.
-func (c Config) Validate() error {
+// Plan is a parsed [Config].
+type Plan struct{ open func() (Store, error) }
+
+// Parse checks the configuration. The error joins all problems ([problem.List]).
+func (c Config) Parse() (Plan, error) {
 	switch c.Type {
 	case TypeMemory:
-		return nil
+		return Plan{func() (Store, error) { return new(Memory), nil }}, nil
 	case TypeFile:
 		if c.File.Path == "" {
-			return problem.Errorf("file.path", "is empty; set it to the path of a file")
+			return Plan{}, problem.Errorf("file.path", "is empty; set it to the path of a file")
 		}
-		return nil
+		return Plan{func() (Store, error) { return opened(OpenFile(c.File)) }}, nil
 	case TypeRedis:
-		return c.Redis.validate()
+		return Plan{func() (Store, error) { return opened(OpenRedis(c.Redis)) }}, c.Redis.validate()
 	}
-	return problem.Errorf("type", "%q is not memory, file or redis", c.Type)
+	return Plan{}, problem.Errorf("type", "%q is not memory, file or redis", c.Type)
 }
+
+// Open opens the store.
+func (p Plan) Open() (Store, error) { return p.open() }
 
 // hostName matches a host name or an IP address.
 var hostName = regexp.MustCompile(`\A[A-Za-z0-9._:%-]+\z`)
@@ -139,19 +145,6 @@ func (c RedisConfig) validate() error {
 		add("waitReplicas", "%d is negative", c.WaitReplicas)
 	}
 	return errors.Join(problems...)
-}
-
-// Open opens the store.
-func Open(c Config) (Store, error) {
-	switch c.Type {
-	case TypeFile:
-		return opened(OpenFile(c.File))
-	case TypeRedis:
-		return opened(OpenRedis(c.Redis))
-	case TypeMemory:
-		return new(Memory), nil
-	}
-	return nil, c.Validate()
 }
 
 // opened returns a nil Store with an error, not a Store that holds a nil pointer.

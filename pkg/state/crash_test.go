@@ -68,7 +68,7 @@ func (c counter) run() {
 		defer mu.Unlock()
 		fmt.Fprintf(os.Stdout, "%s %d %q\n", key, n, problem)
 	}
-	s, err := state.Open(c.Store)
+	s, err := openStore(c.Store)
 	if err != nil {
 		say("open", 0, err)
 		return
@@ -261,7 +261,7 @@ func TestAnsweredCallsSurviveAKill(t *testing.T) {
 					t.Fatalf("round %d ended after %d answers", round, n)
 				}
 			}
-			s, err := state.Open(config)
+			s, err := openStore(config)
 			if err != nil {
 				t.Fatal(err)
 			}

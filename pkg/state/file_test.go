@@ -366,10 +366,10 @@ func testFileOfVersion(t *testing.T, version int) {
 
 func TestOpen(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "missing", "state.db")
-	if s, err := state.Open(state.Config{Type: state.TypeFile, File: state.FileConfig{Path: path}}); s != nil || !errors.Is(err, os.ErrNotExist) {
+	if s, err := openStore(state.Config{Type: state.TypeFile, File: state.FileConfig{Path: path}}); s != nil || !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("Open in a folder that does not exist = %v, %v", s, err)
 	}
-	s, err := state.Open(state.Config{Type: state.TypeMemory})
+	s, err := openStore(state.Config{Type: state.TypeMemory})
 	if _, ok := s.(*state.Memory); !ok || err != nil {
 		t.Errorf("Open of memory = %T, %v", s, err)
 	}
@@ -379,13 +379,21 @@ func TestOpen(t *testing.T) {
 		"file.path: is empty; set it to the path of a file": {Type: "file"},
 	} {
 		got := ""
-		if err := c.Validate(); err != nil {
+		if _, err := c.Parse(); err != nil {
 			got = err.Error()
 		}
 		if got != want {
-			t.Errorf("Validate of %+v = %q, want %q", c, got, want)
+			t.Errorf("Parse of %+v = %q, want %q", c, got, want)
 		}
 	}
+}
+
+func openStore(c state.Config) (state.Store, error) {
+	p, err := c.Parse()
+	if err != nil {
+		return nil, err
+	}
+	return p.Open()
 }
 
 // A file contains signing keys: it is created with mode 0600, and refused if other users
