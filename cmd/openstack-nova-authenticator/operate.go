@@ -101,7 +101,11 @@ func serveState(ctx context.Context, c *config.Plan, absent string, stderr io.Wr
 		return fail(err)
 	}
 	socket = filepath.Join(dir, "admin.sock")
-	l, err := listen.Socket(socket)
+	path, err := listen.ParseSocket(socket)
+	if err != nil {
+		return fail(err)
+	}
+	l, err := listen.Socket(path)
 	if err != nil {
 		return fail(err)
 	}

@@ -84,18 +84,18 @@ func newService(c *config.Plan, out outputs) (_ *service, err error) {
 		Callers:    s.cloud,
 	})
 
-	if s.endpoints, err = s.public.Listen(c.Listen, c.Certificate); err != nil {
+	if s.endpoints, err = s.public.Listen(c.Address, c.Certificate); err != nil {
 		return nil, err
 	}
 	if c.Metrics.Listen != "" {
-		e, err := server.ListenOperator(c.Metrics.Listen, metrics, s.health)
+		e, err := server.ListenOperator(c.MetricsAddress, metrics, s.health)
 		if err != nil {
 			return nil, fmt.Errorf("metrics.listen: %w", err)
 		}
 		s.endpoints = append(s.endpoints, e)
 	}
 	if c.Admin.Socket != "" {
-		l, err := listen.Socket(c.Admin.Socket)
+		l, err := listen.Socket(c.AdminSocket)
 		if err != nil {
 			return nil, fmt.Errorf("admin.socket: %w", err)
 		}

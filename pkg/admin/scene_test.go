@@ -90,7 +90,11 @@ func ask(t *testing.T, store state.Store, denials attest.Denials) attest.Instanc
 func (s *scene) serve(t *testing.T) *http.Client {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "admin.sock")
-	l, err := listen.Socket(path)
+	socket, err := listen.ParseSocket(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := listen.Socket(socket)
 	if err != nil {
 		t.Fatal(err)
 	}

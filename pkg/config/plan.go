@@ -30,20 +30,23 @@ type Plan struct {
 
 	// Hash identifies the content of the file: the first 12 hexadecimal digits of its
 	// SHA-256.
-	Hash          string
-	Cloud         openstack.Plan         // of OpenStack
-	LoadBalancers server.Proxy           // of Proxy
-	NovaDoor      server.Vendordata      // of Vendordata
-	AgentsDoor    server.MetadataService // of MetadataService
-	Tokens        *token.Plan            // of Auth and Roles: the issuer, and what tokens contain
-	RoleSet       attest.Policy          // of Roles: their rules
-	Certificate   *listen.Certificate    // of TLS
-	StatePlan     state.Plan             // of State
-	Limits        server.Throttle        // of Throttle
-	AuditLog      audit.Plan             // of Audit
-	KeyPlan       keyring.Plan           // of Keys, with the encryption keys
-	SigningKeys   *keyring.KeySet        // of auth.signingKeyFile
-	LogLevel      slog.Level             // of Log
+	Hash           string
+	Cloud          openstack.Plan         // of OpenStack
+	LoadBalancers  server.Proxy           // of Proxy
+	NovaDoor       server.Vendordata      // of Vendordata
+	AgentsDoor     server.MetadataService // of MetadataService
+	Tokens         *token.Plan            // of Auth and Roles: the issuer, and what tokens contain
+	RoleSet        attest.Policy          // of Roles: their rules
+	Certificate    *listen.Certificate    // of TLS
+	Address        listen.Address         // of Listen
+	MetricsAddress listen.Address         // of Metrics
+	AdminSocket    listen.SocketPath      // of Admin
+	StatePlan      state.Plan             // of State
+	Limits         server.Throttle        // of Throttle
+	AuditLog       audit.Plan             // of Audit
+	KeyPlan        keyring.Plan           // of Keys, with the encryption keys
+	SigningKeys    *keyring.KeySet        // of auth.signingKeyFile
+	LogLevel       slog.Level             // of Log
 
 	file    string   // its path
 	decoder *decoder // has the lines of keys, and the keys that messages must not show
@@ -122,8 +125,9 @@ func (c *Plan) build() error {
 	var all []error
 	add := func(path string, err error) { all = append(all, problem.At(path, err)) }
 
-	add("listen", listen.ValidateAddress(c.Listen))
 	var err error
+	c.Address, err = listen.ParseAddress(c.Listen)
+	add("listen", err)
 	c.Certificate, err = c.TLS.Load()
 	add("tls", err)
 	c.LoadBalancers, err = c.Proxy.Parse()
@@ -146,9 +150,11 @@ func (c *Plan) build() error {
 	add("openstack", err)
 	c.Limits, err = c.Throttle.Parse()
 	add("throttle", err)
-	add("admin.socket", listen.ValidateSocket(c.Admin.Socket))
+	c.AdminSocket, err = listen.ParseSocket(c.Admin.Socket)
+	add("admin.socket", err)
 	if c.Metrics.Listen != "" {
-		add("metrics.listen", listen.ValidateAddress(c.Metrics.Listen))
+		c.MetricsAddress, err = listen.ParseAddress(c.Metrics.Listen)
+		add("metrics.listen", err)
 	}
 	c.NovaDoor, err = c.Vendordata.Parse()
 	add("vendordata", err)

@@ -29,7 +29,7 @@ func open(t testing.TB, o listen.Options, h http.Handler) (address string, close
 	if o.Log == nil {
 		o.Log, _ = newLog()
 	}
-	l, err := listen.Open("127.0.0.1:0", o)
+	l, err := listen.Open(parsed(t, listen.ParseAddress, "127.0.0.1:0"), o)
 	if err != nil {
 		t.Fatal(err)
 	}

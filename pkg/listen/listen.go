@@ -60,15 +60,14 @@ type Options struct {
 	Log *slog.Logger
 }
 
-// Open opens a listener at an IP address and port. A port in use is an error here, before
-// anything serves.
-func Open(address string, o Options) (net.Listener, error) {
+// Open opens a listener. A port in use is an error here, before anything serves.
+func Open(address Address, o Options) (net.Listener, error) {
 	l := newListener(o)
 	if o.TLS != nil {
 		l.tls = l.tlsConfig()
 	}
 	var err error
-	l.Listener, err = (&net.ListenConfig{Control: smallBuffers}).Listen(context.Background(), "tcp", address)
+	l.Listener, err = (&net.ListenConfig{Control: smallBuffers}).Listen(context.Background(), "tcp", address.text)
 	if err != nil {
 		return nil, err
 	}
@@ -229,19 +228,22 @@ func addrOf(a net.Addr) netip.Addr {
 	return peer.Addr().Unmap().WithZone("")
 }
 
-// ValidateAddress checks an address such as 0.0.0.0:18775 or [::]:18775.
-func ValidateAddress(address string) error {
-	host, port, err := net.SplitHostPort(address)
+// Address is an IP address and port. The zero value is no address.
+type Address struct{ text string }
+
+// ParseAddress parses an address such as 0.0.0.0:18775 or [::]:18775.
+func ParseAddress(text string) (Address, error) {
+	host, port, err := net.SplitHostPort(text)
 	if err != nil {
-		return fmt.Errorf("%q is not an address such as 0.0.0.0:18775", address)
+		return Address{}, fmt.Errorf("%q is not an address such as 0.0.0.0:18775", text)
 	}
 	if host != "" {
 		if _, err := netip.ParseAddr(host); err != nil && host != "localhost" {
-			return fmt.Errorf("%q: %q is not an IP address", address, host)
+			return Address{}, fmt.Errorf("%q: %q is not an IP address", text, host)
 		}
 	}
 	if _, err := strconv.ParseUint(port, 10, 16); err != nil { // 0 is any free port, for tests
-		return fmt.Errorf("%q: %q is not a port", address, port)
+		return Address{}, fmt.Errorf("%q: %q is not a port", text, port)
 	}
-	return nil
+	return Address{text}, nil
 }

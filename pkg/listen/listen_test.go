@@ -10,12 +10,12 @@ import (
 
 func TestAPortInUseIsAnError(t *testing.T) {
 	log, _ := newLog()
-	l, err := listen.Open("127.0.0.1:0", listen.Options{Log: log})
+	l, err := listen.Open(parsed(t, listen.ParseAddress, "127.0.0.1:0"), listen.Options{Log: log})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	if _, err := listen.Open(l.Addr().String(), listen.Options{Log: log}); err == nil || !strings.Contains(err.Error(), "address already in use") {
+	if _, err := listen.Open(parsed(t, listen.ParseAddress, l.Addr().String()), listen.Options{Log: log}); err == nil || !strings.Contains(err.Error(), "address already in use") {
 		t.Errorf("the error is %v", err)
 	}
 }
@@ -37,27 +37,35 @@ func TestConfiguration(t *testing.T) {
 		_, err := c.Load()
 		return err
 	}
+	address := func(text string) error {
+		_, err := listen.ParseAddress(text)
+		return err
+	}
+	socket := func(path string) error {
+		_, err := listen.ParseSocket(path)
+		return err
+	}
 	for _, row := range []struct {
 		name string
 		err  error
 		want string // empty: valid
 	}{
-		{"any address", listen.ValidateAddress("0.0.0.0:18775"), ""},
-		{"any IPv6 address", listen.ValidateAddress("[::]:18775"), ""},
-		{"any address, in short", listen.ValidateAddress(":18775"), ""},
-		{"localhost", listen.ValidateAddress("localhost:18775"), ""},
-		{"a free port", listen.ValidateAddress("127.0.0.1:0"), ""},
-		{"no port", listen.ValidateAddress("0.0.0.0"), `"0.0.0.0" is not an address such as 0.0.0.0:18775`},
-		{"an IPv6 address without brackets", listen.ValidateAddress("::1:18775x"), `"::1:18775x" is not an address such as 0.0.0.0:18775`},
-		{"a host name", listen.ValidateAddress("example.com:1"), `"example.com:1": "example.com" is not an IP address`},
-		{"a port too high", listen.ValidateAddress(":65536"), `":65536": "65536" is not a port`},
-		{"a port with a name", listen.ValidateAddress(":http"), `":http": "http" is not a port`},
+		{"any address", address("0.0.0.0:18775"), ""},
+		{"any IPv6 address", address("[::]:18775"), ""},
+		{"any address, in short", address(":18775"), ""},
+		{"localhost", address("localhost:18775"), ""},
+		{"a free port", address("127.0.0.1:0"), ""},
+		{"no port", address("0.0.0.0"), `"0.0.0.0" is not an address such as 0.0.0.0:18775`},
+		{"an IPv6 address without brackets", address("::1:18775x"), `"::1:18775x" is not an address such as 0.0.0.0:18775`},
+		{"a host name", address("example.com:1"), `"example.com:1": "example.com" is not an IP address`},
+		{"a port too high", address(":65536"), `":65536": "65536" is not a port`},
+		{"a port with a name", address(":http"), `":http": "http" is not a port`},
 
-		{"no socket", listen.ValidateSocket(""), ""},
-		{"a socket", listen.ValidateSocket("/run/x/admin.sock"), ""},
-		{"a path as long as it may be", listen.ValidateSocket(long[:107]), ""},
-		{"a path too long", listen.ValidateSocket(long), `"` + long + `" is not an absolute path of at most 107 bytes`},
-		{"a relative path", listen.ValidateSocket("admin.sock"), `"admin.sock" is not an absolute path of at most 107 bytes`},
+		{"no socket", socket(""), ""},
+		{"a socket", socket("/run/x/admin.sock"), ""},
+		{"a path as long as it may be", socket(long[:107]), ""},
+		{"a path too long", socket(long), `"` + long + `" is not an absolute path of at most 107 bytes`},
+		{"a relative path", socket("admin.sock"), `"admin.sock" is not an absolute path of at most 107 bytes`},
 
 		{"plain HTTP", load(listen.TLSConfig{}), ""},
 		{"a certificate without a key", load(listen.TLSConfig{CertFile: "a"}), "certFile: goes with keyFile; one of them is missing"},
@@ -67,4 +75,13 @@ func TestConfiguration(t *testing.T) {
 			t.Errorf("%s: %v, want %q", row.name, row.err, row.want)
 		}
 	}
+}
+
+func parsed[T any](t testing.TB, parse func(string) (T, error), text string) T {
+	t.Helper()
+	v, err := parse(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v
 }

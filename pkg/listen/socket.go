@@ -17,7 +17,8 @@ const SocketConnections = 32
 
 // Socket opens a Unix socket that only its owner can use. It replaces a socket of a process
 // that died. A socket that another process serves is an error.
-func Socket(path string) (net.Listener, error) {
+func Socket(at SocketPath) (net.Listener, error) {
+	path := at.text
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	if c, err := new(net.Dialer).DialContext(ctx, "unix", path); err == nil {
@@ -70,10 +71,13 @@ func PeerUser(ctx context.Context) (uid uint32, ok bool) {
 	return uid, ok
 }
 
-// ValidateSocket checks the path of a Unix socket, at most 107 bytes (unix(7)).
-func ValidateSocket(path string) error {
+// SocketPath is the path of a Unix socket. The zero value is no socket.
+type SocketPath struct{ text string }
+
+// ParseSocket parses a path of at most 107 bytes (unix(7)), or "" for no socket.
+func ParseSocket(path string) (SocketPath, error) {
 	if path != "" && (!filepath.IsAbs(path) || len(path) > 107) {
-		return fmt.Errorf("%q is not an absolute path of at most 107 bytes", path)
+		return SocketPath{}, fmt.Errorf("%q is not an absolute path of at most 107 bytes", path)
 	}
-	return nil
+	return SocketPath{path}, nil
 }

@@ -41,7 +41,7 @@ func TestSocket(t *testing.T) {
 	t.Run("one that is served is an error", func(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "s")
 		listenSocket(t, path)
-		if _, err := listen.Socket(path); err == nil || !strings.Contains(err.Error(), "another process serves it") {
+		if _, err := listen.Socket(parsed(t, listen.ParseSocket, path)); err == nil || !strings.Contains(err.Error(), "another process serves it") {
 			t.Errorf("the error is %v", err)
 		}
 	})
@@ -58,7 +58,7 @@ func TestSocket(t *testing.T) {
 				t.Fatal(err)
 			}
 			before := mode(t, path)
-			if l, err := listen.Socket(path); err == nil {
+			if l, err := listen.Socket(parsed(t, listen.ParseSocket, path)); err == nil {
 				l.Close()
 				t.Error("no error")
 			}
@@ -68,7 +68,7 @@ func TestSocket(t *testing.T) {
 		})
 	}
 	t.Run("a directory that is not there", func(t *testing.T) {
-		if _, err := listen.Socket(filepath.Join(t.TempDir(), "no", "s")); err == nil {
+		if _, err := listen.Socket(parsed(t, listen.ParseSocket, filepath.Join(t.TempDir(), "no", "s"))); err == nil {
 			t.Error("no error")
 		}
 	})
@@ -76,7 +76,7 @@ func TestSocket(t *testing.T) {
 
 func listenSocket(t *testing.T, path string) net.Listener {
 	t.Helper()
-	l, err := listen.Socket(path)
+	l, err := listen.Socket(parsed(t, listen.ParseSocket, path))
 	if err != nil {
 		t.Fatal(err)
 	}

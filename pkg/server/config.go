@@ -108,13 +108,16 @@ type VendordataConfig struct {
 
 // Vendordata is a parsed [VendordataConfig]. The zero value is a closed door.
 type Vendordata struct {
-	listen   string
+	listen   listen.Address
 	users    []string
 	from     networks
 	expiry   time.Duration
 	audience []string
 	static   map[string]string
 }
+
+// separate reports whether the door has its own listener.
+func (v *Vendordata) separate() bool { return v.listen != listen.Address{} }
 
 // open reports whether any caller may use the door.
 func (v Vendordata) open() bool { return len(v.users) > 0 }
@@ -125,8 +128,11 @@ var keystoneID = regexp.MustCompile(`\A[0-9a-f]{32}(?:[0-9a-f]{32})?\z`)
 func (c VendordataConfig) Parse() (Vendordata, error) {
 	problems := checkPrefixes("from", c.From, "leave it out to allow that")
 	add := func(path string, err error) { problems = append(problems, problem.At(path, err)) }
+	var address listen.Address
 	if c.Listen != "" {
-		add("listen", listen.ValidateAddress(c.Listen))
+		var err error
+		address, err = listen.ParseAddress(c.Listen)
+		add("listen", err)
 	}
 	for i, id := range c.Users {
 		if !keystoneID.MatchString(id) {
@@ -147,7 +153,7 @@ func (c VendordataConfig) Parse() (Vendordata, error) {
 	if err := errors.Join(problems...); err != nil {
 		return Vendordata{}, err
 	}
-	return Vendordata{c.Listen, c.Users, c.From, c.DocumentExpiry, c.Audience, c.Static}, nil
+	return Vendordata{address, c.Users, c.From, c.DocumentExpiry, c.Audience, c.Static}, nil
 }
 
 // MetadataServiceConfig is the listener for Neutron's metadata agents.
@@ -200,7 +206,7 @@ type agentsTLSConfig struct {
 // MetadataService is a parsed [MetadataServiceConfig], with the secrets that it names.
 // The zero value refuses all agents.
 type MetadataService struct {
-	listen          string
+	listen          listen.Address
 	tls             *listen.Certificate
 	clientCAs       *listen.CAs // nil for none
 	clientNames     []string
@@ -215,11 +221,12 @@ func (c MetadataServiceConfig) Parse() (MetadataService, error) {
 	if c.Listen == "" {
 		return MetadataService{}, nil
 	}
-	m := MetadataService{listen: c.Listen, clientNames: c.TLS.ClientNames, agents: c.Agents, proxies: c.Proxies}
+	m := MetadataService{clientNames: c.TLS.ClientNames, agents: c.Agents, proxies: c.Proxies}
 	problems := append(checkPrefixes("agents", c.Agents, "any client would be an agent"), checkPrefixes("proxies", c.Proxies, "any client could name an agent")...)
 	add := func(path string, err error) { problems = append(problems, problem.At(path, err)) }
-	add("listen", listen.ValidateAddress(c.Listen))
 	var err error
+	m.listen, err = listen.ParseAddress(c.Listen)
+	add("listen", err)
 	m.tls, err = c.TLS.Load()
 	add("tls", err)
 	switch t := c.TLS; {

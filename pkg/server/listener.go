@@ -37,7 +37,7 @@ const (
 // Listen opens the listener for instances and verifiers and, if vendordata has its own
 // address, the listener for Nova. Load balancers, and the hosts of Nova if they use the
 // first listener, have connections that other clients cannot take.
-func (s *Server) Listen(address string, t *listen.Certificate) ([]listen.Endpoint, error) {
+func (s *Server) Listen(address listen.Address, t *listen.Certificate) ([]listen.Endpoint, error) {
 	o := listen.Options{
 		TLS: t, Connections: Connections, Trusted: s.opts.Proxy.trusted.contain,
 		Closed: s.opts.Metrics.closed("instances"), Log: s.opts.Log,
@@ -45,7 +45,7 @@ func (s *Server) Listen(address string, t *listen.Certificate) ([]listen.Endpoin
 	if s.opts.Proxy.protocol && len(s.opts.Proxy.trusted) > 0 {
 		o.Proxies = s.opts.Proxy.trusted.contain
 	}
-	separate := s.opts.Vendordata.open() && s.opts.Vendordata.listen != ""
+	separate := s.opts.Vendordata.open() && s.opts.Vendordata.separate()
 	if s.opts.Vendordata.open() && !separate {
 		o.Preferred = s.opts.Vendordata.from.contain
 	}
@@ -102,7 +102,7 @@ func (a *Agents) Listen() (listen.Endpoint, error) {
 }
 
 // ListenOperator opens the listener for monitoring and load balancers.
-func ListenOperator(address string, m *Metrics, h *Health) (listen.Endpoint, error) {
+func ListenOperator(address listen.Address, m *Metrics, h *Health) (listen.Endpoint, error) {
 	l, err := listen.Open(address, listen.Options{Connections: OperatorConnections, Closed: m.closed("metrics")})
 	return listen.Endpoint{Name: "metrics", Listener: l, Handler: operatorHandler(m, h)}, err
 }

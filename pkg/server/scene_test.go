@@ -226,7 +226,7 @@ func newIssuerWith(t testing.TB, name string, unusable *atomic.Bool) *token.Issu
 // serve serves on a free port of the loopback until the test ends.
 func (d *testServer) serve(t testing.TB) (address string) {
 	t.Helper()
-	all, err := d.Listen("127.0.0.1:0", d.scene.tls)
+	all, err := d.Listen(anyPort(t), d.scene.tls)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -521,4 +521,14 @@ func claim(t testing.TB, compact, name string) any {
 		t.Fatal(err)
 	}
 	return claims[name]
+}
+
+// anyPort is a free port on loopback.
+func anyPort(t testing.TB) listen.Address {
+	t.Helper()
+	a, err := listen.ParseAddress("127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
 }

@@ -64,7 +64,7 @@ func New(o Options) *Server {
 	for _, at := range []string{"", path} {
 		e.POST(at+"/auth", s.through(door{name: doorAddress, judge: s.judgeAuth, render: s.renderToken}))
 	}
-	if s.opts.Vendordata.open() && s.opts.Vendordata.listen == "" {
+	if s.opts.Vendordata.open() && !s.opts.Vendordata.separate() {
 		s.routeVendordata(e)
 	}
 	for at, document := range map[string]func() token.Document{
