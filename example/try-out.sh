@@ -58,11 +58,7 @@ quietly() {
 }
 
 # A configuration of our own, because what the system's one adds differs. Not a CA: a client that trusts this certificate
-<<<<<<< HEAD
 # trusts this server, and not everything that its key could sign. Only the names in subjectAltName count (RFC 9525).
-=======
-# trusts this server, not everything that its key could sign. Only the names in subjectAltName count (RFC 9525).
->>>>>>> cc5d706 (example: plain English in tests and scripts)
 cat >"$work/openssl.cnf" <<END
 [req]
 prompt = no
