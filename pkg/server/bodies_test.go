@@ -89,7 +89,7 @@ func TestTrailersAreNotKept(t *testing.T) {
 		d.ServeHTTP(w, r)
 		kept <- r.Trailer
 	})
-	all, err := d.Listen(anyPort(t), s.tls)
+	all, err := d.Listen(listenAt(t, "127.0.0.1:0"), s.tls)
 	if err != nil {
 		t.Fatal(err)
 	}

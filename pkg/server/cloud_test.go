@@ -104,7 +104,7 @@ func newRegion(t *testing.T, changes ...func(*scene)) *region {
 	store := &state.Memory{}
 	t.Cleanup(func() { _ = store.Close() })
 	s.cloud, s.attempts, s.callers = client, store, client
-	l, err := listen.Open(anyPort(t), listen.Options{TLS: s.tls})
+	l, err := listen.Open(listenAt(t, "127.0.0.1:0"), listen.Options{TLS: s.tls})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -158,7 +158,7 @@ func TestListenersThatCannotBeOpened(t *testing.T) {
 	} {
 		s, _ := novaScene(t)
 		s.nova.Listen = at.nova
-		if _, err := s.open(t).Listen(at.instances, nil); err == nil || !strings.HasPrefix(err.Error(), want) {
+		if _, err := s.open(t).Listen(listenAt(t, at.instances), nil); err == nil || !strings.HasPrefix(err.Error(), want) {
 			t.Errorf("the error is %v, want %s", err, want)
 		}
 	}

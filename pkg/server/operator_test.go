@@ -34,7 +34,7 @@ func TestMetricsAreWellFormed(t *testing.T) {
 	m.ObserveUpstream("keystone", "unreachable", 3*time.Second)
 	m.WatchLog(func() uint64 { return 2 })
 	m.WatchRights(func() int { return 1 })
-	e, err := server.ListenOperator("127.0.0.1:0", m, &server.Health{})
+	e, err := server.ListenOperator(listenAt(t, "127.0.0.1:0"), m, &server.Health{})
 	if err != nil {
 		t.Fatal(err)
 	}

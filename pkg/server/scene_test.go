@@ -226,7 +226,7 @@ func newIssuerWith(t testing.TB, name string, unusable *atomic.Bool) *token.Issu
 // serve serves on a free port of the loopback until the test ends.
 func (d *testServer) serve(t testing.TB) (address string) {
 	t.Helper()
-	all, err := d.Listen(anyPort(t), d.scene.tls)
+	all, err := d.Listen(listenAt(t, "127.0.0.1:0"), d.scene.tls)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -523,10 +523,9 @@ func claim(t testing.TB, compact, name string) any {
 	return claims[name]
 }
 
-// anyPort is a free port on loopback.
-func anyPort(t testing.TB) listen.Address {
+func listenAt(t testing.TB, text string) listen.Address {
 	t.Helper()
-	a, err := listen.ParseAddress("127.0.0.1:0")
+	a, err := listen.ParseAddress(text)
 	if err != nil {
 		t.Fatal(err)
 	}

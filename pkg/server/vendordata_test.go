@@ -90,7 +90,7 @@ func (d *testServer) document(t testing.TB) string {
 // listenVendordata returns the handler of the separate listener for Nova.
 func (d *testServer) listenVendordata(t testing.TB) http.Handler {
 	t.Helper()
-	all, err := d.Listen(anyPort(t), d.scene.tls)
+	all, err := d.Listen(listenAt(t, "127.0.0.1:0"), d.scene.tls)
 	if err != nil || len(all) != 2 {
 		t.Fatalf("%d listeners, %v", len(all), err)
 	}
