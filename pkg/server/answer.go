@@ -56,13 +56,13 @@ func refuse(c echo.Context, status int, word, description string, wait time.Dura
 	return c.JSON(status, refusal{word, description, requestID(c)})
 }
 
-// retryAfter returns a wait in whole seconds, spread over a third more so that clients
-// that were refused together do not come back together. The random request ID is the
-// die.
+// retryAfter returns a wait in whole seconds, plus a random part of up to a third, so that
+// clients that were refused together do not retry together. The random digit is from the
+// request ID.
 func retryAfter(wait time.Duration, id string) string {
 	seconds := max(1, int(math.Ceil(wait.Seconds())))
-	die, _ := strconv.ParseInt(id[:min(1, len(id))], 16, 8) // 0 to 15
-	return strconv.Itoa(seconds + int(die)%(seconds/3+2))
+	random, _ := strconv.ParseInt(id[:min(1, len(id))], 16, 8) // 0 to 15
+	return strconv.Itoa(seconds + int(random)%(seconds/3+2))
 }
 
 // handleError answers a request that has no handler, and one whose handler panicked.

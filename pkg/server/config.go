@@ -231,7 +231,7 @@ func (c MetadataServiceConfig) Parse() (MetadataService, error) {
 	add("tls", err)
 	switch t := c.TLS; {
 	case t.ClientCAFile == "" && len(c.Agents) == 0:
-		add("agents", errors.New("is empty, and so is tls.clientCAFile: nothing tells an agent from another client"))
+		add("agents", errors.New("is empty, and so is tls.clientCAFile: the server could not identify agents"))
 	case t.ClientCAFile != "" && t.CertFile == "":
 		add("tls.clientCAFile", errors.New("needs certFile and keyFile: without TLS there are no client certificates"))
 	case t.ClientCAFile != "":

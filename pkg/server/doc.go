@@ -1,5 +1,5 @@
 // Package server has the HTTP endpoints: the doors, the key set, and the pages for
-// monitoring. It is the only package that knows echo and Prometheus.
+// monitoring. It is the only package that imports echo and Prometheus.
 //
 // A door is a way to a token: the address (POST /auth), Neutron's metadata service
 // ([Agents]), and Nova's vendordata. A door parses a request, has package attest

@@ -68,8 +68,8 @@ type decision struct {
 	evidence  attest.Evidence
 	peer      string
 	request   authRequest
-	limited   bool // the request was counted by one of the limits
-	proven    bool // and by that of its instance: the instance is authenticated
+	limited   bool // one of the limits has counted the request
+	proven    bool // and it was that of the instance, which is authenticated
 
 	outcome    string
 	reason     attest.Reason

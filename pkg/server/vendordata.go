@@ -127,7 +127,7 @@ func parseVendordata(w http.ResponseWriter, r *http.Request, limit int64, memory
 		if json.Unmarshal(body, &fields) != nil || fields == nil {
 			return badField("the body is not one JSON object")
 		}
-		_ = json.Unmarshal(fields["instance-id"], &name) // a value that is not a string is as good as none
+		_ = json.Unmarshal(fields["instance-id"], &name) // stays empty if the value is not a string
 		_ = json.Unmarshal(fields["project-id"], &project)
 		return nil
 	})
