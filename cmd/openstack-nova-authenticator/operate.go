@@ -10,11 +10,13 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/admin"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/audit"
@@ -43,7 +45,7 @@ func newOperator(ctx context.Context, file string, stderr io.Writer, open opener
 		return nil, nil, fmt.Errorf("admin socket: %w", err)
 	}
 	stop = func() {}
-	conn, err := admin.Dial(ctx, socket)
+	conn, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "unix", socket)
 	switch {
 	case err == nil:
 		_ = conn.Close()

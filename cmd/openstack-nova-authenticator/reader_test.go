@@ -172,7 +172,7 @@ func TestAReaderThatStallsWhereLinesAreRequired(t *testing.T) {
 			t.Errorf("a token without its line: %+v, %v", a, err)
 		}
 	}
-	if status, body := h.get(t, h.metrics+"/readyz/auth"); status != http.StatusServiceUnavailable || !strings.Contains(body, `"audit":"the output has taken no line`) {
+	if status, body := h.get(t, h.metrics+"/readyz/auth"); status != http.StatusServiceUnavailable || !strings.Contains(body, `"audit":"the output has accepted no line`) {
 		t.Errorf("/readyz/auth: %d %s", status, body)
 	}
 	if status, body := h.get(t, h.agents+"/"); status != http.StatusOK || body != "metadata" {

@@ -19,18 +19,15 @@ import (
 // callWait is longer than the handler's wait, whose error is better.
 const callWait = time.Minute
 
-// Dial connects to the socket of a server. The error is [io/fs.ErrNotExist] or
-// [syscall.ECONNREFUSED] if no server listens there.
-func Dial(ctx context.Context, socket string) (net.Conn, error) {
-	return (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "unix", socket)
-}
-
 // NewClient makes a client that sends all requests to a socket, for any host in their URLs,
 // each over a new connection.
 func NewClient(socket string) *http.Client {
+	dialer := net.Dialer{Timeout: time.Second}
 	return &http.Client{Timeout: callWait, Transport: &http.Transport{
 		DisableKeepAlives: true,
-		DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return Dial(ctx, socket) },
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return dialer.DialContext(ctx, "unix", socket)
+		},
 	}}
 }
 
