@@ -124,16 +124,15 @@ func (a *Agents) door(s *Server, at string) door {
 	if at == identityRoles {
 		return door{name: doorMetadata, status: agentStatus, judge: func(d *decision, _ http.ResponseWriter, r *http.Request) error {
 			fields, err := a.parse(d, r, http.MethodGet)
-			if err != nil {
-				return err
+			if err == nil && len(fields) > 0 {
+				err = badField("this path takes no parameters")
 			}
-			if len(fields) > 0 {
-				return badField("this path takes no parameters")
+			if err == nil {
+				err = s.limit(d)
 			}
-			if err := s.limit(d); err != nil {
-				return err
+			if err == nil {
+				d.roles, d.instance, err = s.opts.Attestor.Roles(r.Context(), d.request.instance, d.evidence)
 			}
-			d.roles, d.instance, err = s.opts.Attestor.Roles(r.Context(), d.request.instance, d.evidence)
 			return err
 		}, render: func(c echo.Context, d *decision) error {
 			return c.JSON(http.StatusOK, map[string][]attest.RoleName{"roles": d.roles})
@@ -141,13 +140,13 @@ func (a *Agents) door(s *Server, at string) door {
 	}
 	return door{name: doorMetadata, status: agentStatus, render: s.renderToken, judge: func(d *decision, _ http.ResponseWriter, r *http.Request) error {
 		fields, err := a.parse(d, r, http.MethodPut)
-		if err != nil {
-			return err
+		if err == nil {
+			err = d.request.fill(fields, fieldRole, fieldAudience, fieldFormat)
 		}
-		if err := d.request.fill(fields, fieldRole, fieldAudience, fieldFormat); err != nil {
-			return err
+		if err == nil {
+			err = s.grant(r.Context(), d)
 		}
-		return s.grant(r.Context(), d)
+		return err
 	}}
 }
 

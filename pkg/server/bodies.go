@@ -37,7 +37,7 @@ var errNoMemory = &throttled{throttledBodies, time.Second}
 
 // take reserves memory for a body of n bytes; the caller must call give.
 func (b *bodies) take(n int64) (give func(), ok bool) {
-	large := int64(0)
+	var large int64
 	if n > maxRequest {
 		n *= largeCopies
 		large = n

@@ -78,13 +78,12 @@ func quoteHop(hop string) string {
 
 // quoteHops does the same for the first parts in a header's lines.
 func quoteHops(lines []string) string {
-	const most = 4
 	hops := strings.Split(strings.Join(lines, ","), ",")
 	var all []string
-	for _, hop := range hops[:min(len(hops), most)] {
+	for _, hop := range hops[:min(len(hops), 4)] {
 		all = append(all, quoteHop(hop))
 	}
-	if more := len(hops) - most; more > 0 {
+	if more := len(hops) - len(all); more > 0 {
 		all = append(all, fmt.Sprintf("and %d more", more))
 	}
 	return strings.Join(all, ", ")

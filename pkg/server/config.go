@@ -116,11 +116,10 @@ type Vendordata struct {
 	static   map[string]string
 }
 
-// separate reports whether the door has its own listener.
-func (v *Vendordata) separate() bool { return v.listen != listen.Address{} }
-
-// open reports whether any caller may use the door.
-func (v Vendordata) open() bool { return len(v.users) > 0 }
+// open reports whether any caller may use the door, and separate whether it then has its
+// own listener.
+func (v *Vendordata) open() bool     { return len(v.users) > 0 }
+func (v *Vendordata) separate() bool { return v.open() && v.listen != listen.Address{} }
 
 var keystoneID = regexp.MustCompile(`\A[0-9a-f]{32}(?:[0-9a-f]{32})?\z`)
 
@@ -128,10 +127,10 @@ var keystoneID = regexp.MustCompile(`\A[0-9a-f]{32}(?:[0-9a-f]{32})?\z`)
 func (c VendordataConfig) Parse() (Vendordata, error) {
 	problems := checkPrefixes("from", c.From, "leave it out to allow that")
 	add := func(path string, err error) { problems = append(problems, problem.At(path, err)) }
-	var address listen.Address
+	v := Vendordata{users: c.Users, from: c.From, expiry: c.DocumentExpiry, audience: c.Audience, static: c.Static}
+	var err error
 	if c.Listen != "" {
-		var err error
-		address, err = listen.ParseAddress(c.Listen)
+		v.listen, err = listen.ParseAddress(c.Listen)
 		add("listen", err)
 	}
 	for i, id := range c.Users {
@@ -150,10 +149,10 @@ func (c VendordataConfig) Parse() (Vendordata, error) {
 			add("static."+key, errors.New("is reserved for the server's own value"))
 		}
 	}
-	if err := errors.Join(problems...); err != nil {
+	if err = errors.Join(problems...); err != nil {
 		return Vendordata{}, err
 	}
-	return Vendordata{address, c.Users, c.From, c.DocumentExpiry, c.Audience, c.Static}, nil
+	return v, nil
 }
 
 // MetadataServiceConfig is the listener for Neutron's metadata agents.

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/http"
@@ -109,9 +110,7 @@ func (s *Server) begin(door, id, peer string) *decision {
 // lines of the log.
 func (s *Server) settle(ctx context.Context, d *decision, err error) {
 	if err != nil && !d.limited {
-		if often := s.limit(d); often != nil {
-			err = often
-		}
+		err = cmp.Or(s.limit(d), err)
 	}
 	d.conclude(err)
 	if ctx.Err() != nil && d.outcome == outcomeFailed {

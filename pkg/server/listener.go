@@ -45,7 +45,7 @@ func (s *Server) Listen(address listen.Address, t *listen.Certificate) ([]listen
 	if s.opts.Proxy.protocol && len(s.opts.Proxy.trusted) > 0 {
 		o.Proxies = s.opts.Proxy.trusted.contain
 	}
-	separate := s.opts.Vendordata.open() && s.opts.Vendordata.separate()
+	separate := s.opts.Vendordata.separate()
 	if s.opts.Vendordata.open() && !separate {
 		o.Preferred = s.opts.Vendordata.from.contain
 	}

@@ -21,9 +21,7 @@ const (
 	identityPrefix = "/identity/"
 	identityToken  = identityPrefix + "token"
 	identityRoles  = identityPrefix + "roles"
-)
 
-const (
 	// agentWait is how long Neutron's metadata agent waits for an answer
 	// (neutron/agent/metadata/proxy_base.py).
 	agentWait = 60 * time.Second

@@ -76,7 +76,6 @@ func New(o Options) *Server {
 	return s
 }
 
-// newEcho makes a router without a route.
 func (s *Server) newEcho() *echo.Echo {
 	e := echo.New()
 	// Without an extractor echo believes any X-Forwarded-For. Ours reads no header
