@@ -51,22 +51,17 @@ func event(name string, proven bool) audit.Event {
 	return audit.Event{Time: time.Now(), Name: name, Proven: proven, Attrs: []slog.Attr{slog.String("request_id", name)}}
 }
 
-func open(t *testing.T, s *audit.Stream) *audit.Log {
+func open(t *testing.T, c audit.Config, stdout *audit.Stream) *audit.Log {
 	t.Helper()
-	l, err := audit.Open(plan(t, audit.Config{Output: "stdout"}), s, nil)
+	plan, err := c.Parse()
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := audit.Open(plan, stdout, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return l
-}
-
-func plan(t *testing.T, c audit.Config) audit.Plan {
-	t.Helper()
-	p, err := c.Parse()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return p
 }
 
 func TestAnEmptyOutputIsRefused(t *testing.T) {
@@ -97,7 +92,7 @@ func TestDenialsAreDroppedFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		out := &output{stall: make(chan struct{})}
 		s := audit.NewStream(out, "json")
-		l := open(t, s)
+		l := open(t, audit.Config{Output: "stdout"}, s)
 		lost := 0
 		for range 3 * audit.QueueLines {
 			if l.Record(event("denial", false), func(error) {}) != nil {
@@ -135,7 +130,7 @@ func TestTheBytesOfAQueueAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		out := &output{stall: make(chan struct{})}
 		s := audit.NewStream(out, "json")
-		l := open(t, s)
+		l := open(t, audit.Config{Output: "stdout"}, s)
 		long := audit.Event{Name: "long", Attrs: []slog.Attr{slog.String("detail", strings.Repeat("x", 1<<20))}}
 		taken := 0
 		for range audit.QueueLines {
@@ -161,25 +156,24 @@ func TestALineThatIsLateIsWithdrawn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		out := &output{stall: make(chan struct{})}
 		s := audit.NewStream(out, "json")
-		l := open(t, s)
+		l := open(t, audit.Config{Output: "stdout"}, s)
 		began := time.Now()
-		if err := l.RecordAndWait(event("being written", true), event("withdrawn", true)); err == nil {
-			t.Error("RecordAndWait of a line that was not written gave no error")
-		}
-		if err := l.RecordAndWait(event("queued", true), event("withdrawn", true)); err == nil {
-			t.Error("RecordAndWait of a line that was not written gave no error")
+		for _, name := range []string{"being written", "queued"} {
+			if err := l.RecordAndWait(event(name, true), event("withdrawn", true)); err == nil {
+				t.Error("RecordAndWait of a line that was not written gave no error")
+			}
 		}
 		if took := time.Since(began); took != 2*audit.Wait {
 			t.Errorf("both took %v", took)
 		}
-		if err := s.Err(); err == nil {
+		if err := l.Err(); err == nil {
 			t.Error("Err of a stalled output = nil")
 		}
 		close(out.stall)
 		if err := l.RecordAndWait(event("in time", true), event("withdrawn", true)); err != nil {
 			t.Error(err)
 		}
-		if err := s.Err(); err != nil {
+		if err := l.Err(); err != nil {
 			t.Errorf("Err of an output that accepts lines again: %v", err)
 		}
 		if err := s.Close(); err != nil {
@@ -207,7 +201,7 @@ func TestCloseOfAStalledOutputEnds(t *testing.T) {
 		if s.Lost() < audit.QueueLines-1 {
 			t.Errorf("%d lines of the process log are counted as lost", s.Lost())
 		}
-		if err := open(t, s).Record(event("late", true), func(error) {}); err == nil {
+		if err := open(t, audit.Config{Output: "stdout"}, s).Record(event("late", true), func(error) {}); err == nil {
 			t.Error("a closed log accepts a line")
 		}
 		close(out.stall)
@@ -229,22 +223,22 @@ func TestNoLineContinuesATornLine(t *testing.T) {
 			return took, syscall.ENOSPC
 		}
 		s := audit.NewStream(out, "json")
-		l := open(t, s)
+		l := open(t, audit.Config{Output: "stdout"}, s)
 		for i := range 5 {
 			_ = l.RecordAndWait(event(fmt.Sprint("line ", i), true), event("withdrawn", true))
 		}
-		if err := s.Err(); !errors.Is(err, syscall.ENOSPC) {
+		if err := l.Err(); !errors.Is(err, syscall.ENOSPC) {
 			t.Errorf("Err = %v", err)
 		}
 		synctest.Wait()
 		out.mu.Lock()
 		left = 1 << 20 // there is room again
 		out.mu.Unlock()
-		if err := s.Err(); err == nil {
+		if err := l.Err(); err == nil {
 			t.Error("Err = nil, but nothing was written since")
 		}
 		synctest.Wait()
-		if err := s.Err(); err != nil {
+		if err := l.Err(); err != nil {
 			t.Errorf("the output was not tried again: %v", err)
 		}
 		if err := l.RecordAndWait(event("after", true), event("withdrawn", true)); err != nil {
@@ -267,10 +261,7 @@ func TestATornLineInAFileIsEnded(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 2 {
-		l, err := audit.Open(plan(t, audit.Config{Output: file, Required: true}), nil, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
+		l := open(t, audit.Config{Output: file, Required: true}, nil)
 		if err := errors.Join(l.RecordAndWait(event("line", true), event("withdrawn", true)), l.Close()); err != nil {
 			t.Fatal(err)
 		}
@@ -285,7 +276,8 @@ func TestATornLineInAFileIsEnded(t *testing.T) {
 	if info, err := os.Stat(file); err != nil || info.Mode() != 0o600 {
 		t.Errorf("the file is %v (%v)", info.Mode(), err)
 	}
-	if _, err := audit.Open(plan(t, audit.Config{Output: filepath.Join(t.TempDir(), "no", "audit.log")}), nil, nil); err == nil {
+	plan, err := audit.Config{Output: filepath.Join(t.TempDir(), "no", "audit.log")}.Parse()
+	if _, openErr := audit.Open(plan, nil, nil); err != nil || openErr == nil {
 		t.Error("a file in a folder that does not exist was opened")
 	}
 }
@@ -293,10 +285,7 @@ func TestATornLineInAFileIsEnded(t *testing.T) {
 // On a disk that becomes full within a line, the file keeps only whole lines.
 func TestAFullDisk(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "audit.log")
-	l, err := audit.Open(plan(t, audit.Config{Output: file}), nil, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := open(t, audit.Config{Output: file}, nil)
 	// A limit on the size of files ends a write as a full disk does.
 	var limit syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_FSIZE, &limit); err != nil {

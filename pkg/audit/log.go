@@ -74,7 +74,7 @@ func Open(p Plan, stdout, stderr *Stream) (*Log, error) {
 func (l *Log) Required() bool { return l.required }
 
 // Err returns why lines cannot be written, nil if they can.
-func (l *Log) Err() error { return l.stream.Err() }
+func (l *Log) Err() error { return l.stream.err() }
 
 // Event is the content of a line.
 type Event struct {

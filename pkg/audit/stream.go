@@ -164,9 +164,9 @@ func (s *Stream) giveUp(l *line) bool {
 	return true
 }
 
-// Err returns why the output accepts no lines, nil if it does. After a failure it makes
-// the stream try again.
-func (s *Stream) Err() error {
+// err returns why the output accepts no lines, nil if it does. After a failure it makes the
+// stream try again.
+func (s *Stream) err() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
@@ -241,7 +241,7 @@ func (s *Stream) finish(l *line, lost [classes]int, err error) {
 		correct = l.givenUp && err == nil
 	}
 	s.mu.Unlock()
-	if correct { // s.current is still set, so Err notices if this write stalls
+	if correct { // s.current is still set, so err notices if this write stalls
 		err = s.output.write(l.correction)
 	}
 	s.mu.Lock()

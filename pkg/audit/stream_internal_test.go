@@ -59,13 +59,13 @@ func TestErrReportsACorrectionThatIsNotWritten(t *testing.T) {
 		goOn <- struct{}{}
 		synctest.Wait()
 		<-time.After(2 * Wait)
-		if err := s.Err(); !errors.Is(err, errSlow) {
-			t.Errorf("Err() = %v while the correction stalls, want %v", err, errSlow)
+		if err := s.err(); !errors.Is(err, errSlow) {
+			t.Errorf("err() = %v while the correction stalls, want %v", err, errSlow)
 		}
 		close(goOn)
 		synctest.Wait()
-		if err := s.Err(); err == nil {
-			t.Error("Err() = nil after the correction could not be written")
+		if err := s.err(); err == nil {
+			t.Error("err() = nil after the correction could not be written")
 		}
 		_ = s.Close()
 	})

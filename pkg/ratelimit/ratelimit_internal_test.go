@@ -81,6 +81,9 @@ func TestParseRate(t *testing.T) {
 	if l, err := (Rate{Rate: 0.1, Burst: 1}).Parse(); err != nil || l != (Limit{0.1, 1}) {
 		t.Errorf("one request in ten seconds: %v, %v", l, err)
 	}
+	if l := Within(120, time.Minute); l != (Limit{2, 120}) {
+		t.Errorf("120 requests in a minute: %v", l)
+	}
 }
 
 func BenchmarkLimiter(b *testing.B) {
