@@ -168,5 +168,11 @@ The credentials for OpenStack come from OS_* variables or a cloud of clouds.yaml
 	root.Flags().BoolVarP(&showVersion, "version", "v", false, "print version and commit, and exit")
 	root.AddCommand(newCheckCommand(&file, stdout), newDemoCommand(stdout),
 		newInstancesCommand(&file, stdout, stderr), newKeysCommand(&file, stdout, stderr), newStateCommand(&file, stdout, stderr))
+	for _, group := range root.Commands() {
+		if group.HasSubCommands() {
+			// Without it cobra answers an unknown subcommand with the help and the status 0.
+			group.Args, group.RunE = cobra.NoArgs, func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+		}
+	}
 	return root
 }
