@@ -152,7 +152,8 @@ func (s *site) startAuthenticator(t *testing.T, file string) {
 	if !bytes.Contains(text, []byte("metrics:")) {
 		text = fmt.Appendf(text, "metrics: {listen: \"%s11:18776\"}\n", s.net)
 	}
-	text = fmt.Appendf(text, "listen: %[1]s11:18775\nauth: {tokenIssuer: https://id.example.com}\nstate: {type: memory}\n"+
+	// On a busy machine the 500 lookups of a hypervisor's boots take more than the default of 3s.
+	text = fmt.Appendf(text, "listen: %[1]s11:18775\nauth: {tokenIssuer: https://id.example.com}\nstate: {type: memory}\nopenstack: {timeout: 30s}\n"+
 		"roles:\n  web: {projectID: %[2]s, proof: metadataService, anyAudience: true}\n", s.net, project)
 	if err := os.WriteFile(file, text, 0o600); err != nil {
 		t.Fatal(err)
