@@ -26,8 +26,8 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/server"
 )
 
-// flooded is a server with the limits of the unit, and what is in front of it. All
-// addresses are of the loopback network.
+// flooded is a server with the limits of the unit, and a proxy in front of it. All addresses
+// are loopback addresses.
 type flooded struct {
 	t       *testing.T
 	dir     string
@@ -140,7 +140,7 @@ func (f *flooded) write(name, text string) {
 	}
 }
 
-// certificate is one for id.example.com and all machines.
+// certificate writes a certificate for id.example.com, which all parts use.
 func (f *flooded) certificate() (combined string) {
 	f.t.Helper()
 	cert := listentest.NewCertificate(f.t, "id.example.com", func(c *x509.Certificate) { c.IsCA = true })
@@ -149,7 +149,7 @@ func (f *flooded) certificate() (combined string) {
 	return filepath.Join(f.dir, "id.pem")
 }
 
-// front puts one of the examples with HAProxy in front of the server.
+// front starts HAProxy with a configuration of example/ha in front of the server.
 func (f *flooded) front(example, cert string) {
 	f.t.Helper()
 	text, err := os.ReadFile("../../example/ha/" + example)
@@ -182,8 +182,8 @@ func (f *flooded) front(example, cert string) {
 	f.entry = f.net + "10:" + port
 }
 
-// joinGroup gives the server the memory that the unit gives it (cgroups(7), version
-// 1), if this machine lets us.
+// joinGroup limits the memory of the server as the unit does (cgroups(7), version 1), if this
+// host allows it.
 func (f *flooded) joinGroup() {
 	group := filepath.Join("/sys/fs/cgroup/memory", fmt.Sprintf("%s-test-%d", program, f.pid))
 	if os.Geteuid() != 0 || os.Mkdir(group, 0o700) != nil {
@@ -198,12 +198,12 @@ func (f *flooded) joinGroup() {
 	f.group = group
 }
 
-// peak is the most memory that the server had so far.
+// peak returns the maximum of the server's memory.
 func (f *flooded) peak() int64 {
 	f.t.Helper()
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", f.pid))
 	if err != nil {
-		f.t.Fatalf("the server is gone: %v", err)
+		f.t.Fatalf("the server has ended: %v", err)
 	}
 	m := regexp.MustCompile(`VmHWM:\s+(\d+) kB`).FindSubmatch(status)
 	if m == nil {
@@ -222,13 +222,13 @@ func dialer(from string) *net.Dialer {
 
 var anyServer = &tls.Config{InsecureSkipVerify: true}
 
-// ask has a client elsewhere read the key set, over a connection of its own.
+// ask reads the key set over a new connection from another address.
 func (f *flooded) ask(from string) string {
 	c := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DialContext: dialer(from).DialContext, DisableKeepAlives: true, TLSClientConfig: anyServer}}
 	return status(c.Get("https://" + f.entry + "/.well-known/jwks.json"))
 }
 
-// askAgents has an agent ask for an instance's metadata.
+// askAgents asks for metadata as an agent.
 func (f *flooded) askAgents(from string) string {
 	c := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DialContext: dialer(from).DialContext, DisableKeepAlives: true}}
 	return status(c.Get("http://" + f.agents + "/latest/meta-data/"))
@@ -242,8 +242,7 @@ func status(resp *http.Response, err error) string {
 	return resp.Status
 }
 
-// hold opens connections from many addresses, says something on each, and keeps
-// them.
+// hold opens connections from many addresses, writes to each, and keeps them open.
 func (f *flooded) hold(n int, address string, from func(i int) string, secure bool, says func(net.Conn)) (held int64) {
 	var all sync.WaitGroup
 	var open atomic.Int64
@@ -277,8 +276,7 @@ func (f *flooded) hold(n int, address string, from func(i int) string, secure bo
 	return open.Load()
 }
 
-// floodRequest is one with all headers that it may have, of which the body is held back
-// before its last byte.
+// floodRequest has as many headers as allowed, and its body lacks the last byte.
 func floodRequest(method, path string, body int) string {
 	var text strings.Builder
 	fmt.Fprintf(&text, "%s %s HTTP/1.1\r\nHost: id.example.com\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: %d\r\n", method, path, body)
@@ -289,11 +287,10 @@ func floodRequest(method, path string, body int) string {
 	return text.String() + "\r\n" + strings.Repeat("a", body-1)
 }
 
-// The flood is played for real against the program with the memory of the unit:
-// the server lives, and others are served meanwhile.
-func TestFlood(t *testing.T) {
+// In a real flood, with the memory of the unit, the server survives and serves other clients.
+func TestTheServerSurvivesAFlood(t *testing.T) {
 	if testing.Short() {
-		t.Skip("it takes some 20 seconds a case")
+		t.Skip("it takes 20 seconds a case")
 	}
 	if _, err := os.Stat("/proc/self/status"); err != nil {
 		t.Skip("there is no /proc to measure with")
@@ -318,7 +315,7 @@ func TestFlood(t *testing.T) {
 			}
 			f := newFlooded(t, proxy)
 			if f.group == "" {
-				t.Log("there is no control group for memory; what the server takes is measured alone")
+				t.Log("there is no control group for memory; the server's memory is only measured")
 			}
 			attackers := func(i int) string { return fmt.Sprintf("127.99.%d.%d", i%40, 1+i%200) }
 			agents := func(i int) string { return fmt.Sprintf("127.77.%d.%d", 2+i%40, 1+i%200) }
@@ -328,8 +325,8 @@ func TestFlood(t *testing.T) {
 			}
 			check := func(phase string) {
 				t.Helper()
-				// Another instance, and an agent, are served. On a machine that does nothing
-				// else than the flood, HAProxy may miss a check of the server's health.
+				// Another instance and an agent are served. On a busy host HAProxy may miss a
+				// health check.
 				for _, served := range []struct {
 					who string
 					ask func() string
@@ -364,7 +361,7 @@ func TestFlood(t *testing.T) {
 			held = f.hold(most/2, f.entry, attackers, true, say(strings.Repeat("GET /.well-known/jwks.json HTTP/1.1\r\nHost: id.example.com\r\n\r\n", 200)))
 			check(fmt.Sprintf("%d clients that do not read", held))
 			if proxy != "" {
-				return // the other listeners are not behind it
+				return // HAProxy is not in front of the other listeners
 			}
 			held = f.hold(min(server.VendordataConnections+100, most/2), f.nova, novas, true, say(floodRequest("POST", "/vendordata", 1<<20)[:40<<10]))
 			held += f.hold(min(server.AgentConnections+100, most/2), f.agents, agents, false, say(floodRequest("POST", "/openstack/latest/password", 1<<20)[:60<<10]))

@@ -35,21 +35,21 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){program: main})
 }
 
-// The instances that every script's cloud has; all but elsewhere-1 have the
-// address from which the scripts speak.
+// The cloud of each script has these instances. All but scriptElsewhere have the address of
+// the scripts.
 const (
 	scriptProject   = "7e562c1a85814230b973a83db9534b02"
 	scriptWeb       = "11111111-aaaa-4aaa-8aaa-000000000001"
 	scriptElsewhere = "11111111-aaaa-4aaa-8aaa-000000000002"
-	scriptBuilt     = "11111111-aaaa-4aaa-8aaa-000000000003" // until the script launches it
+	scriptBuilt     = "11111111-aaaa-4aaa-8aaa-000000000003" // a script launches it
 	scriptNova      = "d0fd9128b4574898af1ba8f4e7836ede"
 	scriptBoss      = "5a0dd42ae8eb4ce0bb3aa18cb9a5c70c"
 )
 
-// TestScripts runs the program as its users do: files, signals, sockets. Every
-// script has a simulated cloud of its own, whose credentials are in the
-// environment as an openrc file leaves them.
+// Each script of testdata/script starts the program, with a simulated cloud and its credentials
+// in the environment.
 func TestScripts(t *testing.T) {
+	startsProcesses(t)
 	t.Parallel()
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
@@ -130,7 +130,7 @@ func scriptCloud() (*simulator.Cloud, error) {
 	return cloud, nil
 }
 
-// scriptToken signs an account in.
+// scriptToken logs an account in at Keystone.
 func scriptToken(cloud *simulator.Cloud, name string) (string, error) {
 	resp, err := http.Post(cloud.AuthURL()+"/auth/tokens", "application/json", strings.NewReader(
 		`{"auth":{"identity":{"methods":["password"],"password":{"user":{"name":"`+name+`","domain":{"id":"default"},"password":"secret-word"}}}}}`))
@@ -156,6 +156,14 @@ func scriptKey(file string) error {
 	return os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600)
 }
 
+// startsProcesses skips a test with -short.
+func startsProcesses(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("it starts processes")
+	}
+}
+
 func freePorts(t testing.TB, n int) []string {
 	t.Helper()
 	ports, err := awaittest.FreePorts(n)
@@ -165,8 +173,8 @@ func freePorts(t testing.TB, n int) []string {
 	return ports
 }
 
-// http METHOD URL [BODY [HEADER...]]: prints the status and the body. A URL
-// that begins with unix:SOCKET: goes to that socket.
+// http METHOD URL [BODY [HEADER...]]: prints the status and the body. A URL that begins with
+// unix:SOCKET: uses that socket.
 func cmdHTTP(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) < 2 {
 		ts.Fatalf("usage: http METHOD URL [BODY [HEADER...]]")
@@ -204,7 +212,7 @@ func cmdHTTP(ts *testscript.TestScript, neg bool, args []string) {
 	fmt.Fprintf(ts.Stdout(), "%d\n%s\n", resp.StatusCode, answer)
 }
 
-// ready URL: waits until it answers 200; with ! until it does not.
+// ready URL: waits for the answer 200; with ! for another one or none.
 func cmdReady(ts *testscript.TestScript, neg bool, args []string) {
 	failure := "no answer from " + args[0]
 	if neg {
@@ -228,7 +236,7 @@ func cmdEventually(ts *testscript.TestScript, _ bool, args []string) {
 	})
 }
 
-// signalLast sends a signal to the program that was started last.
+// signalLast sends a signal to the process that started last.
 func signalLast(ts *testscript.TestScript, s os.Signal) {
 	running := ts.BackgroundCmds()
 	ts.Check(running[len(running)-1].Process.Signal(s))
@@ -245,7 +253,7 @@ func poll(ts *testscript.TestScript, failure string, done func() bool) {
 	}
 }
 
-// capture VARIABLE PATTERN: sets it to what the group of the pattern is in stdout.
+// capture VARIABLE PATTERN: sets the variable to the group of the pattern in stdout.
 func cmdCapture(ts *testscript.TestScript, _ bool, args []string) {
 	found := regexp.MustCompile(args[1]).FindStringSubmatch(ts.ReadFile("stdout"))
 	if len(found) != 2 {
@@ -254,8 +262,8 @@ func cmdCapture(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Setenv(args[0], found[1])
 }
 
-// cloud down | hang | up: Nova and Keystone answer 503, not at all, or as they
-// should. cloud launch: the instance that is built runs.
+// cloud down | hang | up: Nova and Keystone answer 503, nothing, or normally.
+// cloud allow | refuse: changes rights. cloud launch: launches scriptBuilt.
 func cmdCloud(ts *testscript.TestScript, _ bool, args []string) {
 	cloud := ts.Value("cloud").(*simulator.Cloud)
 	if args[0] == "launch" {
@@ -267,7 +275,7 @@ func cmdCloud(ts *testscript.TestScript, _ bool, args []string) {
 	}
 	fault := simulator.Fault{}
 	switch args[0] {
-	case "allow": // what the name of a role promises
+	case "allow": // the rights that the names of roles suggest
 		cloud.SetPolicy(simulator.Policy{GetAllTenants: true, AllowAllFilters: true})
 		cloud.AddAccount(simulator.Account{Name: "authenticator", Password: "secret-word", ProjectName: "service", Roles: []string{"reader", "instance_reader", "project_reader"}})
 		cloud.AddAccount(simulator.Account{Name: "tenant", ProjectID: scriptProject, ProjectName: "shop"})
@@ -284,7 +292,7 @@ func cmdCloud(ts *testscript.TestScript, _ bool, args []string) {
 	cloud.Fail("keystone", fault)
 }
 
-// expand FILE: replaces the variables of the script in a file.
+// expand FILE: replaces variables of the script in the file.
 func cmdExpand(ts *testscript.TestScript, _ bool, args []string) {
 	file := ts.MkAbs(args[0])
 	data, err := os.ReadFile(file)
@@ -292,7 +300,7 @@ func cmdExpand(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(os.WriteFile(file, []byte(os.Expand(string(data), ts.Getenv)), 0o600))
 }
 
-func TestDemo(t *testing.T) {
+func TestTheDemoShowsEachReason(t *testing.T) {
 	var out bytes.Buffer
 	if err := demo(t.Context(), &out, true); err != nil {
 		t.Fatalf("%v\n%s", err, out.String())
@@ -304,8 +312,7 @@ func TestDemo(t *testing.T) {
 	}
 }
 
-// A tour that is not as told must not pass.
-func TestDemoFailsWhenAnAnswerIsNotAsTold(t *testing.T) {
+func TestTheDemoFailsIfAnAnswerIsMissing(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if err := demo(ctx, io.Discard, true); !errors.Is(err, context.Canceled) {

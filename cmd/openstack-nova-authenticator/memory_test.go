@@ -11,7 +11,7 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/state"
 )
 
-// held is something that clients can make the process hold.
+// held is memory that clients can make the process hold.
 type held struct {
 	what   string
 	most   int64
@@ -19,26 +19,25 @@ type held struct {
 	kernel int64 // bytes of the kernel
 }
 
-// memory is everything that clients can make the process hold at one time.
+// memory returns all memory that clients can make the process hold at one time.
 func memory() []held {
 	return []held{
 		{"connections of instances and verifiers", server.Connections, listen.ConnectionMemory, listen.KernelMemory},
 		{"connections of Nova", server.VendordataConnections, listen.ConnectionMemory, listen.KernelMemory},
 		{"connections of metadata agents", server.AgentConnections, listen.ConnectionMemory, listen.KernelMemory},
-		{"requests on their way to Nova's metadata API", server.AgentConnections, server.NovaMemory, server.NovaKernelMemory},
+		{"requests to Nova's metadata API", server.AgentConnections, server.NovaMemory, server.NovaKernelMemory},
 		{"connections of monitoring", server.OperatorConnections, listen.ConnectionMemory, listen.KernelMemory},
 		{"connections of the admin socket", listen.SocketConnections, listen.ConnectionMemory, listen.KernelMemory},
 		{"bodies", 1, server.BodyBudget, 0},
 		{"limiters", 1, server.ThrottleMemory, 0},
 		{"lookups in flight, and the caches of the cloud", 1, openstack.Memory(config.Default().OpenStack.MaxConcurrent), 0},
 		{"attempts, with state.type memory", 1, state.MemoryBytes, 0},
-		{"lines of the logs that wait: stdout, stderr, the audit log", 3, audit.Memory, 0},
-		{"the process when nobody asks", 1, 24 << 20, 8 << 20},
+		{"queued lines of stdout, stderr and the audit log", 3, audit.Memory, 0},
+		{"the idle process", 1, 24 << 20, 8 << 20},
 	}
 }
 
-// What clients can make the process hold, added up, fits into the limits of the
-// unit. A tenth of Go's part is for what its allocator cannot use.
+// The sum fits into the limits of the unit, with a tenth for the losses of Go's allocator.
 func TestMemoryFitsTheUnit(t *testing.T) {
 	var ours, kernel int64
 	for _, h := range memory() {

@@ -17,11 +17,12 @@ const (
 	sudoer    = 65533 // another, who may call sudo
 )
 
-// Root does not act on a configuration, and does not talk to a socket, that another
-// user could have put there: it could be made to write where that user cannot.
-func TestRootActsOnFilesOfRootAlone(t *testing.T) {
+// Root refuses a configuration that another user could have written: it could make root write
+// where that user cannot.
+func TestRootRefusesConfigurationsOfOtherUsers(t *testing.T) {
+	startsProcesses(t)
 	if os.Geteuid() != 0 {
-		t.Skip("needs root, to be it and to be others")
+		t.Skip("needs root, to act as several users")
 	}
 	const inOwnFolder = "auth: {tokenIssuer: https://id.example.com}\nroles: {web: {projectID: a}}\nadmin: {socket: ./admin.sock}\naudit: {output: ./victim}\n"
 	chown := func(t *testing.T, uid int, paths ...string) {
@@ -56,7 +57,7 @@ func TestRootActsOnFilesOfRootAlone(t *testing.T) {
 		{"root's configuration in another user's folder", func(t *testing.T, dir string) { chown(t, otherUser, dir) }, "", "belongs to the user with the ID 65534"},
 		{"root's configuration in a folder that all can write to", func(t *testing.T, dir string) { chmod(t, dir, 0o777|os.ModeSticky) }, "", "which every user of this host can write to"},
 		{"a link to root's configuration in another user's folder", func(t *testing.T, dir string) {
-			// What it names relative to its folder would be the other user's.
+			// Relative paths in it would be in the other user's folder.
 			if err := os.Mkdir(dir+"/etc", 0o755); err != nil {
 				t.Fatal(err)
 			}
@@ -81,7 +82,7 @@ func TestRootActsOnFilesOfRootAlone(t *testing.T) {
 			tt.edit(t, dir)
 			for _, args := range [][]string{{"instances", "list"}, {"check"}, {}} {
 				if len(args) == 0 && tt.want == "" {
-					continue // it would serve
+					continue // the server would run
 				}
 				cmd := exec.CommandContext(t.Context(), program, args...)
 				cmd.Dir = dir
@@ -96,10 +97,10 @@ func TestRootActsOnFilesOfRootAlone(t *testing.T) {
 					t.Errorf("%v is refused:\n%s", args, out)
 				}
 				if _, err := os.Lstat(dir + "/victim"); err == nil && tt.want != "" {
-					t.Errorf("%v wrote what the configuration of another user names", args)
+					t.Errorf("%v wrote a file that another user's configuration names", args)
 				}
 			}
-			// Other users act on their own files, and what they name is theirs.
+			// Other users may use their own files.
 			cmd := exec.CommandContext(t.Context(), program, "check")
 			cmd.Dir = dir
 			cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: otherUser, Gid: otherUser}}
@@ -111,13 +112,14 @@ func TestRootActsOnFilesOfRootAlone(t *testing.T) {
 	}
 }
 
-func TestRootTalksToNoOtherUsersSocket(t *testing.T) {
+func TestRootRefusesSocketsOfOtherUsers(t *testing.T) {
+	startsProcesses(t)
 	if os.Geteuid() != 0 {
-		t.Skip("needs root, to be it and to be others")
+		t.Skip("needs root, to act as several users")
 	}
 	for _, tt := range []struct {
 		name           string
-		folder, socket int // whose they are
+		folder, socket int // the owners
 		mode           os.FileMode
 		sudo           string
 		want           string

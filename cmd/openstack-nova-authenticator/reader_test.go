@@ -20,7 +20,8 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/awaittest"
 )
 
-// heard is a server whose stdout and stderr are one pipe, as in a container.
+// heard is a server whose stdout and stderr are one pipe, as in a container. The test reads it
+// or does not.
 type heard struct {
 	*replica
 
@@ -29,7 +30,7 @@ type heard struct {
 	exited chan error
 }
 
-// launchHeard starts a server with the metadata service in front of a Nova.
+// launchHeard starts a server that passes metadata on to a Nova.
 func launchHeard(t *testing.T, audit string) *heard {
 	t.Helper()
 	s := newSite(t)
@@ -69,7 +70,7 @@ func launchHeard(t *testing.T, audit string) *heard {
 	return h
 }
 
-// get gives the status and body of a page, at once: within what a stalled log must not take.
+// get returns the status and body of a page. A stalled log must not delay it.
 func (h *heard) get(t *testing.T, url string) (status int, body string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
@@ -90,7 +91,7 @@ func (h *heard) get(t *testing.T, url string) (status int, body string) {
 	return resp.StatusCode, string(data)
 }
 
-// deny has a caller denied, over a connection that is kept.
+// deny makes denied requests over one connection.
 func deny(t *testing.T, h *heard, times int) {
 	t.Helper()
 	address := strings.TrimPrefix(h.url, "http://")
@@ -113,7 +114,7 @@ func deny(t *testing.T, h *heard, times int) {
 		}
 		_, _ = io.Copy(io.Discard, resp.Body)
 		if resp.StatusCode != http.StatusForbidden {
-			t.Fatalf("a caller that is denied gets %s", resp.Status)
+			t.Fatalf("a denied client gets %s", resp.Status)
 		}
 	}
 }
@@ -133,15 +134,15 @@ func (h *heard) terminate(t *testing.T) {
 	}
 }
 
-// A reader of the logs that stalls holds up no decision, no connection of a metadata agent, no page and not the shutdown.
-func TestAReaderThatStalls(t *testing.T) {
+// A stalled reader of the logs delays no decision, no metadata agent, no page and no shutdown.
+func TestAStalledReaderDelaysNothing(t *testing.T) {
 	h := launchHeard(t, "{output: stdout}")
 	deny(t, h, 2000) // some 800 KB: more than a pipe and the queue hold
-	stranger, err := (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IP(netip.MustParseAddr("127.0.0.66").AsSlice())}}).Dial("tcp", strings.TrimPrefix(h.agents, "http://"))
+	other, err := (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IP(netip.MustParseAddr("127.0.0.66").AsSlice())}}).Dial("tcp", strings.TrimPrefix(h.agents, "http://"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer stranger.Close()
+	defer other.Close()
 	for range 3 {
 		if status, body := h.get(t, h.agents+"/latest/meta-data/"); status != http.StatusOK || body != "metadata" {
 			t.Errorf("Nova's metadata: %d %q", status, body)
@@ -159,11 +160,11 @@ func TestAReaderThatStalls(t *testing.T) {
 	h.terminate(t)
 }
 
-// Where each token needs its line, a reader that stalls stops tokens, and nothing else.
-func TestAReaderThatStallsWhereLinesAreRequired(t *testing.T) {
+// With audit.required a stalled reader prevents tokens, and nothing else.
+func TestAStalledReaderOfRequiredLinesPreventsTokens(t *testing.T) {
 	h := launchHeard(t, "{output: stdout, required: true}")
 	if a, err := h.ask(t.Context(), h.site.newInstance()); err != nil || a.status != http.StatusOK {
-		t.Fatalf("a token before: %+v, %v", a, err)
+		t.Fatalf("a token before the stall: %+v, %v", a, err)
 	}
 	deny(t, h, 2000)
 	id := h.site.newInstance()
@@ -182,7 +183,7 @@ func TestAReaderThatStallsWhereLinesAreRequired(t *testing.T) {
 		t.Errorf("/readyz: %d", status)
 	}
 
-	// The reader goes on: tokens do, too, and the log says what it has lost.
+	// The reader continues: tokens are issued again, and the log reports lost lines.
 	said := make(chan string, 1)
 	go func() {
 		var text bytes.Buffer
@@ -207,8 +208,7 @@ func TestAReaderThatStallsWhereLinesAreRequired(t *testing.T) {
 	}
 }
 
-// A reader that goes away does not end the server.
-func TestAReaderThatGoes(t *testing.T) {
+func TestTheServerOutlivesAReader(t *testing.T) {
 	h := launchHeard(t, "{output: stdout}")
 	deny(t, h, 1)
 	if err := h.reader.Close(); err != nil {

@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// block gives the fenced block of a document that begins with a text.
+// block returns the fenced block of a document that begins with a text.
 func block(t *testing.T, document, begins string) string {
 	t.Helper()
 	text, err := os.ReadFile("../../" + document)
@@ -30,10 +30,10 @@ func block(t *testing.T, document, begins string) string {
 	return ""
 }
 
-// volatile is what differs from one run of the demo to the next.
+// volatile matches values that differ between runs of the demo.
 var volatile = regexp.MustCompile(`eyJ[A-Za-z0-9_-]+|"expires_at":"[^"]+"|"request_id":"[0-9a-f]+"|"jti": "[A-Z0-9]+"|"(exp|iat|nbf)": [0-9]+|127\.0\.0\.1:[0-9]+`)
 
-// The output that the README shows is the demo's, with parts left out.
+// The README shows parts of the demo's output.
 func TestReadmeDemo(t *testing.T) {
 	var out bytes.Buffer
 	if err := demo(t.Context(), &out, true); err != nil {
@@ -57,7 +57,7 @@ func TestReadmeDemo(t *testing.T) {
 	}
 }
 
-// The commands of the README and of docs/api.md, from an empty folder to a token.
+// The commands of the README and of docs/api.md lead from an empty folder to a token.
 func TestReadmeUsage(t *testing.T) {
 	for _, tool := range []string{"openssl", "curl"} {
 		if _, err := exec.LookPath(tool); err != nil {
@@ -112,7 +112,7 @@ func TestReadmeUsage(t *testing.T) {
 		client := exec.CommandContext(t.Context(), "sh", "-c", strings.Replace(usage, "curl ", "curl -sS --retry 20 --retry-connrefused --retry-delay 1 ", 1))
 		client.Env = append(os.Environ(), "HOST=127.0.0.1:"+port, "INSTANCE_ID="+scriptWeb, "ROLE_NAME=web", "CURL_CA_BUNDLE=server.pem", "NO_PROXY=*")
 		client.WaitDelay = time.Second
-		var complaints bytes.Buffer // of the tries before the server listened, too
+		var complaints bytes.Buffer // also of attempts before the server listens
 		client.Stderr = &complaints
 		answer, err := client.Output()
 		if err != nil || !strings.HasPrefix(string(answer), want) {
@@ -125,7 +125,7 @@ func TestReadmeUsage(t *testing.T) {
 	}
 }
 
-// The operator's commands, at a server that runs.
+// The commands of docs/operations.md work with a running server.
 func TestOperatorsCommands(t *testing.T) {
 	t.Parallel()
 	r := newSite(t).newReplica(t, "config", 3, "{type: file}")
@@ -138,7 +138,7 @@ func TestOperatorsCommands(t *testing.T) {
 	}
 }
 
-// Each command and flag of ours that a document names exists.
+// Each of our commands and flags in a document exists.
 func TestDocumentsNameCommandsThatExist(t *testing.T) {
 	documents, err := filepath.Glob("../../docs/*.md")
 	if err != nil {

@@ -32,7 +32,7 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/state/statetest"
 )
 
-// site is a cloud, and the replicas that serve it.
+// site has a cloud and its replicas.
 type site struct {
 	env       []string // for the program
 	dir       string
@@ -43,13 +43,14 @@ type site struct {
 
 func newSite(t *testing.T) *site {
 	t.Helper()
+	startsProcesses(t)
 	cloud, err := scriptCloud()
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = cloud.Close() })
 	dir := t.TempDir()
-	key := "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=" // of this test alone
+	key := "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=" // only for this test
 	if err := os.WriteFile(filepath.Join(dir, "encryption.key"), []byte(key), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -59,7 +60,7 @@ func newSite(t *testing.T) *site {
 	)}
 }
 
-// newInstance is one that has made no attempt.
+// newInstance adds an instance, which has made no attempt.
 func (s *site) newInstance() (id string) {
 	id = fmt.Sprintf("22222222-aaaa-4aaa-8aaa-%012d", s.instances.Add(1))
 	s.cloud.SetServer(simulator.Server{
@@ -73,7 +74,7 @@ func (s *site) newInstance() (id string) {
 // replica is a process of the program.
 type replica struct {
 	site         *site
-	program      string // "" for the one that is tested
+	program      string // "" for the program under test
 	file         string // its configuration
 	url, metrics string
 	stderr       string
@@ -81,7 +82,7 @@ type replica struct {
 	ended        chan struct{}
 }
 
-// newReplica writes a configuration with this state.
+// newReplica writes a configuration. state is its section state.
 func (s *site) newReplica(t *testing.T, name string, limit int, state string) *replica {
 	t.Helper()
 	ports := freePorts(t, 2)
@@ -122,14 +123,14 @@ func (r *replica) binary() string {
 	return program
 }
 
-// start runs it until it is ready.
+// start starts it and waits until it is ready.
 func (r *replica) start(t *testing.T) {
 	t.Helper()
 	r.launch(t)
 	r.ready(t)
 }
 
-// launch runs it.
+// launch starts it.
 func (r *replica) launch(t *testing.T) {
 	t.Helper()
 	stderr, err := os.OpenFile(r.stderr, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
@@ -164,7 +165,7 @@ func (r *replica) ready(t *testing.T) {
 	})
 }
 
-// kill is kill -9.
+// kill sends SIGKILL.
 func (r *replica) kill() {
 	if r.cmd != nil {
 		_ = r.cmd.Process.Kill()
@@ -172,7 +173,7 @@ func (r *replica) kill() {
 	}
 }
 
-// command runs the program with this configuration.
+// command runs a command with its configuration.
 func (r *replica) command(t *testing.T, args ...string) (string, error) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), r.binary(), append(args, "-c", r.file)...)
@@ -188,7 +189,7 @@ func (r *replica) mustCommand(t *testing.T, args ...string) {
 	}
 }
 
-// answer is that of POST /auth.
+// answer is an answer of POST /auth.
 type answer struct {
 	status int
 	retry  string
@@ -214,7 +215,7 @@ func (r *replica) ask(ctx context.Context, instance string) (a answer, err error
 	return a, json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(&a)
 }
 
-// granted asks for an instance that has attempts left.
+// granted returns a token for an instance that has attempts left.
 func (r *replica) granted(t *testing.T, instance string) string {
 	t.Helper()
 	a, err := r.ask(t.Context(), instance)
@@ -224,7 +225,7 @@ func (r *replica) granted(t *testing.T, instance string) string {
 	return a.Token
 }
 
-// kids are the IDs of the published keys.
+// kids returns the IDs of the published keys.
 func (r *replica) kids(t *testing.T) []string {
 	t.Helper()
 	resp, err := http.Get(r.url + "/.well-known/jwks.json")
@@ -248,7 +249,7 @@ func (r *replica) kids(t *testing.T) []string {
 	return all
 }
 
-// verifies has a verifier that we did not write fetch all that it needs.
+// verifies checks a token with a verifier that we did not write. It fetches the keys.
 func (r *replica) verifies(t *testing.T, compact string) {
 	t.Helper()
 	provider, err := oidc.NewProvider(t.Context(), r.site.issuer)
@@ -256,7 +257,7 @@ func (r *replica) verifies(t *testing.T, compact string) {
 		_, err = provider.Verifier(&oidc.Config{SkipClientIDCheck: true, SupportedSigningAlgs: []string{oidc.ES256}}).Verify(t.Context(), compact)
 	}
 	if err != nil {
-		t.Errorf("a token that is out is refused: %v", err)
+		t.Errorf("an issued token is rejected: %v", err)
 	}
 }
 
@@ -277,7 +278,7 @@ func (r *replica) goroutines(t *testing.T) int {
 	return n
 }
 
-// startShared runs two replicas on one Redis.
+// startShared starts two replicas with one Redis.
 func startShared(t *testing.T, limit int, args ...string) (redis *statetest.Process, one, two *replica) {
 	t.Helper()
 	redis = statetest.StartRedis(t, args...)
@@ -290,8 +291,7 @@ func startShared(t *testing.T, limit int, args ...string) (redis *statetest.Proc
 	return redis, one, two
 }
 
-// Two replicas are as one for an instance: its attempts are counted together, and
-// one that is denied at one is denied at both.
+// Replicas count the attempts of an instance together, and share the denial list.
 func TestReplicasShareTheLimit(t *testing.T) {
 	t.Parallel()
 	const limit = 20
@@ -330,15 +330,15 @@ func TestReplicasShareTheLimit(t *testing.T) {
 	two.granted(t, instance)
 	one.mustCommand(t, "instances", "deny", instance)
 	if a, err := two.ask(t.Context(), instance); a.status != http.StatusForbidden || err != nil {
-		t.Errorf("what was just denied at one is answered by two with %+v, %v", a, err)
+		t.Errorf("an instance that one denied gets from two %+v, %v", a, err)
 	}
 	two.mustCommand(t, "instances", "allow", instance)
 	one.granted(t, instance)
 }
 
-// Whatever is wrong with Redis: 503 and no token, soon; the key set is served and
-// tokens that are out are good; and all is well by itself when Redis is.
-func TestReplicasWithoutTheirRedis(t *testing.T) {
+// With each fault of Redis the replicas soon answer 503. They serve the key set, and issued
+// tokens stay valid. After the fault they issue tokens again without a restart.
+func TestReplicasOutliveFaultsOfRedis(t *testing.T) {
 	t.Parallel()
 	redis, one, two := startShared(t, 3, "--appendonly", "yes", "--appendfsync", "always")
 	out := one.granted(t, one.site.newInstance())
@@ -359,7 +359,7 @@ func TestReplicasWithoutTheirRedis(t *testing.T) {
 	} {
 		before := one.goroutines(t)
 		tt.begin()
-		awaittest.Success(t, tt.name+" is noticed", func() error { // what was looked at within a second is believed
+		awaittest.Success(t, tt.name+" is noticed", func() error { // a check of Redis counts for a second
 			if a, err := one.ask(t.Context(), one.site.newInstance()); err != nil || a.status == http.StatusOK {
 				return fmt.Errorf("%+v, %w", a, err)
 			}
@@ -410,9 +410,9 @@ func TestReplicasWithoutTheirRedis(t *testing.T) {
 	}
 }
 
-// Whoever can write to Redis cannot add a key, revive one, or read one; and what
-// vanished from it comes back.
-func TestWhoeverWritesToRedisHasNoKeys(t *testing.T) {
+// A writer of Redis without the encryption key cannot read, add or restore a key. Replicas
+// write a deleted key set back.
+func TestAWriterOfRedisHasNoKeys(t *testing.T) {
 	t.Parallel()
 	server, one, two := startShared(t, 100)
 	client := redis.NewClient(&redis.Options{Addr: server.Addr})
@@ -438,7 +438,7 @@ func TestWhoeverWritesToRedisHasNoKeys(t *testing.T) {
 		t.Errorf("the key set in Redis is %.60q...", first)
 	}
 
-	// It vanished: a replica writes it back.
+	// The key set is deleted: a replica writes it back.
 	if err := client.Del(t.Context(), key).Err(); err != nil {
 		t.Fatal(err)
 	}
@@ -450,7 +450,7 @@ func TestWhoeverWritesToRedisHasNoKeys(t *testing.T) {
 	})
 	published(firstKids)
 
-	// One is revoked, and the key set with it put back.
+	// A key is revoked, and the key set of before is restored.
 	out := one.granted(t, one.site.newInstance())
 	signer := keyID(t, out)
 	one.mustCommand(t, "keys", "revoke", signer)
@@ -470,15 +470,14 @@ func TestWhoeverWritesToRedisHasNoKeys(t *testing.T) {
 		return nil
 	})
 
-	// Another's key set for the same issuer, sealed with their key; and one that is
-	// not sealed.
+	// A key set for the same issuer, sealed with another key; and one that is not sealed.
 	other := newSite(t)
 	other.issuer = one.site.issuer
 	if err := os.WriteFile(filepath.Join(other.dir, "encryption.key"), []byte(strings.Repeat("QUJD", 10)+"QUI="), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	stranger := other.newReplica(t, "stranger", 3, fmt.Sprintf(`{type: redis, redis: {addresses: ["%s"], prefix: "other:"}}`, server.Addr))
-	stranger.mustCommand(t, "keys", "init")
+	outsider := other.newReplica(t, "outsider", 3, fmt.Sprintf(`{type: redis, redis: {addresses: ["%s"], prefix: "other:"}}`, server.Addr))
+	outsider.mustCommand(t, "keys", "init")
 	sealed := client.Get(t.Context(), "other:v:keys").Val()
 	if !strings.HasPrefix(sealed, "0 nova-authenticator-keys/2 sealed ") {
 		t.Fatalf("the other key set is %q", sealed)
@@ -497,7 +496,7 @@ func TestWhoeverWritesToRedisHasNoKeys(t *testing.T) {
 		one.mustCommand(t, "keys", "init")
 		published(second)
 		if get() == foreign {
-			t.Error("keys init left it there")
+			t.Error("keys init did not replace it")
 		}
 	}
 }
@@ -511,7 +510,7 @@ func logged(t *testing.T, r *replica) string {
 	return string(text)
 }
 
-// keyID is the kid of a token.
+// keyID returns the kid of a token.
 func keyID(t *testing.T, compact string) string {
 	t.Helper()
 	head, _, _ := strings.Cut(compact, ".")
@@ -528,8 +527,8 @@ func keyID(t *testing.T, compact string) string {
 	return header.KeyID
 }
 
-// kill -9 of the server, whenever it is, gives no attempt back and loses no key.
-func TestAServerThatIsKilled(t *testing.T) {
+// SIGKILL at any time resets no attempts and loses no key.
+func TestAKilledServerLosesNothing(t *testing.T) {
 	for _, kind := range []string{"file", "redis"} {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
@@ -589,7 +588,7 @@ func TestAServerThatIsKilled(t *testing.T) {
 					r.start(t)
 				}
 			}
-			// An attempt whose answer nobody saw is spent.
+			// An attempt without an answer is spent.
 			if granted > limit || granted < limit-kills*clients {
 				t.Errorf("%d were granted with a limit of %d and %d kills under the load of %d", granted, limit, kills, clients)
 			}
@@ -601,9 +600,9 @@ func TestAServerThatIsKilled(t *testing.T) {
 	}
 }
 
-// A file that cannot be written, as on a full disk, is 503 and no token, until it
-// can. The limit is that of setrlimit(2), which needs no disk of its own.
-func TestAServerWithAFullDisk(t *testing.T) {
+// While the state file cannot be written, as on a full disk, the answer is 503. setrlimit(2)
+// makes writes fail without another disk.
+func TestAServerOutlivesAFullDisk(t *testing.T) {
 	t.Parallel()
 	prlimit, err := exec.LookPath("prlimit")
 	if err != nil {
@@ -637,7 +636,7 @@ func TestAServerWithAFullDisk(t *testing.T) {
 	}
 }
 
-// check reads what serve would read of Redis, and asks it if told to.
+// check reads the files for Redis, and connects to it with --online.
 func TestCheckOfRedis(t *testing.T) {
 	t.Parallel()
 	server := statetest.StartRedis(t)
@@ -663,8 +662,8 @@ func TestCheckOfRedis(t *testing.T) {
 	says(bad, false, "none.secret: no such file or directory")
 }
 
-// A writer of Redis without the encryption key lifts no denial and revives
-// no key: neither on replicas that run nor on those that start.
+// A writer of Redis without the encryption key lifts no denial and restores no key, at running
+// replicas and at starting ones.
 func TestAWriterOfRedisLiftsNoDenial(t *testing.T) {
 	t.Parallel()
 	server, one, two := startShared(t, 1000)
@@ -706,7 +705,7 @@ func TestAWriterOfRedisLiftsNoDenial(t *testing.T) {
 	for _, value := range []string{"garbage", "0 garbage", get(keys), "0 nova-authenticator-denials/2 plain {}", "0 " + strings.Repeat("x", 8<<20)} {
 		set(denials, value)
 		refused(fmt.Sprintf("%.40q", value), http.StatusServiceUnavailable)
-		if value != "garbage" && len(value) < 1<<20 { // what is an entry of ours, or may be
+		if value != "garbage" && len(value) < 1<<20 { // it is our entry, or may be
 			one.mustCommand(t, "keys", "init")
 		} else if err := client.Del(t.Context(), denials).Err(); err != nil {
 			t.Fatal(err)
@@ -715,7 +714,7 @@ func TestAWriterOfRedisLiftsNoDenial(t *testing.T) {
 		one.granted(t, other)
 	}
 
-	// All servers are down, and the values of before are put back.
+	// All servers are down, and the values of before are restored.
 	signer := keyID(t, one.granted(t, other))
 	one.mustCommand(t, "keys", "revoke", signer)
 	newest, newestKeys := get(denials), get(keys)

@@ -21,7 +21,7 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/config/configtest"
 )
 
-// spilled is where secrets are planted, and what was said of them is looked at.
+// spilled is a configuration with secrets in wrong places. Tests look for them in all output.
 type spilled struct {
 	dir, file string
 	metrics   string // URL
@@ -72,7 +72,7 @@ func newSpilled(t *testing.T) *spilled {
 	return s
 }
 
-// account is what logs in at the cloud, as an openrc file has it.
+// account returns the variables of an openrc file.
 func account(authURL string) map[string]string {
 	return map[string]string{
 		"OS_AUTH_URL": authURL, "OS_USERNAME": "validator", "OS_PASSWORD": "secret-word",
@@ -80,8 +80,8 @@ func account(authURL string) map[string]string {
 	}
 }
 
-// credentialKeys are the keys of clouds.yaml that are read, as its reader spells them,
-// and the OS_* variables that have a meaning of their own.
+// credentialKeys returns the keys of clouds.yaml and the OS_* variables in the source of
+// pkg/clouds.
 func credentialKeys(t *testing.T) (keys, variables []string) {
 	t.Helper()
 	files, err := filepath.Glob("../../pkg/clouds/*.go")
@@ -143,7 +143,7 @@ func (s *spilled) checks(t *testing.T, what string, secret configtest.Secret) {
 	t.Helper()
 	commands := [][]string{{"check", "--online"}}
 	if len(secret.Name)%3 == 0 {
-		commands = append(commands, []string{"check", "--online", "--json"}) // it says the same
+		commands = append(commands, []string{"check", "--online", "--json"}) // with the same content
 	}
 	for _, args := range commands {
 		_, said := s.command(t, args...)
@@ -153,7 +153,7 @@ func (s *spilled) checks(t *testing.T, what string, secret configtest.Secret) {
 	}
 }
 
-// serve runs the server, asks it all that it tells, and gives that.
+// serve runs the server, and returns its output and its answers to many requests.
 func (s *spilled) serve(t *testing.T) string {
 	t.Helper()
 	var out lockedBuffer
@@ -181,7 +181,7 @@ func (s *spilled) serve(t *testing.T) string {
 		default:
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("the server is not there:\n%s", out.String())
+			t.Fatalf("the server does not start:\n%s", out.String())
 		}
 	}
 	said(client.PostForm(s.listen+"/auth", url.Values{"instance_id": {scriptWeb}, "role": {"web"}}))
@@ -199,7 +199,7 @@ func (s *spilled) serve(t *testing.T) string {
 	return out.String()
 }
 
-// A secret in the place of any credential is not seen in what check and serve say.
+// check and serve do not print a secret in place of any credential.
 func TestNoCredentialIsPrinted(t *testing.T) {
 	variables := credentialVariables(t)
 	s := newSpilled(t)
@@ -210,9 +210,9 @@ func TestNoCredentialIsPrinted(t *testing.T) {
 	served := 0
 	for i, name := range variables {
 		good := os.Getenv(name)
-		for n, secret := range configtest.Secrets() {
+		for n, secret := range secrets() {
 			if strings.Contains(secret.Value, "\x00") {
-				continue // no variable can have that
+				continue // not possible in a variable
 			}
 			t.Setenv(name, secret.Value)
 			s.checks(t, name, secret)
@@ -228,8 +228,9 @@ func TestNoCredentialIsPrinted(t *testing.T) {
 	t.Logf("served %d times", served)
 }
 
-// The password of a proxy is not seen when the proxy cannot be reached.
+// An error of a proxy does not contain its password.
 func TestNoPasswordOfAProxyIsPrinted(t *testing.T) {
+	startsProcesses(t)
 	s := newSpilled(t)
 	s.write(t, s.base)
 	for _, proxy := range []string{"http://me:tr0Ub4dor@127.0.0.1:1", "me:tr0Ub4dor@127.0.0.1:1", "https://tr0Ub4dor@127.0.0.1:1", "socks5://me:tr0Ub4dor@127.0.0.1:1"} {
@@ -242,7 +243,7 @@ func TestNoPasswordOfAProxyIsPrinted(t *testing.T) {
 	}
 }
 
-// A secret in the place of any value of clouds.yaml and secure.yaml is not seen.
+// check does not print a secret in place of any value of clouds.yaml and secure.yaml.
 func TestNoSecretOfCloudsFilesIsPrinted(t *testing.T) {
 	known, _ := credentialKeys(t)
 	s := newSpilled(t)
@@ -272,7 +273,7 @@ func TestNoSecretOfCloudsFilesIsPrinted(t *testing.T) {
 	if status, said := s.command(t, "check", "--online"); status != 0 {
 		t.Fatal(said)
 	}
-	for _, secret := range configtest.Secrets() {
+	for _, secret := range secrets() {
 		for _, key := range keys {
 			write("clouds.yaml", good.With(configtest.Values{key: secret.YAML}))
 			s.checks(t, key+" of clouds.yaml", secret)
@@ -288,8 +289,7 @@ func TestNoSecretOfCloudsFilesIsPrinted(t *testing.T) {
 	}
 }
 
-// A secret in the place of any value of the configuration is not seen, by check and
-// by the server if it starts.
+// check and serve do not print a secret in place of any value of the configuration.
 func TestNoSecretOfTheConfigurationIsPrinted(t *testing.T) {
 	s := newSpilled(t)
 	if err := os.WriteFile("redis.password", []byte("word\n"), 0o600); err != nil {
@@ -300,9 +300,9 @@ func TestNoSecretOfTheConfigurationIsPrinted(t *testing.T) {
 		"state.redis.sentinel": "primary", "keys.encryptionKeyFile": "encryption.key",
 	})
 	for name, base := range map[string]configtest.Values{"memory": s.base, "a Redis that is away": redis} {
-		for n, secret := range configtest.Secrets() {
+		for n, secret := range secrets() {
 			if name != "memory" && n%3 > 0 {
-				continue // few keys are read for Redis alone
+				continue // few keys are only for Redis
 			}
 			good := configtest.Values{}
 			for _, key := range configtest.Keys() {
@@ -316,8 +316,8 @@ func TestNoSecretOfTheConfigurationIsPrinted(t *testing.T) {
 					good[key] = secret.YAML
 				}
 			}
-			// The server serves with all those that it takes. An audience cannot be of a
-			// role and of none, and a region must be in the catalog.
+			// The server runs with all valid ones. An audience cannot be of a role and of
+			// vendordata, and a region must be in the catalog.
 			delete(good, "vendordata.audience")
 			delete(good, "openstack.region")
 			s.write(t, base.With(good))
@@ -332,7 +332,16 @@ func TestNoSecretOfTheConfigurationIsPrinted(t *testing.T) {
 	}
 }
 
-// lockedBuffer is for what several goroutines write to.
+// secrets are all, or one with -short.
+func secrets() []configtest.Secret {
+	all := configtest.Secrets()
+	if testing.Short() {
+		return all[:1]
+	}
+	return all
+}
+
+// lockedBuffer is a buffer for several goroutines.
 type lockedBuffer struct {
 	mu  sync.Mutex
 	buf bytes.Buffer

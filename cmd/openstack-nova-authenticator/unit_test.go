@@ -23,7 +23,7 @@ func unit(t *testing.T) string {
 	return string(text)
 }
 
-// systemd knows every line of the unit. It does not have to run for that.
+// systemd-analyze does not need a running systemd.
 func TestUnitIsKnownToSystemd(t *testing.T) {
 	analyze, err := exec.LookPath("systemd-analyze")
 	if err != nil {
@@ -45,9 +45,8 @@ func TestUnitIsKnownToSystemd(t *testing.T) {
 	}
 }
 
-// The program takes the command lines of the unit: they fail for want of the
-// file and of nothing else.
-func TestUnitCommands(t *testing.T) {
+// The command lines of the unit are valid: only the configuration file is missing.
+func TestCommandsOfTheUnit(t *testing.T) {
 	lines := regexp.MustCompile(`(?m)^Exec\w+=/usr/bin/`+program+` (.*)$`).FindAllStringSubmatch(unit(t), -1)
 	if len(lines) != 2 {
 		t.Fatalf("the unit has the commands %q", lines)

@@ -18,20 +18,20 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/state/statetest"
 )
 
-// formerRelease is the commit whose states are taken over.
+// formerRelease is the commit from which an upgrade must work.
 const formerRelease = "65ed6e0"
 
-// buildFormer builds the former release, and skips where its source is not there.
+// buildFormer builds the former release. It skips the test without its source.
 func buildFormer(t *testing.T) string {
 	t.Helper()
 	if testing.Short() {
-		t.Skip("it is built from its source")
+		t.Skip("it builds the former release")
 	}
 	dir := t.TempDir()
 	archive := exec.CommandContext(t.Context(), "git", "archive", "--format=tar", "-o", filepath.Join(dir, "source.tar"), formerRelease)
 	archive.Dir = filepath.Join("..", "..")
 	if out, err := archive.CombinedOutput(); err != nil {
-		t.Skipf("the source of %s is not there: %v: %s", formerRelease, err, out)
+		t.Skipf("the source of %s is missing: %v: %s", formerRelease, err, out)
 	}
 	binary := filepath.Join(dir, "former")
 	for _, step := range [][]string{{"tar", "xf", "source.tar"}, {"go", "build", "-buildvcs=false", "-o", binary, "./cmd/" + program}} {
@@ -44,9 +44,8 @@ func buildFormer(t *testing.T) string {
 	return binary
 }
 
-// Replicas of the former release and of this one side by side, as the upgrade of
-// example/ha has them: the former ones see that they are too old, publish what they
-// have, sign until maxAge is over, and destroy nothing.
+// During an upgrade as in example/ha, replicas of the former release see that they are too old,
+// publish their keys, sign until maxAge is over, and destroy nothing.
 func TestUpgradeOfReplicas(t *testing.T) {
 	t.Parallel()
 	former := buildFormer(t)
@@ -63,8 +62,7 @@ func TestUpgradeOfReplicas(t *testing.T) {
 	two.mustCommand(t, "instances", "deny", denied, "--reason", "broken into")
 	token := one.granted(t, s.newInstance())
 
-	// The first one is upgraded: it takes nothing that was not confirmed, and says
-	// what to do.
+	// The first replica is upgraded: it accepts nothing unconfirmed, and logs what to do.
 	two.kill()
 	two.program = ""
 	two.launch(t)
@@ -90,7 +88,7 @@ func TestUpgradeOfReplicas(t *testing.T) {
 		t.Errorf("denied before the upgrade: %+v, %v", a, err)
 	}
 
-	// The former one, meanwhile.
+	// The replica of the former release.
 	awaittest.Success(t, "the former one has noticed", func() error {
 		if !strings.Contains(logged(t, one), "written by a newer release") {
 			return errors.New("it has not")
@@ -111,7 +109,7 @@ func TestUpgradeOfReplicas(t *testing.T) {
 		}
 		stale = a.status == http.StatusServiceUnavailable
 		if time.Since(began) > 5*time.Minute {
-			t.Fatal("the former one signs on, long after maxAge")
+			t.Fatal("the former release still signs, long after maxAge")
 		}
 		<-time.After(time.Second)
 	}
@@ -123,7 +121,7 @@ func TestUpgradeOfReplicas(t *testing.T) {
 	}
 	two.granted(t, s.newInstance())
 
-	// It is upgraded, too, and needs nobody.
+	// It is upgraded, too, and needs no operator.
 	one.kill()
 	one.program = ""
 	one.start(t)
@@ -134,8 +132,7 @@ func TestUpgradeOfReplicas(t *testing.T) {
 	}
 }
 
-// A state file that this release has written is refused by the former one, so that
-// no denial is lifted by going back.
+// The former release refuses a state file of this one, so a downgrade lifts no denial.
 func TestTheFormerReleaseRefusesAStateFile(t *testing.T) {
 	t.Parallel()
 	former := buildFormer(t)
@@ -153,7 +150,7 @@ func TestTheFormerReleaseRefusesAStateFile(t *testing.T) {
 	}
 
 	r.program = ""
-	r.start(t) // without a person
+	r.start(t) // without an operator
 	if diff := cmp.Diff(kids, r.kids(t)); diff != "" {
 		t.Errorf("the published keys (-former +this):\n%s", diff)
 	}
@@ -166,8 +163,7 @@ func TestTheFormerReleaseRefusesAStateFile(t *testing.T) {
 	if out, err := r.command(t, "keys", "list"); err == nil {
 		t.Errorf("the former release reads it:\n%s", out)
 	}
-	// As it was before the upgrade, the former one reads it, and this one again once
-	// that is accepted.
+	// The former release reads the file of before, and this one does after state accept.
 	if err := os.WriteFile(filepath.Join(s.dir, "own.db"), before, 0o600); err != nil {
 		t.Fatal(err)
 	}

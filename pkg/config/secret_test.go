@@ -51,6 +51,9 @@ func TestNoSecretIsPrinted(t *testing.T) {
 				t.Fatal(err)
 			}
 			for n, s := range configtest.Secrets() {
+				if testing.Short() && n > 0 {
+					break
+				}
 				if name != "managed keys in Redis" && n%3 > 0 {
 					continue // few keys are used in only one of them
 				}
