@@ -3,10 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
-	"crypto/rsa"
-	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -35,9 +31,8 @@ const (
 )
 
 const demoConfig = `listen: %s
-auth:
-  signingKeyFile: key.pem
-  tokenIssuer: http://%s
+auth: {tokenIssuer: "http://%s"}
+state: {type: memory}
 openstack:
   cloud: demo
   cloudsFile: clouds.yaml
@@ -106,7 +101,7 @@ func demo(ctx context.Context, stdout io.Writer, once bool) error {
 	}
 	audit := newAuditTail()
 	var log bytes.Buffer // printed only if the tour fails, because the tour causes errors
-	out := newOutputs(c.Log, audit, &log)
+	out := newOutputs(c.Log.Format, audit, &log)
 	s, err := newService(c, out)
 	if err != nil {
 		out.close()
@@ -176,15 +171,10 @@ func freeAddress() (string, error) {
 }
 
 func demoFiles(dir, address, authURL string) (config string, err error) {
-	key, err := rsa.GenerateKey(rand.Reader, 2048)
-	if err != nil {
-		return "", err
-	}
 	config = filepath.Join(dir, "config.yml")
 	for name, data := range map[string]string{
 		"config.yml":  fmt.Sprintf(demoConfig, address, address),
 		"clouds.yaml": fmt.Sprintf(demoClouds, authURL),
-		"key.pem":     string(pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(key)})),
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(data), 0o600); err != nil {
 			return "", err

@@ -131,9 +131,12 @@ func (t *tour) run(ctx context.Context) error {
 
 // post asks for a token, and prints the command.
 func (t *tour) post(ctx context.Context, instance, role string) (status int, body []byte, requestID string, err error) {
-	form := url.Values{"instance_id": {instance}, "role": {role}}
 	t.say("\n   $ curl -w '%%{http_code}\\n' %s/auth -d instance_id=%s -d role=%s\n", t.base, instance, role)
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, t.base+"/auth", strings.NewReader(form.Encode()))
+	return t.send(ctx, http.MethodPost, "/auth", url.Values{"instance_id": {instance}, "role": {role}})
+}
+
+func (t *tour) send(ctx context.Context, method, path string, form url.Values) (status int, body []byte, requestID string, err error) {
+	req, err := http.NewRequestWithContext(ctx, method, t.base+path, strings.NewReader(form.Encode()))
 	if err != nil {
 		return 0, nil, "", err
 	}
@@ -143,10 +146,8 @@ func (t *tour) post(ctx context.Context, instance, role string) (status int, bod
 		return 0, nil, "", err
 	}
 	defer resp.Body.Close()
-	if body, err = secret.ReadAll(resp.Body, 1<<20); err != nil {
-		return 0, nil, "", err
-	}
-	return resp.StatusCode, bytes.TrimSpace(body), resp.Header.Get("X-Request-Id"), nil
+	body, err = secret.ReadAll(resp.Body, 1<<20)
+	return resp.StatusCode, bytes.TrimSpace(body), resp.Header.Get("X-Request-Id"), err
 }
 
 func (t *tour) granted(ctx context.Context, instance, role string) (compact string, err error) {
@@ -161,7 +162,7 @@ func (t *tour) granted(ctx context.Context, instance, role string) (compact stri
 	head, rest, _ := strings.Cut(answer.Token, ".")
 	t.say("   %s\n   %d\n", strings.Replace(string(body), rest, "...", 1), status)
 	if head == "" {
-		return "", fmt.Errorf("demo: %q is no token", answer.Token)
+		return "", fmt.Errorf("demo: %q is not a token", answer.Token)
 	}
 	return answer.Token, nil
 }
@@ -184,9 +185,12 @@ func (t *tour) refused(ctx context.Context, instance, role string, status int, r
 func (t *tour) verify(ctx context.Context, compact string) error {
 	for _, path := range []string{"/.well-known/openid-configuration", "/.well-known/jwks.json"} {
 		t.say("\n   $ curl %s%s\n", t.base, path)
-		body, err := t.get(ctx, t.base+path)
+		status, body, _, err := t.send(ctx, http.MethodGet, path, nil)
+		if err == nil && status != http.StatusOK {
+			err = fmt.Errorf("status %d", status)
+		}
 		if err != nil {
-			return err
+			return fmt.Errorf("demo: GET %s: %w", path, err)
 		}
 		t.say("   %s\n", secret.Clip(string(body), 300))
 	}
@@ -210,22 +214,6 @@ func (t *tour) verify(ctx context.Context, compact string) error {
 	}
 	t.say("   ... and rejects it with another signature, and for another audience\n")
 	return nil
-}
-
-func (t *tour) get(ctx context.Context, u string) ([]byte, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u, nil)
-	if err != nil {
-		return nil, err
-	}
-	resp, err := t.client.Do(req)
-	if err != nil {
-		return nil, err
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("demo: GET %s: %s", u, resp.Status)
-	}
-	return secret.ReadAll(resp.Body, 1<<20)
 }
 
 // claims returns the payload of a token, unverified, for people to read.

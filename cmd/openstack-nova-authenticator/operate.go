@@ -96,7 +96,7 @@ func serveState(ctx context.Context, c *config.Plan, absent string, stderr io.Wr
 		release()
 		return "", nil, err
 	}
-	if s.audit, err = audit.Open(c.AuditLog, lines, lines); err != nil {
+	if s.audit, err = audit.Open(c.Audit, lines, lines); err != nil {
 		return fail(err)
 	}
 	if err := open(s, c); err != nil {

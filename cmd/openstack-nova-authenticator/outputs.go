@@ -21,8 +21,8 @@ func newLog(c *config.Plan, w io.Writer) *slog.Logger {
 // outputs are stdout and stderr. A write to them does not wait for the reader.
 type outputs struct{ stdout, stderr *audit.Stream }
 
-func newOutputs(c config.Log, stdout, stderr io.Writer) outputs {
-	o := outputs{stderr: audit.NewStream(stderr, c.Format)}
+func newOutputs(format string, stdout, stderr io.Writer) outputs {
+	o := outputs{stderr: audit.NewStream(stderr, format)}
 	if o.stdout = o.stderr; !sameFile(stdout, stderr) {
 		o.stdout = audit.NewStream(stdout, "json")
 	}

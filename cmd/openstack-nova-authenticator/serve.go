@@ -23,7 +23,7 @@ func serve(ctx context.Context, file string, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	out := newOutputs(c.Log, stdout, stderr)
+	out := newOutputs(c.Log.Format, stdout, stderr)
 	defer out.close()
 	log := newLog(c, out.stderr)
 	defer ignoreHangups(log)()

@@ -50,7 +50,7 @@ func newService(c *config.Plan, out outputs) (_ *service, err error) {
 	if s.cloud, err = openstack.New(c.Cloud, openstack.Options{Log: s.log, Observe: metrics.ObserveUpstream, UserAgent: userAgent(), ProjectNames: c.Tokens.NeedsProjects(), Callers: c.Vendordata.Users}); err != nil {
 		return nil, missing{fmt.Errorf("openstack: %w", err)}
 	}
-	if s.audit, err = audit.Open(c.AuditLog, out.stdout, out.stderr); err != nil {
+	if s.audit, err = audit.Open(c.Audit, out.stdout, out.stderr); err != nil {
 		return nil, missing{err}
 	}
 	if err := s.openState(c, false); err != nil {

@@ -59,11 +59,7 @@ func newScene(t *testing.T) *scene {
 		Status: status, Register: &attest.Register{Store: store, Denials: keys.Denials()}, Keys: keys,
 		Log: slog.New(slog.NewJSONHandler(&s.log, nil)),
 	}
-	stdout, err := audit.Config{Output: "stdout"}.Parse()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if s.Audit, err = audit.Open(stdout, s.stream, nil); err != nil {
+	if s.Audit, err = audit.Open(audit.Config{Output: "stdout"}, s.stream, nil); err != nil {
 		t.Fatal(err)
 	}
 	return s

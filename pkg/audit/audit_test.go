@@ -53,22 +53,11 @@ func event(name string, proven bool) audit.Event {
 
 func open(t *testing.T, c audit.Config, stdout *audit.Stream) *audit.Log {
 	t.Helper()
-	plan, err := c.Parse()
-	if err != nil {
-		t.Fatal(err)
-	}
-	l, err := audit.Open(plan, stdout, nil)
+	l, err := audit.Open(c, stdout, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return l
-}
-
-func TestAnEmptyOutputIsRefused(t *testing.T) {
-	const want = "output: is empty; set it to stdout, stderr or the path of a file"
-	if _, err := (audit.Config{}).Parse(); err == nil || err.Error() != want {
-		t.Errorf("Parse = %v, want %q", err, want)
-	}
 }
 
 // names returns the messages of all lines, "torn" for one that is not whole.
@@ -276,8 +265,7 @@ func TestATornLineInAFileIsEnded(t *testing.T) {
 	if info, err := os.Stat(file); err != nil || info.Mode() != 0o600 {
 		t.Errorf("the file is %v (%v)", info.Mode(), err)
 	}
-	plan, err := audit.Config{Output: filepath.Join(t.TempDir(), "no", "audit.log")}.Parse()
-	if _, openErr := audit.Open(plan, nil, nil); err != nil || openErr == nil {
+	if _, err := audit.Open(audit.Config{Output: filepath.Join(t.TempDir(), "no", "audit.log")}, nil, nil); err == nil {
 		t.Error("a file in a folder that does not exist was opened")
 	}
 }

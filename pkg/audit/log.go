@@ -17,7 +17,6 @@ import (
 	"log/slog"
 	"time"
 
-	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/problem"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/secret"
 )
 
@@ -28,17 +27,6 @@ type Config struct {
 	Output string `yaml:"output"`
 	// Required refuses a token if its line could not be written. Default: false.
 	Required bool `yaml:"required"`
-}
-
-// Plan is a parsed [Config].
-type Plan struct{ config Config }
-
-// Parse checks the configuration. It does not open the output.
-func (c Config) Parse() (Plan, error) {
-	if c.Output == "" {
-		return Plan{}, problem.Errorf("output", "is empty; set it to stdout, stderr or the path of a file")
-	}
-	return Plan{c}, nil
 }
 
 // maxValue is the maximum length of a text in a line, in bytes.
@@ -52,8 +40,7 @@ type Log struct {
 }
 
 // Open opens the output that the configuration names, which may be one of the process's.
-func Open(p Plan, stdout, stderr *Stream) (*Log, error) {
-	c := p.config
+func Open(c Config, stdout, stderr *Stream) (*Log, error) {
 	l := &Log{required: c.Required}
 	switch c.Output {
 	case "stdout":

@@ -34,7 +34,7 @@ type Config struct {
 	// Proxy names the load balancers in front of that endpoint.
 	Proxy server.ProxyConfig `yaml:"proxy"`
 	// Auth has the defaults of all roles, the issuer and its signing key.
-	Auth Auth `yaml:"auth"`
+	Auth authConfig `yaml:"auth"`
 	// Keys says how the server rotates the signing keys in the state.
 	Keys keyring.Config `yaml:"keys"`
 	// State says where attempts are counted and keys are stored. With
@@ -54,15 +54,15 @@ type Config struct {
 	// Metrics is the listener for monitoring.
 	Metrics server.MetricsConfig `yaml:"metrics"`
 	// Log is the log of the process, on stderr.
-	Log Log `yaml:"log"`
+	Log logConfig `yaml:"log"`
 	// Audit is the audit log, which has a line for each decision.
 	Audit audit.Config `yaml:"audit"`
 	// Roles are the roles by their names. At least one is required.
 	Roles map[string]Role `yaml:"roles"`
 }
 
-// Auth has the defaults of all roles, and the issuer.
-type Auth struct {
+// authConfig has the defaults of all roles, and the issuer.
+type authConfig struct {
 	// Proof lists the proofs that a role without its own list accepts: address,
 	// document, metadataService, or address+document, which needs both. One of the list
 	// is enough. Default: address.
@@ -82,8 +82,8 @@ type Role struct {
 	Since  *attest.Since  `yaml:"since"`
 }
 
-// Log is the log of the process.
-type Log struct {
+// logConfig is the log of the process.
+type logConfig struct {
 	// Level is debug, info, warn or error. Default: info.
 	Level string `yaml:"level"`
 	// Format is json or text. Default: json.
@@ -95,7 +95,7 @@ func Default() Config {
 	return Config{
 		Listen: "0.0.0.0:18775",
 		Proxy:  server.ProxyConfig{Via: server.ViaHeader},
-		Auth: Auth{
+		Auth: authConfig{
 			Proof:  []attest.Proof{attest.ProofAddress},
 			Window: attest.Window{Limit: 3, Period: 5 * time.Minute, Since: attest.SinceCreated},
 			Config: token.Config{TokenExpiry: 10 * time.Minute},
@@ -110,7 +110,7 @@ func Default() Config {
 		Throttle:   server.ThrottleConfig{PerAddress: ratelimit.Rate{Rate: 5, Burst: 20}, PerInstance: ratelimit.Rate{Rate: 1, Burst: 10}},
 		Vendordata: server.VendordataConfig{DocumentExpiry: 5 * time.Minute},
 		Metrics:    server.MetricsConfig{Listen: "127.0.0.1:18776"},
-		Log:        Log{Level: "info", Format: "json"},
+		Log:        logConfig{Level: "info", Format: "json"},
 		Audit:      audit.Config{Output: "stdout"},
 	}
 }

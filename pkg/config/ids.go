@@ -16,15 +16,6 @@ type keystoneKind struct {
 	digits  string // the lengths in words
 }
 
-// Keystone's IDs are uuid4().hex. The ID of a user of LDAP is a SHA-256 in hexadecimal.
-func keystoneProject() keystoneKind {
-	return keystoneKind{"project", []int{32}, "32 hexadecimal digits in lower case"}
-}
-
-func keystoneUser() keystoneKind {
-	return keystoneKind{"user", []int{32, 64}, "32 hexadecimal digits in lower case, or 64 for a user of LDAP"}
-}
-
 // unlikelyIDs warns of IDs in a role's rules that do not have the form of Keystone's IDs:
 // no instance meets a rule with a name in place of an ID. Other forms are possible, for
 // example for projects that were copied from another system.
@@ -33,7 +24,11 @@ func (c *Plan) unlikelyIDs(role string, r attest.Rules, warn func(path, format s
 		key      string
 		patterns []string
 		kind     keystoneKind
-	}{{"projectID", r.ProjectID, keystoneProject()}, {"userID", r.UserID, keystoneUser()}} {
+	}{
+		// Keystone's IDs are uuid4().hex. The ID of a user of LDAP is a SHA-256 in hexadecimal.
+		{"projectID", r.ProjectID, keystoneKind{"project", []int{32}, "32 hexadecimal digits in lower case"}},
+		{"userID", r.UserID, keystoneKind{"user", []int{32, 64}, "32 hexadecimal digits in lower case, or 64 for a user of LDAP"}},
+	} {
 		for i, pattern := range rule.patterns {
 			if rule.kind.makes(pattern) {
 				continue

@@ -12,7 +12,6 @@ import (
 	"strings"
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
-	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/audit"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/keyring"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/listen"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/openstack"
@@ -43,7 +42,6 @@ type Plan struct {
 	AdminSocket    listen.SocketPath      // of Admin
 	StatePlan      state.Plan             // of State
 	Limits         server.Throttle        // of Throttle
-	AuditLog       audit.Plan             // of Audit
 	KeyPlan        keyring.Plan           // of Keys, with the encryption keys
 	SigningKeys    *keyring.KeySet        // of auth.signingKeyFile
 	LogLevel       slog.Level             // of Log
@@ -160,8 +158,9 @@ func (c *Plan) build() error {
 	add("vendordata", err)
 	c.AgentsDoor, err = c.MetadataService.Parse()
 	add("metadataService", err)
-	c.AuditLog, err = c.Audit.Parse()
-	add("audit", err)
+	if c.Audit.Output == "" {
+		add("audit.output", errors.New("is empty; set it to stdout, stderr or the path of a file"))
+	}
 	for _, f := range c.guarded() {
 		for _, exposed := range f.exposed() {
 			if exposed.refused {

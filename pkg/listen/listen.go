@@ -20,8 +20,7 @@ import (
 	"time"
 )
 
-// Options say how a listener is opened. The zero value is plain HTTP for all
-// peers.
+// Options say how to open a listener. The zero value is plain HTTP for all peers.
 type Options struct {
 	// TLS is the certificate. Optional, nil means plain HTTP.
 	TLS *Certificate
@@ -221,10 +220,7 @@ func addrOf(a net.Addr) netip.Addr {
 	if tcp, ok := a.(*net.TCPAddr); ok {
 		return tcp.AddrPort().Addr().Unmap().WithZone("")
 	}
-	peer, err := netip.ParseAddrPort(a.String())
-	if err != nil {
-		return netip.Addr{}
-	}
+	peer, _ := netip.ParseAddrPort(a.String())
 	return peer.Addr().Unmap().WithZone("")
 }
 
@@ -237,10 +233,8 @@ func ParseAddress(text string) (Address, error) {
 	if err != nil {
 		return Address{}, fmt.Errorf("%q is not an address such as 0.0.0.0:18775", text)
 	}
-	if host != "" {
-		if _, err := netip.ParseAddr(host); err != nil && host != "localhost" {
-			return Address{}, fmt.Errorf("%q: %q is not an IP address", text, host)
-		}
+	if _, err := netip.ParseAddr(host); err != nil && host != "" && host != "localhost" {
+		return Address{}, fmt.Errorf("%q: %q is not an IP address", text, host)
 	}
 	if _, err := strconv.ParseUint(port, 10, 16); err != nil { // 0 is any free port, for tests
 		return Address{}, fmt.Errorf("%q: %q is not a port", text, port)

@@ -77,7 +77,7 @@ func benchServer(b testing.TB, remembered int) http.Handler {
 	b.Cleanup(func() { _ = store.Close() })
 	stream := audit.NewStream(io.Discard, "json")
 	b.Cleanup(func() { _ = stream.Close() })
-	log, err := audit.Open(parse(b, audit.Config{Output: "stdout"}), stream, nil)
+	log, err := audit.Open(audit.Config{Output: "stdout"}, stream, nil)
 	if err != nil {
 		b.Fatal(err)
 	}

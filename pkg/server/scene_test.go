@@ -156,7 +156,7 @@ func (s *scene) open(t testing.TB) *testServer {
 		denials.Err = state.Err
 	}
 	d.stream = audit.NewStream(out, "json")
-	if d.auditLog, err = audit.Open(parse(t, audit.Config{Output: "stdout", Required: !s.lossy}), d.stream, nil); err != nil {
+	if d.auditLog, err = audit.Open(audit.Config{Output: "stdout", Required: !s.lossy}, d.stream, nil); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = d.stream.Close() })
