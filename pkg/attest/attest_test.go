@@ -95,7 +95,7 @@ func TestZeroValueRequestIsNotGranted(t *testing.T) {
 func TestLookup(t *testing.T) {
 	cause := errors.New("connection refused")
 	other := newScene(t).instance
-	other.ID = instanceID(t, "00000000-0000-4000-8000-000000000001")
+	other.ID = attesttest.ID(t, "00000000-0000-4000-8000-000000000001")
 	nameless := newScene(t).instance
 	nameless.ID = attest.InstanceID{}
 	tests := []struct {
@@ -455,12 +455,12 @@ func TestCountersAreApart(t *testing.T) {
 		t.Errorf("another role: %s", got)
 	}
 	instance := exhausted()
-	instance.instance.ID = instanceID(t, "00000000-0000-4000-8000-000000000001")
+	instance.instance.ID = attesttest.ID(t, "00000000-0000-4000-8000-000000000001")
 	if got := instance.ask(t); got != granted {
 		t.Errorf("another instance: %s", got)
 	}
 	upper := exhausted()
-	upper.instance.ID = instanceID(t, strings.ToUpper(upper.instance.ID.String()))
+	upper.instance.ID = attesttest.ID(t, strings.ToUpper(upper.instance.ID.String()))
 	if got := upper.ask(t); got != no(attest.AttemptsExhausted) {
 		t.Errorf("the instance by its ID in upper case: %s", got)
 	}

@@ -107,7 +107,7 @@ func TestDocument(t *testing.T) {
 		{"expired", func(s *scene, d *attest.Document) { d.Expires = s.now }, no(attest.DocumentInvalid)},
 		{"without an ID, and so no document", func(_ *scene, d *attest.Document) { d.ID = "" }, no(attest.ProofNotAccepted)},
 		{"of another instance", func(_ *scene, d *attest.Document) {
-			d.Instance = instanceID(t, "5ad2d1b0-6c1c-4a43-9f0e-3f1d5a7f0b11")
+			d.Instance = attesttest.ID(t, "5ad2d1b0-6c1c-4a43-9f0e-3f1d5a7f0b11")
 		}, no(attest.DocumentVoid)},
 		{"of another project", func(_ *scene, d *attest.Document) { d.ProjectID = "other" }, no(attest.DocumentVoid)},
 		{"of another image: rebuilt", func(_ *scene, d *attest.Document) { d.ImageID = "other" }, no(attest.DocumentVoid)},
@@ -279,7 +279,7 @@ func TestMetadataAgent(t *testing.T) {
 		want string
 	}{
 		{"for another instance", func(s *scene) {
-			s.evidence = attest.FromMetadataAgent(instanceID(t, other), s.instance.ProjectID, attesttest.Addr)
+			s.evidence = attest.FromMetadataAgent(attesttest.ID(t, other), s.instance.ProjectID, attesttest.Addr)
 		}, no(attest.AddressMismatch)},
 		{"for a port of another project", func(s *scene) {
 			s.evidence = attest.FromMetadataAgent(s.instance.ID, "other", attesttest.Addr)

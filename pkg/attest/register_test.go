@@ -35,10 +35,7 @@ func TestDenialThatCannotBeRead(t *testing.T) {
 
 func TestDenialOfAnother(t *testing.T) {
 	s := newScene(t)
-	other, err := attest.ParseInstanceID("99999999-4f0d-4c63-9d0e-0e8f6f3c5a21")
-	if err != nil {
-		t.Fatal(err)
-	}
+	other := attesttest.ID(t, "99999999-4f0d-4c63-9d0e-0e8f6f3c5a21")
 	s.denials.Values = denial(other, "{}")
 	if got := s.ask(t); got != granted {
 		t.Errorf("%s, want it granted", got)
@@ -157,10 +154,7 @@ func TestList(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i := range 10_001 {
-		id, err := attest.ParseInstanceID(fmt.Sprintf("00000000-0000-4000-8000-%012d", i))
-		if err != nil {
-			t.Fatal(err)
-		}
+		id := attesttest.ID(t, fmt.Sprintf("00000000-0000-4000-8000-%012d", i))
 		s.denials.Values[id.String()] = []byte("{}")
 		if i == 0 {
 			kept, more, err := r.List(t.Context())
@@ -254,10 +248,7 @@ func TestFormerDenials(t *testing.T) {
 	clock := statetest.NewClock()
 	store := &state.Memory{Size: 10, Now: clock.Now}
 	id := func(i int) attest.InstanceID {
-		id, err := attest.ParseInstanceID(fmt.Sprintf("00000000-0000-4000-8000-%012d", i))
-		if err != nil {
-			t.Fatal(err)
-		}
+		id := attesttest.ID(t, fmt.Sprintf("00000000-0000-4000-8000-%012d", i))
 		return id
 	}
 	until := clock.Now().Add(time.Hour).UTC()

@@ -130,15 +130,6 @@ func roleName(t *testing.T, s string) attest.RoleName {
 	return n
 }
 
-func instanceID(t *testing.T, s string) attest.InstanceID {
-	t.Helper()
-	id, err := attest.ParseInstanceID(s)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return id
-}
-
 // at is what Neutron would report for these addresses.
 func at(addrs ...string) []attest.Address {
 	var all []attest.Address

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest/attesttest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/keyring/keyringtest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/state"
 )
@@ -66,10 +67,7 @@ func TestAStateFileOf65ed6e0IsTakenOverOnce(t *testing.T) {
 	if err := os.WriteFile(path, data, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	id, err := attest.ParseInstanceID(deniedID)
-	if err != nil {
-		t.Fatal(err)
-	}
+	id := attesttest.ID(t, deniedID)
 	var first []string
 	for i, want := range []bool{true, true, false} {
 		f, err := state.OpenFile(state.FileConfig{Path: path})

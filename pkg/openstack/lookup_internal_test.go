@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest/attesttest"
 )
 
 // nova answers each call after a time, and counts the calls.
@@ -68,10 +69,7 @@ func (n *nova) expect(t *testing.T, calls, gaveUp int) {
 
 func server(t *testing.T, n int) attest.InstanceID {
 	t.Helper()
-	id, err := attest.ParseInstanceID(fmt.Sprintf("00000000-0000-4000-8000-%012d", n))
-	if err != nil {
-		t.Fatal(err)
-	}
+	id := attesttest.ID(t, fmt.Sprintf("00000000-0000-4000-8000-%012d", n))
 	return id
 }
 

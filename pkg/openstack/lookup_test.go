@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest/attesttest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/awaittest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/openstack"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/simulator"
@@ -560,7 +561,7 @@ func TestBuildingInstance(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := attest.Instance{
-		ID: instanceID(t, unknown), Name: "probe", Phase: attest.PhaseSpawning, State: "BUILD with task spawning", Launching: true, ProjectID: "p", UserID: "u",
+		ID: attesttest.ID(t, unknown), Name: "probe", Phase: attest.PhaseSpawning, State: "BUILD with task spawning", Launching: true, ProjectID: "p", UserID: "u",
 		Created: created, Metadata: map[string]string{}, Hostname: "probe", Region: "RegionOne",
 	}
 	if diff := sameInstance(want, in); diff != "" {

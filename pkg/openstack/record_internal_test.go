@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest/attesttest"
 )
 
 // recorded returns the body of a recorded answer of a real Nova (OpenStack Zed).
@@ -45,10 +46,7 @@ func decode(body []byte) (attest.Instance, error) {
 
 func TestRecordedAnswers(t *testing.T) {
 	id := func(s string) attest.InstanceID {
-		id, err := attest.ParseInstanceID(s)
-		if err != nil {
-			t.Fatal(err)
-		}
+		id := attesttest.ID(t, s)
 		return id
 	}
 	at := func(mac attest.MAC, addrs ...string) []attest.Address {

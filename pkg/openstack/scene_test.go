@@ -23,6 +23,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest/attesttest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/openstack"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/simulator"
 )
@@ -42,7 +43,7 @@ var created = time.Date(2026, 11, 22, 7, 25, 1, 0, time.UTC)
 func webInstance(t *testing.T) attest.Instance {
 	t.Helper()
 	return attest.Instance{
-		ID: instanceID(t, web), Name: "web-1", ProjectID: "workloads-id", UserID: "user-id",
+		ID: attesttest.ID(t, web), Name: "web-1", ProjectID: "workloads-id", UserID: "user-id",
 		Metadata: map[string]string{"role": "web"}, Phase: attest.PhaseRunning, State: "ACTIVE",
 		ImageID: "44742495-68d3-4c10-8642-423ed054a9f2", Flavor: "m1.nano", Zone: "nova", Hostname: "web-1", Region: "RegionOne",
 		Created: created, Launched: created.Add(4 * time.Second),
@@ -108,7 +109,7 @@ func numbered(t *testing.T, cloud *simulator.Cloud, n int) attest.InstanceID {
 	s := webServer()
 	s.ID = fmt.Sprintf("00000000-0000-4000-8000-%012d", n)
 	cloud.SetServer(s)
-	return instanceID(t, s.ID)
+	return attesttest.ID(t, s.ID)
 }
 
 // cleanEnvironment removes the machine's own cloud configuration.
@@ -195,15 +196,6 @@ func connect(t *testing.T, c *openstack.Client) openstack.Info {
 	return info
 }
 
-func instanceID(t testing.TB, s string) attest.InstanceID {
-	t.Helper()
-	id, err := attest.ParseInstanceID(s)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return id
-}
-
 // unproven is the address of an unproven caller.
 var unproven = netip.MustParseAddr("192.0.2.1")
 
@@ -212,7 +204,7 @@ func neighbor(n int) netip.Addr { return netip.AddrFrom4([4]byte{198, 18, byte(n
 
 func ask(t *testing.T, c *openstack.Client, id string) (attest.Instance, error) {
 	t.Helper()
-	return c.Instance(t.Context(), instanceID(t, id), unproven)
+	return c.Instance(t.Context(), attesttest.ID(t, id), unproven)
 }
 
 func mustFind(t *testing.T, c *openstack.Client, id string) {
@@ -225,7 +217,7 @@ func mustFind(t *testing.T, c *openstack.Client, id string) {
 // askProven and mustFindProven are ask and mustFind for a proven caller.
 func askProven(t *testing.T, c *openstack.Client, id string) (attest.Instance, error) {
 	t.Helper()
-	return c.Instance(t.Context(), instanceID(t, id), netip.Addr{})
+	return c.Instance(t.Context(), attesttest.ID(t, id), netip.Addr{})
 }
 
 func mustFindProven(t *testing.T, c *openstack.Client, id string) {

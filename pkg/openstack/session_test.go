@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest/attesttest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/awaittest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/openstack"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/simulator"
@@ -247,12 +248,12 @@ func TestLoginContinuesWhenACallerLeaves(t *testing.T) {
 			leaving, leave := context.WithCancel(t.Context())
 			left, stayed := make(chan error, 1), make(chan error, 1)
 			go func() {
-				_, err := c.Instance(leaving, instanceID(t, web), unproven)
+				_, err := c.Instance(leaving, attesttest.ID(t, web), unproven)
 				left <- err
 			}()
 			awaittest.True(t, "the login", func() bool { return countLogins(cloud) == before+1 })
 			go func() {
-				_, err := c.Instance(t.Context(), instanceID(t, foreign), unproven)
+				_, err := c.Instance(t.Context(), attesttest.ID(t, foreign), unproven)
 				stayed <- err
 			}()
 			awaittest.True(t, "the other caller", func() bool { return c.InFlight() == 2 })
@@ -280,7 +281,7 @@ func TestOneCallAnswersAHundredCallers(t *testing.T) {
 	first, leave := context.WithCancel(t.Context())
 	left := make(chan error)
 	go func() {
-		_, err := c.Instance(first, instanceID(t, web), unproven)
+		_, err := c.Instance(first, attesttest.ID(t, web), unproven)
 		left <- err
 	}()
 	awaittest.True(t, "the call", func() bool { return countLookups(cloud) == before+1 })
@@ -323,7 +324,7 @@ func TestCallIsCanceledWhenItsLastCallerLeaves(t *testing.T) {
 	ctx, leave := context.WithCancel(t.Context())
 	done := make(chan error)
 	go func() {
-		_, err := c.Instance(ctx, instanceID(t, web), unproven)
+		_, err := c.Instance(ctx, attesttest.ID(t, web), unproven)
 		done <- err
 	}()
 	<-arrived

@@ -279,7 +279,7 @@ func TestVendordataThrottle(t *testing.T) {
 	s.instances, s.throttle = ratelimit.Rate{Rate: 0.001, Burst: 2}, ratelimit.Rate{Rate: 0.001, Burst: 1}
 	const other = "5ad2d1b0-6c1c-4a43-9f0e-3f1d5a7f0b11"
 	second := s.instance
-	second.ID = instanceID(t, other)
+	second.ID = attesttest.ID(t, other)
 	first := s.instance
 	s.cloud = attesttest.Cloud{first.ID: first, second.ID: second}
 	d := s.open(t)

@@ -74,7 +74,7 @@ func newScene(t testing.TB) *scene {
 	now := time.Now().Truncate(time.Second)
 	return &scene{
 		instance: attest.Instance{
-			ID: instanceID(t, webID), Name: "web-1", ProjectID: project, UserID: user,
+			ID: attesttest.ID(t, webID), Name: "web-1", ProjectID: project, UserID: user,
 			Metadata: map[string]string{"role": "web"}, Phase: attest.PhaseRunning, State: "ACTIVE", Created: now, Launched: now,
 			Addresses: addresses(home),
 		},
@@ -85,15 +85,6 @@ func newScene(t testing.TB) *scene {
 		nova:     server.VendordataConfig{DocumentExpiry: 5 * time.Minute},
 		throttle: ratelimit.Rate{Rate: 1e6, Burst: 1 << 20}, instances: ratelimit.Rate{Rate: 1e6, Burst: 1 << 20},
 	}
-}
-
-func instanceID(t testing.TB, s string) attest.InstanceID {
-	t.Helper()
-	id, err := attest.ParseInstanceID(s)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return id
 }
 
 // parse returns a configuration as the server takes it.

@@ -17,16 +17,22 @@ import (
 // Addr is the address of [Instance].
 var Addr = netip.MustParseAddr("10.20.0.11")
 
-// Instance is a running instance that was created when the test began.
-func Instance(t *testing.T) attest.Instance {
+// ID is the ID of an instance.
+func ID(t testing.TB, s string) attest.InstanceID {
 	t.Helper()
-	id, err := attest.ParseInstanceID("1b9c7a3e-4f0d-4c63-9d0e-0e8f6f3c5a21")
+	id, err := attest.ParseInstanceID(s)
 	if err != nil {
 		t.Fatal(err)
 	}
+	return id
+}
+
+// Instance is a running instance that was created when the test began.
+func Instance(t *testing.T) attest.Instance {
+	t.Helper()
 	now := time.Now().Truncate(time.Second)
 	return attest.Instance{
-		ID: id, Name: "web-1", ProjectID: "7e562c1a85814230b973a83db9534b02", UserID: "821a2eaac0724c069aa6a44bd7b91935",
+		ID: ID(t, "1b9c7a3e-4f0d-4c63-9d0e-0e8f6f3c5a21"), Name: "web-1", ProjectID: "7e562c1a85814230b973a83db9534b02", UserID: "821a2eaac0724c069aa6a44bd7b91935",
 		Metadata: map[string]string{"role": "web"}, Phase: attest.PhaseRunning, State: "ACTIVE",
 		Created: now, Launched: now,
 		Addresses: []attest.Address{{Network: "private", Addr: Addr}},
