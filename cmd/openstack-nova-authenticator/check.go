@@ -16,9 +16,6 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/state"
 )
 
-// onlineTimeout bounds the requests of check --online to OpenStack.
-const onlineTimeout = 30 * time.Second
-
 // unverified is the warning of `verify: false` in clouds.yaml.
 const unverified = "the cloud has verify: false, so an attacker on the network can answer as Nova and get the tokens of any instance; remove it, and set cacert if the certificate has a CA of your own"
 
@@ -98,7 +95,7 @@ func check(ctx context.Context, file string, online bool) (*report, error) {
 		r.add("warning", config.Problem{Path: "openstack", Message: text})
 	}
 	if online {
-		ctx, cancel := context.WithTimeout(ctx, onlineTimeout)
+		ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 		defer cancel()
 		info, err := cloud.Connect(ctx)
 		if err != nil {

@@ -156,14 +156,11 @@ func (t *tour) granted(ctx context.Context, instance, role string) (compact stri
 		return "", err
 	}
 	var answer struct{ Token string }
-	if err := json.Unmarshal(body, &answer); err != nil || status != http.StatusOK {
+	if err := json.Unmarshal(body, &answer); err != nil || status != http.StatusOK || answer.Token == "" {
 		return "", fmt.Errorf("demo: wanted a token, got status %d: %s", status, body)
 	}
-	head, rest, _ := strings.Cut(answer.Token, ".")
+	_, rest, _ := strings.Cut(answer.Token, ".")
 	t.say("   %s\n   %d\n", strings.Replace(string(body), rest, "...", 1), status)
-	if head == "" {
-		return "", fmt.Errorf("demo: %q is not a token", answer.Token)
-	}
 	return answer.Token, nil
 }
 

@@ -23,7 +23,6 @@ func newInstancesCommand(file *string, stdout, stderr io.Writer) *cobra.Command 
 		Use:   "instances",
 		Short: "Show and change the attempts of instances and the denial list",
 		Long:  "Shows and changes the attempts of instances in open windows, and the denial list.\n" + onState,
-		Args:  cobra.NoArgs,
 	}
 	list := &cobra.Command{
 		Use: "list", Short: "List the instances with attempts, and the denied ones", Args: cobra.NoArgs,

@@ -24,7 +24,6 @@ func newKeysCommand(file *string, stdout, stderr io.Writer) *cobra.Command {
 key is published before it signs. A retired key is published until its last
 token has expired. The server rotates the keys.
 ` + onState,
-		Args: cobra.NoArgs,
 	}
 	var asJSON bool
 	list := &cobra.Command{

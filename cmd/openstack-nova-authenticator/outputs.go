@@ -37,12 +37,9 @@ func sameFile(a, b io.Writer) bool {
 	if !ok || !also {
 		return a == b
 	}
-	left, err := one.Stat()
-	if err != nil {
-		return false
-	}
-	right, err := other.Stat()
-	return err == nil && os.SameFile(left, right)
+	left, leftErr := one.Stat()
+	right, rightErr := other.Stat()
+	return leftErr == nil && rightErr == nil && os.SameFile(left, right)
 }
 
 // close writes queued lines, unless a reader is stalled.

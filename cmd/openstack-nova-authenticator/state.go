@@ -18,7 +18,7 @@ import (
 )
 
 func newStateCommand(file *string, stdout, stderr io.Writer) *cobra.Command {
-	cmd := &cobra.Command{Use: "state", Short: "Back up the state file, and accept a restored copy", Args: cobra.NoArgs}
+	cmd := &cobra.Command{Use: "state", Short: "Back up the state file, and accept a restored copy"}
 	cmd.AddCommand(&cobra.Command{
 		Use: "save FILE", Short: "Write a consistent copy of the state file", Args: cobra.ExactArgs(1),
 		Long: `Writes a consistent copy of the state file while the server runs. The copy has
