@@ -39,7 +39,7 @@ type Issuer struct {
 	plan     *Plan
 	keys     KeySource
 	rendered atomic.Pointer[rendered]
-	projects Projects
+	projects projectNames
 
 	// Now is the clock. Optional, nil means time.Now.
 	Now func() time.Time
@@ -47,7 +47,7 @@ type Issuer struct {
 
 // NewIssuer returns an issuer that signs with keys, which are [keyring.KeySet] or a
 // [keyring.Ring]. projects may be nil if no role of the plan needs it.
-func NewIssuer(p *Plan, keys KeySource, projects Projects) (*Issuer, error) {
+func NewIssuer(p *Plan, keys KeySource, projects projectNames) (*Issuer, error) {
 	if p.NeedsProjects() && projects == nil {
 		return nil, errNoProjects
 	}

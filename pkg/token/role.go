@@ -35,8 +35,8 @@ type RoleConfig struct {
 	InsecureUserValues bool `yaml:"insecureUserValues"`
 }
 
-// Projects looks up the names of projects.
-type Projects interface {
+// projectNames looks up the names of projects.
+type projectNames interface {
 	// Project returns the name of a project and the ID of its domain. Every error is a
 	// failure of the cloud, never a verdict.
 	Project(ctx context.Context, id string) (name, domainID string, err error)
@@ -203,7 +203,7 @@ func (p profile) sub(id attest.Identity) (string, error) {
 }
 
 // add writes the role's claims.
-func (p profile) add(ctx context.Context, id attest.Identity, projects Projects, to map[string]any) error {
+func (p profile) add(ctx context.Context, id attest.Identity, projects projectNames, to map[string]any) error {
 	var name, domainID string
 	if p.projects {
 		if projects == nil {

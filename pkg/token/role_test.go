@@ -36,7 +36,10 @@ func (n names) Project(context.Context, string) (name, domainID string, err erro
 }
 
 // newIssuerOf is one whose role web is configured so.
-func newIssuerOf(t *testing.T, c token.RoleConfig, projects token.Projects) *token.Issuer {
+func newIssuerOf(t *testing.T, c token.RoleConfig, projects interface {
+	Project(context.Context, string) (string, string, error)
+},
+) *token.Issuer {
 	t.Helper()
 	i, err := token.NewIssuer(plan(t, issuerURL, map[string]token.RoleConfig{"web": c}), load(t, keyringtest.EC(t, elliptic.P256())), projects)
 	if err != nil {
