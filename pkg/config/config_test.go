@@ -548,16 +548,6 @@ state: {type: redis, redis: {addresses: 192.0.2.20:6379, passwordFile: password,
 	}
 }
 
-func TestLongestLife(t *testing.T) {
-	c := mustLoad(t, auth+roles+"  db: {projectID: a, tokenExpiry: 30m}\n  dns: {projectID: a, tokenExpiry: 1m}\n")
-	if got := c.LongestLife(); got != 30*time.Minute {
-		t.Errorf("the longest life is %v", got)
-	}
-	if got := mustLoad(t, auth+roles).LongestLife(); got != 10*time.Minute {
-		t.Errorf("the longest life with the default is %v", got)
-	}
-}
-
 func TestMetricsCanBeOff(t *testing.T) {
 	if c := mustLoad(t, auth+roles+"metrics: {listen: \"\"}\n"); c.Metrics.Listen != "" {
 		t.Errorf("metrics.listen is %q, want none", c.Metrics.Listen)

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/keyring/keyringtest"
 )
@@ -59,4 +60,16 @@ func FuzzParse(f *testing.F) {
 			t.Errorf("the warnings differ from one time to the next: %v", w)
 		}
 	})
+}
+
+func TestTheLongestLifeIsThatOfAnyRole(t *testing.T) {
+	for text, want := range map[string]time.Duration{
+		"": 10 * time.Minute,
+		"  db: {projectID: a, tokenExpiry: 30m}\n  dns: {projectID: a, tokenExpiry: 1m}\n": 30 * time.Minute,
+	} {
+		c, problems := parse([]byte("auth: {tokenIssuer: https://id.example.com}\nroles:\n  web: {projectID: a}\n"+text), filepath.Join(t.TempDir(), "config.yml"))
+		if got := c.longestLife(); got != want || len(problems) > 0 {
+			t.Errorf("the longest life is %v, want %v; %v", got, want, problems)
+		}
+	}
 }

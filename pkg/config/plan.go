@@ -175,7 +175,7 @@ func (c *Plan) build() error {
 		add("log.format", fmt.Errorf("%q is neither json nor text", c.Log.Format))
 	}
 	all = append(all, c.compileRoles())
-	c.KeyPlan, err = c.Keys.Plan(c.LongestLife())
+	c.KeyPlan, err = c.Keys.Plan(c.longestLife())
 	add("keys", err)
 	return errors.Join(all...)
 }

@@ -56,8 +56,8 @@ func (c *Plan) reservedAudiences() []error {
 	return all
 }
 
-// LongestLife returns the longest life of a token or a document.
-func (c *Plan) LongestLife() time.Duration {
+// longestLife returns the longest life of a token or a document.
+func (c *Plan) longestLife() time.Duration {
 	longest := c.Tokens.LongestLife()
 	if len(c.Vendordata.Users) > 0 {
 		longest = max(longest, c.Vendordata.DocumentExpiry)

@@ -38,9 +38,9 @@ func keysOf(t reflect.Type, path string) []string {
 	case t == reflect.TypeFor[time.Duration]() || t.Kind() != reflect.Struct && t.Kind() != reflect.Map:
 		return []string{path}
 	case t.Kind() == reflect.Map && t.Elem().Kind() == reflect.Struct:
-		return keysOf(t.Elem(), join(path, "web"))
+		return keysOf(t.Elem(), strings.TrimPrefix(path+".web", "."))
 	case t.Kind() == reflect.Map:
-		return keysOf(t.Elem(), join(path, "any"))
+		return keysOf(t.Elem(), path+".any")
 	}
 	var keys []string
 	named := false
@@ -51,20 +51,13 @@ func keysOf(t reflect.Type, path string) []string {
 		case option == "inline":
 			keys, named = append(keys, keysOf(f.Type, path)...), true
 		case name != "" && name != "-":
-			keys, named = append(keys, keysOf(f.Type, join(path, name))...), true
+			keys, named = append(keys, keysOf(f.Type, strings.TrimPrefix(path+"."+name, "."))...), true
 		}
 	}
 	if !named {
 		return []string{path} // such as netip.Prefix
 	}
 	return keys
-}
-
-func join(path, key string) string {
-	if path == "" {
-		return key
-	}
-	return path + "." + key
 }
 
 // Values is a configuration: values in YAML by the paths of their keys. A value may have
