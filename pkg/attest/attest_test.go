@@ -67,8 +67,7 @@ func TestZeroValueRoleDenies(t *testing.T) {
 		r := s.request(t)
 		r.Role = attest.RoleName{}
 		j, err := a.Attest(t.Context(), r)
-		id := j.Identity
-		if got := outcome(err); !id.IsZero() || !strings.HasPrefix(got, "denied: ") {
+		if got := outcome(err); !j.Identity.IsZero() || !strings.HasPrefix(got, "denied: ") {
 			t.Errorf("asked %v before the start: %s, want a denial", ahead, got)
 		}
 	}
@@ -397,12 +396,11 @@ func TestConcurrentRequestsShareTheLimit(t *testing.T) {
 	for range 100 {
 		wg.Go(func() {
 			j, err := a.Attest(t.Context(), r)
-			id := j.Identity
 			switch got := outcome(err); got {
 			case granted:
 				mu.Lock()
 				defer mu.Unlock()
-				attempts = append(attempts, id.Attempt())
+				attempts = append(attempts, j.Identity.Attempt())
 			case no(attest.AttemptsExhausted):
 			default:
 				t.Errorf("a request: %s", got)
@@ -511,9 +509,8 @@ func TestAStoreThatFailsGrantsNothing(t *testing.T) {
 			s := newScene(t)
 			fail(s)
 			j, err := s.attestor(t).Attest(t.Context(), s.request(t))
-			id := j.Identity
-			if !id.IsZero() || outcome(err) != broken(attest.StateUnavailable) || !errors.Is(err, cause) {
-				t.Errorf("Attest = %+v, %v, want no identity and a failure of the state", id, err)
+			if !j.Identity.IsZero() || outcome(err) != broken(attest.StateUnavailable) || !errors.Is(err, cause) {
+				t.Errorf("Attest = %+v, %v, want no identity and a failure of the state", j.Identity, err)
 			}
 		})
 	}
@@ -526,9 +523,8 @@ func TestWithoutDenialsNothingIsGranted(t *testing.T) {
 	a := s.attestor(t)
 	a.Denials = nil
 	j, err := a.Attest(t.Context(), s.request(t))
-	id := j.Identity
-	if !id.IsZero() || outcome(err) != broken(attest.StateUnavailable) {
-		t.Errorf("Attest = %+v, %v", id, err)
+	if !j.Identity.IsZero() || outcome(err) != broken(attest.StateUnavailable) {
+		t.Errorf("Attest = %+v, %v", j.Identity, err)
 	}
 	if v, _, err := a.Vouch(t.Context(), s.instance.ID, s.instance.ProjectID); !v.IsZero() || outcome(err) != broken(attest.StateUnavailable) {
 		t.Errorf("Vouch = %+v, %v", v, err)

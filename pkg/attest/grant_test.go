@@ -88,15 +88,9 @@ var wellSpelled = []string{
 func TestSpellingOfAudiences(t *testing.T) {
 	ask := func(grant attest.Grant, wanted string) (string, error) {
 		s := newScene(t)
-		s.grant = grant
-		a, r := s.attestor(t), s.request(t)
-		var err error
-		if r.Audience, err = attest.ParseAudience(wanted); err != nil {
-			t.Fatal(err)
-		}
-		j, err := a.Attest(t.Context(), r)
-		id := j.Identity
-		return id.Audience().String(), err
+		s.grant, s.audience = grant, wanted
+		j, err := s.attestor(t).Attest(t.Context(), s.request(t))
+		return j.Identity.Audience().String(), err
 	}
 	for _, wanted := range misspelled {
 		if got, err := ask(attest.Grant{AnyAudience: true}, wanted); outcome(err) != no(attest.AudienceDenied) {
@@ -136,18 +130,17 @@ func FuzzAudience(f *testing.F) {
 		at, r := s.attestor(t), s.request(t)
 		r.Audience = a
 		j, err := at.Attest(t.Context(), r)
-		id := j.Identity
 		if err != nil {
 			return
 		}
-		u, err := url.Parse(id.Audience().String())
+		u, err := url.Parse(j.Identity.Audience().String())
 		if err != nil || u.Scheme != "https" && u.Scheme != "http" {
 			return
 		}
 		if host := strings.ToLower(u.Hostname()); host == "db.example.com" && (u.Port() == "" || u.Port() == "80" || u.Port() == "443") && u.RawQuery == "" && strings.Trim(path.Clean("/"+u.Path), "/") == "" || host == "id.example.com" {
 			t.Errorf("%q was granted", wanted)
 		}
-		if u.String() != id.Audience().String() {
+		if u.String() != j.Identity.Audience().String() {
 			t.Errorf("%q was granted, which net/url writes %q", wanted, u)
 		}
 	})
@@ -183,24 +176,16 @@ func TestAudiences(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			s := newScene(t)
-			s.grant = tt.grant
-			a, r := s.attestor(t), s.request(t)
-			if tt.wanted != "" {
-				var err error
-				if r.Audience, err = attest.ParseAudience(tt.wanted); err != nil {
-					t.Fatal(err)
-				}
-			}
-			j, err := a.Attest(t.Context(), r)
-			id := j.Identity
+			s.grant, s.audience = tt.grant, tt.wanted
+			j, err := s.attestor(t).Attest(t.Context(), s.request(t))
 			if tt.want == "-" {
 				if outcome(err) != no(attest.AudienceDenied) {
 					t.Errorf("%s, want a denial", outcome(err))
 				}
 				return
 			}
-			if err != nil || id.Audience().String() != tt.want || id.DefaultAudience() != (tt.want == own) {
-				t.Errorf("%q, %v, want %q", id.Audience(), err, tt.want)
+			if err != nil || j.Identity.Audience().String() != tt.want || j.Identity.DefaultAudience() != (tt.want == own) {
+				t.Errorf("%q, %v, want %q", j.Identity.Audience(), err, tt.want)
 			}
 		})
 	}
@@ -209,17 +194,10 @@ func TestAudiences(t *testing.T) {
 // Without the issuer's URL nothing can be told apart, so nothing is granted.
 func TestAnyAudienceNeedsTheIssuer(t *testing.T) {
 	s := newScene(t)
-	s.grant.AnyAudience = true
-	role, err := attest.NewRole("web", s.grant, s.window, s.rules)
-	if err != nil {
-		t.Fatal(err)
-	}
-	a, r := s.attestor(t), s.request(t)
-	a.Policy = attest.NewPolicy(attest.Issuer{}, role)
-	if r.Audience, err = attest.ParseAudience("vault"); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := a.Attest(t.Context(), r); outcome(err) != no(attest.AudienceDenied) {
+	s.grant.AnyAudience, s.audience = true, "vault"
+	a := s.attestor(t)
+	a.Policy = attest.NewPolicy(attest.Issuer{}, newRole(t, "web", s.grant, s.window, s.rules))
+	if _, err := a.Attest(t.Context(), s.request(t)); outcome(err) != no(attest.AudienceDenied) {
 		t.Error(outcome(err))
 	}
 }

@@ -64,9 +64,8 @@ func TestUnlimitedAgentsLeaveTheAddress(t *testing.T) {
 	s.grant.Proof, s.unlimited = []attest.Proof{"document", "address"}, true
 	s.evidence = attesttest.WithDocument(s.evidence, papers(s))
 	j, err := s.attestor(t).Attest(t.Context(), s.request(t))
-	id := j.Identity
-	if err != nil || len(id.Proofs()) != 1 || id.Proofs()[0] != attest.ProofAddress {
-		t.Errorf("%v, %v", id.Proofs(), err)
+	if err != nil || len(j.Identity.Proofs()) != 1 || j.Identity.Proofs()[0] != attest.ProofAddress {
+		t.Errorf("%v, %v", j.Identity.Proofs(), err)
 	}
 }
 

@@ -75,11 +75,10 @@ func TestProofs(t *testing.T) {
 				return
 			}
 			j, err := s.attestor(t).Attest(t.Context(), s.request(t))
-			id := j.Identity
 			if err != nil {
 				t.Fatal(err)
 			}
-			if diff := cmp.Diff(tt.amr, id.Proofs()); diff != "" {
+			if diff := cmp.Diff(tt.amr, j.Identity.Proofs()); diff != "" {
 				t.Errorf("proofs (-want +got):\n%s", diff)
 			}
 		})
@@ -247,11 +246,10 @@ func TestGiveBack(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	for range 10 {
 		j, err := a.Attest(ctx, s.request(t))
-		id := j.Identity
-		if err != nil || id.Attempt() != 1 {
-			t.Fatalf("attempt %d, %v", id.Attempt(), err)
+		if err != nil || j.Identity.Attempt() != 1 {
+			t.Fatalf("attempt %d, %v", j.Identity.Attempt(), err)
 		}
-		if err := a.GiveBack(ctx, id); err != nil {
+		if err := a.GiveBack(ctx, j.Identity); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -360,9 +358,8 @@ func TestIdentityAddress(t *testing.T) {
 	for from, want := range map[netip.Addr]netip.Addr{attesttest.Addr: attesttest.Addr, neighbor: {}} {
 		s.evidence = attesttest.WithDocument(attest.FromAddress(from), papers(s))
 		j, err := s.attestor(t).Attest(t.Context(), s.request(t))
-		id := j.Identity
-		if err != nil || id.Address() != want {
-			t.Errorf("from %v: %v, %v, want %v", from, id.Address(), err, want)
+		if err != nil || j.Identity.Address() != want {
+			t.Errorf("from %v: %v, %v, want %v", from, j.Identity.Address(), err, want)
 		}
 	}
 }

@@ -151,10 +151,7 @@ func TestNewRoleReportsAllProblemsAtOnce(t *testing.T) {
 
 func TestPolicyKnowsWhatItWasGiven(t *testing.T) {
 	s := newScene(t)
-	web, err := attest.NewRole("web", attest.Grant{}, s.window, s.rules)
-	if err != nil {
-		t.Fatal(err)
-	}
+	web := newRole(t, "web", attest.Grant{}, s.window, s.rules)
 	p := attest.NewPolicy(attesttest.Issuer(t, ""), web)
 	for name, want := range map[string]bool{"web": true, "Web": false, "web2": false, "db": false} {
 		if got := p.Has(roleName(t, name)); got != want {
@@ -168,14 +165,8 @@ func TestPolicyKnowsWhatItWasGiven(t *testing.T) {
 
 func TestOfTwoRolesWithOneNameTheLastCounts(t *testing.T) {
 	s := newScene(t)
-	open, err := attest.NewRole("web", attest.Grant{}, s.window, attest.Rules{AllowAnyInstance: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	shut, err := attest.NewRole("web", attest.Grant{}, s.window, attest.Rules{ProjectID: []string{"of another"}})
-	if err != nil {
-		t.Fatal(err)
-	}
+	open := newRole(t, "web", attest.Grant{}, s.window, attest.Rules{AllowAnyInstance: true})
+	shut := newRole(t, "web", attest.Grant{}, s.window, attest.Rules{ProjectID: []string{"of another"}})
 	a := s.attestor(t)
 	a.Policy = attest.NewPolicy(attesttest.Issuer(t, ""), open, shut)
 	if _, err := a.Attest(t.Context(), s.request(t)); outcome(err) != no(attest.RuleProjectID) {

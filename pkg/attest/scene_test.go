@@ -22,6 +22,7 @@ var created = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
 type scene struct {
 	instance attest.Instance
 	role     string
+	audience string // that is wanted
 	grant    attest.Grant
 	window   attest.Window
 	rules    attest.Rules
@@ -52,15 +53,8 @@ func newScene(t *testing.T) *scene {
 
 func (s *scene) attestor(t *testing.T) *attest.Attestor {
 	t.Helper()
-	role, err := attest.NewRole(s.role, s.grant, s.window, s.rules)
-	if err != nil {
-		t.Fatal(err)
-	}
-	db, err := attest.NewRole("db", attest.Grant{Audience: []string{"https://db.example.com"}}, s.window, attest.Rules{AllowAnyInstance: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	policy := attest.NewPolicy(attesttest.Issuer(t, "https://id.example.com/region-1"), role, db)
+	db := newRole(t, "db", attest.Grant{Audience: []string{"https://db.example.com"}}, s.window, attest.Rules{AllowAnyInstance: true})
+	policy := attest.NewPolicy(attesttest.Issuer(t, "https://id.example.com/region-1"), newRole(t, s.role, s.grant, s.window, s.rules), db)
 	if !s.unlimited {
 		policy = policy.WithLimitedAgents()
 	}
@@ -80,7 +74,23 @@ func (s *scene) attestor(t *testing.T) *attest.Attestor {
 
 func (s *scene) request(t *testing.T) attest.Request {
 	t.Helper()
-	return attest.Request{Instance: s.instance.ID, Role: roleName(t, s.role), Evidence: s.evidence}
+	r := attest.Request{Instance: s.instance.ID, Role: roleName(t, s.role), Evidence: s.evidence}
+	if s.audience != "" {
+		var err error
+		if r.Audience, err = attest.ParseAudience(s.audience); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return r
+}
+
+func newRole(t *testing.T, name string, g attest.Grant, w attest.Window, rules attest.Rules) attest.Role {
+	t.Helper()
+	r, err := attest.NewRole(name, g, w, rules)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
 }
 
 // ask gives the outcome in words, and fails the test if an identity came with
@@ -88,9 +98,8 @@ func (s *scene) request(t *testing.T) attest.Request {
 func (s *scene) ask(t *testing.T) string {
 	t.Helper()
 	j, err := s.attestor(t).Attest(t.Context(), s.request(t))
-	id := j.Identity
-	if id.IsZero() != (err != nil) {
-		t.Errorf("Attest gave the identity %+v with the error %v", id, err)
+	if j.Identity.IsZero() != (err != nil) {
+		t.Errorf("Attest gave the identity %+v with the error %v", j.Identity, err)
 	}
 	return outcome(err)
 }

@@ -89,37 +89,6 @@ func TestIssuerURL(t *testing.T) {
 	}
 }
 
-func TestIssuerPath(t *testing.T) {
-	keys := load(t, keyringtest.EC(t, elliptic.P256()))
-	for url, want := range map[string]string{
-		"https://h":      "",
-		"https://h/":     "",
-		"https://h/a":    "/a",
-		"https://h/a/":   "/a",
-		"https://h/a/b":  "/a/b",
-		"https://h:1/a/": "/a",
-	} {
-		if got := newIssuer(t, url, keys).URL().Path(); got != want {
-			t.Errorf("the path of %s is %q, want %q", url, got, want)
-		}
-	}
-}
-
-func TestUnsuitableIssuers(t *testing.T) {
-	for url, want := range map[string]string{
-		"http://id.example.com":    "not https",
-		"http://id.example.com/":   "not https",
-		"https://id.example.com/":  "ends in a slash",
-		"https://id.example.com/a": "",
-		"https://id.example.com":   "",
-	} {
-		got := attesttest.Issuer(t, url).Unsuitable()
-		if (got == "") != (want == "") || !strings.Contains(got, want) {
-			t.Errorf("%s: %q, want it to say %q", url, got, want)
-		}
-	}
-}
-
 func TestPlanReportsAllProblemsAtOnce(t *testing.T) {
 	good := token.Config{SigningKeyFile: []string{"key.pem"}, TokenIssuer: issuerURL, TokenExpiry: 10 * time.Minute}
 	tests := []struct {
