@@ -14,18 +14,18 @@ import (
 type Proof string
 
 const (
-	// ProofAddress: the client connects from an address of the instance.
+	// ProofAddress means that the client connects from an address of the instance.
 	ProofAddress Proof = "address"
-	// ProofDocument: the client has a document that only the instance can read, from its
-	// metadata service or config drive.
+	// ProofDocument means that the client has a document that only the instance can read,
+	// from its metadata service or config drive.
 	ProofDocument Proof = "document"
-	// ProofMetadataService: Neutron's metadata agent names the instance that asked it.
+	// ProofMetadataService means that Neutron's metadata agent names the instance.
 	ProofMetadataService Proof = "metadataService"
-	// ProofVendordata: Nova asks for the instance's vendordata. No role takes it: a token
-	// for Nova's answer has no role.
+	// ProofVendordata means that Nova asks for the instance's vendordata. No role takes it:
+	// a token in Nova's answer has no role.
 	ProofVendordata Proof = "vendordata"
-	// ProofAddressAndDocument: both. Without [Policy.WithLimitedAgents] the address alone
-	// identifies the instance.
+	// ProofAddressAndDocument means both. Without [Policy.WithLimitedAgents] the address
+	// alone identifies the instance.
 	ProofAddressAndDocument Proof = "address+document"
 )
 

@@ -104,8 +104,13 @@ func (c Config) Parse() (Plan, error) {
 	return Plan{}, problem.Errorf("type", "%q is not memory, file or redis", c.Type)
 }
 
-// Open opens the store.
-func (p Plan) Open() (Store, error) { return p.open() }
+// Open opens the store. The zero Plan has none.
+func (p Plan) Open() (Store, error) {
+	if p.open == nil {
+		return nil, errors.New("no state is configured")
+	}
+	return p.open()
+}
 
 // hostName matches a host name or an IP address.
 var hostName = regexp.MustCompile(`\A[A-Za-z0-9._:%-]+\z`)

@@ -373,6 +373,9 @@ func TestOpen(t *testing.T) {
 	if _, ok := s.(*state.Memory); !ok || err != nil {
 		t.Errorf("Open of memory = %T, %v", s, err)
 	}
+	if s, err := (state.Plan{}).Open(); s != nil || err == nil {
+		t.Errorf("Open of the zero Plan = %v, %v", s, err)
+	}
 	for want, c := range map[string]state.Config{
 		"": {Type: "memory"},
 		`type: "disk" is not memory, file or redis`:         {Type: "disk"},
