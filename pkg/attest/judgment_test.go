@@ -1,24 +1,20 @@
 package attest_test
 
 import (
-	"net/netip"
 	"slices"
 	"testing"
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest/attesttest"
 )
 
 // The checks are in the order of the decision, and end with the one that decided.
 func TestJudgmentListsTheChecks(t *testing.T) {
 	all := []string{"role", "proof", "audience", "instance", "address", "window", "denial", "status", "attempts", "projectID", "metadata.role"}
 	for last, spoil := range map[string]func(*scene){
-		"role":  func(s *scene) { s.role = "other" },
-		"proof": func(s *scene) { s.grant.Proof = []attest.Proof{attest.ProofDocument} },
-		"instance": func(s *scene) {
-			s.cloud = cloudFunc(func(attest.InstanceID, netip.Addr) (attest.Instance, error) {
-				return attest.Instance{}, attest.ErrNoInstance
-			})
-		},
+		"role":          func(s *scene) { s.role = "other" },
+		"proof":         func(s *scene) { s.grant.Proof = []attest.Proof{attest.ProofDocument} },
+		"instance":      func(s *scene) { s.cloud = attesttest.Cloud{} },
 		"address":       func(s *scene) { s.evidence = attest.Evidence{} },
 		"status":        func(s *scene) { s.instance.Phase = attest.PhaseInactive },
 		"projectID":     func(s *scene) { s.instance.ProjectID = "another" },

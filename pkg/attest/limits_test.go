@@ -16,9 +16,9 @@ func TestUnlimitedAgents(t *testing.T) {
 	}
 	address := func(*scene) attest.Evidence { return attest.FromAddress(attesttest.Addr) }
 	elsewhere := func(s *scene) attest.Evidence {
-		return attesttest.WithDocument(attest.FromAddress(neighbor), papers(s))
+		return withDocument(attest.FromAddress(neighbor), papers(s))
 	}
-	both := func(s *scene) attest.Evidence { return attesttest.WithDocument(address(s), papers(s)) }
+	both := func(s *scene) attest.Evidence { return withDocument(address(s), papers(s)) }
 	all := []attest.Proof{"metadataService", "document", "address", "address+document"}
 	for _, tt := range []struct {
 		name     string
@@ -31,7 +31,7 @@ func TestUnlimitedAgents(t *testing.T) {
 		{"the metadata service in a list", []attest.Proof{"address", "metadataService"}, agent, no(attest.AgentsUnlimited), granted},
 		{"the metadata service in a list of all", all, agent, no(attest.AgentsUnlimited), granted},
 		{"the metadata service, not accepted", []attest.Proof{"address"}, agent, no(attest.ProofNotAccepted), no(attest.ProofNotAccepted)},
-		{"an agent with a document", []attest.Proof{"document"}, func(s *scene) attest.Evidence { return attesttest.WithDocument(agent(s), papers(s)) }, no(attest.AgentsUnlimited), granted},
+		{"an agent with a document", []attest.Proof{"document"}, func(s *scene) attest.Evidence { return withDocument(agent(s), papers(s)) }, no(attest.AgentsUnlimited), granted},
 		{"a document", []attest.Proof{"document"}, elsewhere, no(attest.AgentsUnlimited), granted},
 		{"a document, from the instance's address", []attest.Proof{"document"}, both, no(attest.AgentsUnlimited), granted},
 		{"a document in a list, from elsewhere", []attest.Proof{"address", "document"}, elsewhere, no(attest.AgentsUnlimited), granted},
@@ -62,7 +62,7 @@ func TestUnlimitedAgents(t *testing.T) {
 func TestUnlimitedAgentsLeaveTheAddress(t *testing.T) {
 	s := newScene(t)
 	s.grant.Proof, s.unlimited = []attest.Proof{"document", "address"}, true
-	s.evidence = attesttest.WithDocument(s.evidence, papers(s))
+	s.evidence = withDocument(s.evidence, papers(s))
 	j, err := s.attestor(t).Attest(t.Context(), s.request(t))
 	if err != nil || len(j.Identity.Proofs()) != 1 || j.Identity.Proofs()[0] != attest.ProofAddress {
 		t.Errorf("%v, %v", j.Identity.Proofs(), err)
@@ -74,7 +74,7 @@ func TestUnlimitedAgentsKeepRetryableErrors(t *testing.T) {
 	s := newScene(t)
 	s.grant.Proof, s.unlimited = []attest.Proof{"document", "address"}, true
 	s.instance.Phase, s.instance.Addresses = attest.PhaseSpawning, nil
-	s.evidence = attesttest.WithDocument(s.evidence, papers(s))
+	s.evidence = withDocument(s.evidence, papers(s))
 	if got := s.ask(t); got != later(attest.InstanceChanging) {
 		t.Error(got)
 	}
@@ -88,7 +88,7 @@ func TestUnlimitedAgentsAskNothingOfTheCloud(t *testing.T) {
 		return attest.Instance{}, attest.ErrNoInstance
 	})
 	agent := attest.FromMetadataAgent(s.instance.ID, s.instance.ProjectID, attesttest.Addr)
-	for _, s.evidence = range []attest.Evidence{agent, attesttest.WithDocument(attest.FromAddress(neighbor), papers(s))} {
+	for _, s.evidence = range []attest.Evidence{agent, withDocument(attest.FromAddress(neighbor), papers(s))} {
 		if got := s.ask(t); got != no(attest.AgentsUnlimited) {
 			t.Error(got)
 		}
@@ -113,7 +113,7 @@ func TestRolesOfUnlimitedAgents(t *testing.T) {
 	} {
 		s := newScene(t)
 		s.grant.Proof, s.unlimited = tt.proof, true
-		names, _, err := s.attestor(t).Roles(t.Context(), s.instance.ID, attesttest.WithDocument(attest.FromAddress(tt.from), papers(s)))
+		names, _, err := s.attestor(t).Roles(t.Context(), s.instance.ID, withDocument(attest.FromAddress(tt.from), papers(s)))
 		if outcome(err) != tt.want || len(names) != tt.roles {
 			t.Errorf("%s: %v, %v", tt.name, names, err)
 		}

@@ -34,7 +34,7 @@ func TestProofs(t *testing.T) {
 	address := func(*scene) attest.Evidence { return attest.FromAddress(attesttest.Addr) }
 	outside := func(*scene) attest.Evidence { return attest.FromAddress(neighbor) }
 	with := func(from func(*scene) attest.Evidence) func(*scene) attest.Evidence {
-		return func(s *scene) attest.Evidence { return attesttest.WithDocument(from(s), papers(s)) }
+		return func(s *scene) attest.Evidence { return withDocument(from(s), papers(s)) }
 	}
 	tests := []struct {
 		name     string
@@ -143,7 +143,7 @@ func TestDocument(t *testing.T) {
 			s.grant.Proof = []attest.Proof{attest.ProofDocument}
 			d := papers(s)
 			tt.edit(s, &d)
-			s.evidence = attesttest.WithDocument(attest.FromAddress(neighbor), d)
+			s.evidence = withDocument(attest.FromAddress(neighbor), d)
 			if got := s.ask(t); got != tt.want {
 				t.Errorf("%s, want %s", got, tt.want)
 			}
@@ -158,7 +158,7 @@ func TestDocumentsAreCountedEachForItself(t *testing.T) {
 	ask := func(id string) string {
 		d := papers(s)
 		d.ID = id
-		s.evidence = attesttest.WithDocument(attest.FromAddress(neighbor), d)
+		s.evidence = withDocument(attest.FromAddress(neighbor), d)
 		return s.ask(t)
 	}
 	for _, want := range []string{granted, granted, no(attest.AttemptsExhausted)} {
@@ -178,7 +178,7 @@ func TestBothProofsAreCountedByBoth(t *testing.T) {
 	for i, want := range []string{granted, granted, no(attest.AttemptsExhausted)} {
 		d := papers(s)
 		d.ID = strings.Repeat("x", i+1)
-		s.evidence = attesttest.WithDocument(attest.FromAddress(attesttest.Addr), d)
+		s.evidence = withDocument(attest.FromAddress(attesttest.Addr), d)
 		if got := s.ask(t); got != want {
 			t.Errorf("%s, want %s", got, want)
 		}
@@ -190,7 +190,7 @@ func TestBothProofsAreCountedByBoth(t *testing.T) {
 func TestAnAttemptOfOneProofAloneIsGivenBack(t *testing.T) {
 	s, state := newScene(t), &stubbornState{State: &attesttest.State{}}
 	s.grant.Proof, s.window.Limit, s.attempts = []attest.Proof{attest.ProofAddressAndDocument}, 2, state
-	s.evidence = attesttest.WithDocument(s.evidence, papers(s))
+	s.evidence = withDocument(s.evidence, papers(s))
 	state.refuse = "documents/"
 	for range 5 {
 		if got := s.ask(t); got != broken(attest.StateUnavailable) {
@@ -206,7 +206,7 @@ func TestAnAttemptOfOneProofAloneIsGivenBack(t *testing.T) {
 	// The document is used up with all of its attempts, which does not cost the window.
 	other := newScene(t)
 	other.grant.Proof, other.window.Limit, other.attempts = []attest.Proof{attest.ProofDocument}, 1, &attesttest.State{}
-	other.evidence = attesttest.WithDocument(attest.FromAddress(attesttest.Addr), papers(other))
+	other.evidence = withDocument(attest.FromAddress(attesttest.Addr), papers(other))
 	if got := other.ask(t); got != granted {
 		t.Fatal(got)
 	}
@@ -218,7 +218,7 @@ func TestAnAttemptOfOneProofAloneIsGivenBack(t *testing.T) {
 	}
 	d := papers(other)
 	d.ID = "another"
-	other.evidence = attesttest.WithDocument(attest.FromAddress(attesttest.Addr), d)
+	other.evidence = withDocument(attest.FromAddress(attesttest.Addr), d)
 	if got := other.ask(t); got != granted {
 		t.Errorf("with a fresh document: %s", got)
 	}
@@ -337,7 +337,7 @@ func TestCallerOfTheCloud(t *testing.T) {
 		want     netip.Addr
 	}{
 		"another client":   {attest.FromAddress(neighbor), neighbor},
-		"with a document":  {attesttest.WithDocument(attest.FromAddress(neighbor), papers(s)), netip.Addr{}},
+		"with a document":  {withDocument(attest.FromAddress(neighbor), papers(s)), netip.Addr{}},
 		"a metadata agent": {attest.FromMetadataAgent(s.instance.ID, "p", neighbor), netip.Addr{}},
 	} {
 		s.grant.Proof, s.evidence = []attest.Proof{"address", "document", "metadataService"}, tt.evidence
@@ -356,7 +356,7 @@ func TestIdentityAddress(t *testing.T) {
 	s := newScene(t)
 	s.grant.Proof = []attest.Proof{attest.ProofDocument}
 	for from, want := range map[netip.Addr]netip.Addr{attesttest.Addr: attesttest.Addr, neighbor: {}} {
-		s.evidence = attesttest.WithDocument(attest.FromAddress(from), papers(s))
+		s.evidence = withDocument(attest.FromAddress(from), papers(s))
 		j, err := s.attestor(t).Attest(t.Context(), s.request(t))
 		if err != nil || j.Identity.Address() != want {
 			t.Errorf("from %v: %v, %v, want %v", from, j.Identity.Address(), err, want)

@@ -220,7 +220,7 @@ func (s *scene) detail(t *testing.T) string {
 func TestRegisterOfDocuments(t *testing.T) {
 	s, r, _ := registered(t)
 	s.grant.Proof, s.window.Limit = []attest.Proof{attest.ProofDocument, attest.ProofAddress}, 1
-	s.evidence = attesttest.WithDocument(attest.FromAddress(neighbor), papers(s))
+	s.evidence = withDocument(attest.FromAddress(neighbor), papers(s))
 	for _, want := range []string{granted, no(attest.AttemptsExhausted)} {
 		if got := s.ask(t); got != want {
 			t.Errorf("%s, want %s", got, want)

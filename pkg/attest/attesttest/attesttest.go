@@ -103,16 +103,6 @@ func Vouched(t *testing.T, in attest.Instance) attest.Vouched {
 	return v
 }
 
-// WithDocument is evidence with a document, as if a verifier had returned it.
-func WithDocument(e attest.Evidence, d attest.Document) attest.Evidence {
-	e, _, _ = e.WithDocument(verifier(d), "") // it cannot fail
-	return e
-}
-
-type verifier attest.Document
-
-func (v verifier) VerifyDocument(string) (attest.Document, error) { return attest.Document(v), nil }
-
 // Cloud knows these instances and no others.
 type Cloud map[attest.InstanceID]attest.Instance
 
