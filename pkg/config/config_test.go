@@ -689,6 +689,8 @@ func TestWarnings(t *testing.T) {
 		{"token life above an hour", tls + auth + "  tokenExpiry: 61m\n" + roles, nil, []string{"auth.tokenExpiry: 1h1m0s is long: a token cannot be revoked, and is valid until it expires (line 6)"}},
 		{"token life of an hour", tls + auth + "  tokenExpiry: 1h\n" + roles, nil, nil},
 		{"token life of a role above an hour", tls + auth + roles + "    tokenExpiry: 24h\n", nil, []string{"roles.web.tokenExpiry: 24h0m0s is long: a token cannot be revoked, and is valid until it expires (line 10)"}},
+		{"audience that verifiers split", tls + auth + roles + "    audience: a;b\n", nil, []string{"roles.web.audience: a;b has a ; or a comma: verifiers that split it there, as Keystone's mapping does, see several audiences; choose another name (line 10)"}},
+		{"own keys in memory", tls + "auth: {tokenIssuer: \"https://id.example.com\"}\nstate: {type: memory}\n" + roles, nil, []string{"state.type: with memory a restart loses the signing keys, and verifiers then reject all issued tokens; use file or redis (line 3)"}},
 		{"token life of a role of an hour", tls + auth + roles + "    tokenExpiry: 1h\n", nil, nil},
 
 		{"wide network of load balancers", "proxy:\n  trusted:\n    - 192.0.2.10\n    - 10.0.0.0/15\n" + auth + roles, nil, []string{"proxy.trusted[1]: 10.0.0.0/15 is a wide network: every host in it can claim the address of any instance; list the load balancers (line 4)"}},

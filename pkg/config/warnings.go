@@ -150,10 +150,7 @@ func bound(patterns []string) bool {
 }
 
 func loopback(listen string) bool {
-	host, _, err := net.SplitHostPort(listen)
-	if err != nil {
-		return false
-	}
+	host, _, _ := net.SplitHostPort(listen) // it was parsed before
 	addr, err := netip.ParseAddr(host)
 	return host == "localhost" || (err == nil && addr.IsLoopback())
 }
