@@ -392,13 +392,7 @@ func leadAgent(t *testing.T, settings ...string) {
 	t.Helper()
 	restart := func(settings []string) {
 		script(t, "./down", "metadata-agent")
-		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
-		defer cancel()
-		cmd := exec.CommandContext(ctx, "./up")
-		cmd.Env = append(os.Environ(), settings...)
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("up: %v\n%s", err, out)
-		}
+		up(t, settings...)
 	}
 	t.Cleanup(func() { restart(nil) })
 	restart(settings)
@@ -574,7 +568,7 @@ func TestIdentityFromTheMetadataService(t *testing.T) {
 			t.Fatalf("cloud-init found %.300s", with)
 		}
 		script(t, "./down", "metadata-agent")
-		script(t, "./up")
+		up(t)
 		without := crawlBy("web-1")
 		if with != without {
 			t.Errorf("with us\n%s\nwithout\n%s", with, without)
@@ -623,7 +617,7 @@ func TestNovasMetadataNeedsNothingOfOurs(t *testing.T) {
 	})
 	t.Run("nova's metadata API is down", func(t *testing.T) {
 		script(t, "./down", "nova-api")
-		t.Cleanup(func() { script(t, "./up") })
+		t.Cleanup(func() { up(t) })
 		if status, _ := guest(t, facts.Servers["db-1"].ID, metadataURL+"/latest/meta-data/"); status != http.StatusInternalServerError {
 			t.Errorf("Nova's metadata: %d", status)
 		}

@@ -201,7 +201,7 @@ func TestAnInstanceThatIsBeingBuilt(t *testing.T) {
 	a := start(t, config{cloud: "authenticator"})
 	demo := login(t, "demo")
 	script(t, "./down", "nova-compute")
-	t.Cleanup(func() { script(t, "./up") })
+	t.Cleanup(func() { up(t) })
 	id := demo.request(t, "unborn", nil)
 	awaittest.Within(t, time.Minute, "BUILD", func() bool {
 		s, err := servers.Get(t.Context(), demo.compute, id).Extract()
@@ -312,7 +312,7 @@ func TestTheAccountOfTheExample(t *testing.T) {
 
 func TestOutages(t *testing.T) {
 	web, v4 := facts.Servers["web-1"].ID, facts.Outside["v4"]
-	t.Cleanup(func() { script(t, "./up") })
+	t.Cleanup(func() { up(t) })
 	a := start(t, config{cloud: "authenticator"})
 	ask := func(t *testing.T, status int, reason string) {
 		t.Helper()
@@ -332,7 +332,7 @@ func TestOutages(t *testing.T) {
 		for range 3 {
 			ask(t, 503, cloudUnavailable)
 		}
-		script(t, "./up")
+		up(t)
 		recovered(t)
 		ask(t, 200, granted)
 		ask(t, 403, attemptsUsed)
@@ -346,7 +346,7 @@ func TestOutages(t *testing.T) {
 			}
 		}
 		script(t, "./down", "nova-api") // which takes a token that it has seen for good, for minutes
-		script(t, "./up")
+		up(t)
 		recovered(t)
 	})
 	t.Run("Keystone goes and comes back", func(t *testing.T) {
@@ -362,7 +362,7 @@ func TestOutages(t *testing.T) {
 		if status := askSecond(t, "/.well-known/jwks.json"); status != "200" {
 			t.Errorf("without Keystone the key set is answered with %s", status)
 		}
-		script(t, "./up")
+		up(t)
 		recovered(t)
 		awaittest.Within(t, time.Minute, "login of the server that started without Keystone", func() bool {
 			return second("any") == "200"

@@ -19,26 +19,17 @@ import (
 // for that; and what that is good for.
 func TestFederation(t *testing.T) {
 	issuer := fmt.Sprintf("https://%s:%s", facts.Outside["v4"], outsidePort)
-	up := func(ctx context.Context, settings ...string) {
-		ctx, cancel := context.WithTimeout(ctx, 6*time.Minute)
-		defer cancel()
-		cmd := exec.CommandContext(ctx, "./up")
-		cmd.Env = append(os.Environ(), settings...)
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("up: %v\n%s", err, out)
-		}
-	}
 	t.Cleanup(func() {
 		if t.Failed() {
 			log, _ := os.ReadFile(filepath.Join(stateDir, "log", "federation.log"))
 			t.Logf("Apache said\n%s", log[max(0, len(log)-3000):])
 		}
 		script(t, "./down", "federation", "keystone")
-		up(context.Background())
+		up(t)
 	})
 	caFile := filepath.Join(workDir, "server.pem")
 	script(t, "./down", "keystone")
-	up(t.Context(), "FEDERATION_ISSUER="+issuer, "FEDERATION_CA="+caFile)
+	up(t, "FEDERATION_ISSUER="+issuer, "FEDERATION_CA="+caFile)
 
 	a := start(t, config{cloud: "authenticator", extra: "  keystone: {allowAnyInstance: true, audience: keystone}\n  vault: {allowAnyInstance: true, audience: https://vault.example.com}\n"})
 	project := facts.Projects["workloads"]

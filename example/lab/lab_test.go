@@ -371,3 +371,15 @@ func script(t *testing.T, args ...string) string {
 	}
 	return string(out)
 }
+
+// up starts what is down, with settings such as METADATA_PORT=8776.
+func up(t *testing.T, settings ...string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 6*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "./up")
+	cmd.Env = append(os.Environ(), settings...)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("up: %v\n%s", err, out)
+	}
+}

@@ -115,7 +115,7 @@ func TestWhatATokenNeeds(t *testing.T) {
 	})
 	t.Run("Keystone is down", func(t *testing.T) {
 		script(t, "./down", "keystone")
-		t.Cleanup(func() { script(t, "./up") })
+		t.Cleanup(func() { up(t) })
 		begin(t, "metrics:", "metrics:")
 		passes(t)
 		token(t, 500)

@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -157,11 +156,7 @@ func TestHowFailuresOfVendordataShow(t *testing.T) {
 	t.Run("fatal", func(t *testing.T) {
 		restart := func(value string) {
 			script(t, "./down", "nova-api")
-			cmd := exec.Command("./up")
-			cmd.Env = append(os.Environ(), "VENDORDATA_FATAL="+value)
-			if out, err := cmd.CombinedOutput(); err != nil {
-				t.Fatalf("up: %v\n%s", err, out)
-			}
+			up(t, "VENDORDATA_FATAL="+value)
 		}
 		restart("true")
 		t.Cleanup(func() { restart("false") })
