@@ -16,10 +16,10 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest/attesttest"
 )
 
-// recorded returns the body of a recorded answer of a real Nova (OpenStack Zed).
+// recorded returns the body of a recorded answer of a real Nova (OpenStack Zed); pkg/simulator owns the files.
 func recorded(t testing.TB, name string) []byte {
 	t.Helper()
-	b, err := os.ReadFile(filepath.Join("testdata", "recorded", name+".json"))
+	b, err := os.ReadFile(filepath.Join("../simulator/testdata/recorded", name+".json"))
 	if err != nil {
 		t.Fatal(err)
 	}
