@@ -167,7 +167,6 @@ func (a *Attestor) Roles(ctx context.Context, id InstanceID, e Evidence) ([]Role
 	if e.offers(ProofMetadataService) && !a.Policy.believes(ProofMetadataService) {
 		return nil, Instance{}, errUnlimited()
 	}
-	var j Judgment
 	in, err := a.lookup(ctx, id, e)
 	if err != nil {
 		return nil, Instance{}, err
@@ -184,14 +183,14 @@ func (a *Attestor) Roles(ctx context.Context, id InstanceID, e Evidence) ([]Role
 		if err != nil {
 			continue
 		}
-		if _, err := a.prove(&j, role, believed, in, e); others && isVerdict(err) {
+		if _, err := a.prove(nil, role, believed, in, e); others && isVerdict(err) {
 			continue
 		} else if err != nil {
 			refused = err
 			continue
 		}
 		proven = true
-		if role.rules.allow(&j, in) == nil {
+		if role.rules.allow(nil, in) == nil {
 			names = append(names, name)
 		}
 	}

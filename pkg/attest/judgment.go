@@ -19,8 +19,10 @@ type Check struct {
 	Err           error  // nil if the check passed
 }
 
-// failed adds a check, and reports whether it failed.
+// failed reports whether a check failed, and adds it unless j is nil.
 func (j *Judgment) failed(name string, wanted, found any, err error) bool {
-	j.Checks = append(j.Checks, Check{name, wanted, found, err})
+	if j != nil {
+		j.Checks = append(j.Checks, Check{name, wanted, found, err})
+	}
 	return err != nil
 }

@@ -105,11 +105,9 @@ func (c compiled) allow(j *Judgment, in Instance) error {
 	return nil
 }
 
-var errNoPattern = errors.New("is an empty list, which matches nothing; remove the rule or give it a value")
-
 func compilePatterns(values []string) ([]*regexp.Regexp, error) {
 	if len(values) == 0 {
-		return nil, errNoPattern
+		return nil, errors.New("is an empty list, which matches nothing; remove the rule or give it a value")
 	}
 	compiled := make([]*regexp.Regexp, len(values))
 	for i, v := range values {

@@ -3,8 +3,6 @@ package token
 import (
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
 	"time"
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/attest"
@@ -77,7 +75,12 @@ func (p *Plan) Policy() attest.Policy {
 
 // NeedsProjects reports whether tokens of a role say what only Keystone knows.
 func (p *Plan) NeedsProjects() bool {
-	return slices.ContainsFunc(slices.Collect(maps.Values(p.roles)), func(r role) bool { return r.profile.projects })
+	for _, r := range p.roles {
+		if r.profile.projects {
+			return true
+		}
+	}
+	return false
 }
 
 // LongestLife returns the longest life of a token.
