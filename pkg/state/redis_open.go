@@ -70,6 +70,8 @@ func OpenRedis(c RedisConfig) (*Redis, error) {
 	}
 	return r, nil
 }
+
+// redisDialer returns a dialer that speaks TLS if there is a CA file.
 func redisDialer(caFile string) (func(ctx context.Context, network, addr string) (net.Conn, error), error) {
 	plain := &net.Dialer{
 		Timeout:         redisWait,
