@@ -4,6 +4,7 @@ package lab_test
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -100,9 +101,12 @@ func guest(t *testing.T, server string, args ...string) (status int, body string
 	args = append([]string{"./instance", server, "curl", "-sS", "-m", "40", "-w", "\n%{http_code}"}, args...)
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
-	out, err := exec.CommandContext(ctx, args[0], args[1:]...).Output()
+	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
 	if err != nil {
-		t.Fatalf("%s: %v", strings.Join(args, " "), err)
+		t.Fatalf("%s: %v\n%s", strings.Join(args, " "), err, stderr.String())
 	}
 	i := strings.LastIndex(string(out), "\n")
 	if _, err := fmt.Sscanf(string(out[i+1:]), "%d", &status); err != nil {

@@ -93,6 +93,12 @@ func prepare(m *testing.M) (int, error) {
 			return 1, fmt.Errorf("%s: %w\n%s", strings.Join(command, " "), err, out)
 		}
 	}
+	// A test that stops a service could not plug an instance in.
+	for name := range facts.Servers {
+		if out, err := exec.Command("./instance", name).CombinedOutput(); err != nil {
+			return 1, fmt.Errorf("instance %s: %w\n%s", name, err, out)
+		}
+	}
 	return m.Run(), nil
 }
 
