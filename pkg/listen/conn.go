@@ -2,8 +2,10 @@ package listen
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"time"
 )
 
@@ -56,8 +58,9 @@ type front struct {
 	net.Conn // with the PROXY protocol and TLS, if used
 	raw      *conn
 
-	// tooLong is the answer to headers with too many lines.
-	tooLong func() []byte
+	refuse  func(status int) []byte // see Endpoint; nil for the answers of net/http
+	handled bool                    // a handler has the request
+	refused bool                    // the answer was sent
 	headers headerScan
 }
 
@@ -73,6 +76,7 @@ func (f *front) Read(p []byte) (int, error) {
 	}
 	if !f.headers.scan(p[:n]) {
 		_ = f.SetWriteDeadline(time.Now().Add(lingering))
+		f.refused = true
 		_, _ = f.Conn.Write(f.tooLong())
 		_ = f.CloseWrite()
 		<-time.After(lingering)
@@ -94,7 +98,25 @@ func (m *member) waitFor(client bool) {
 func (f *front) Write(p []byte) (int, error) {
 	f.raw.member.waitFor(true)
 	defer f.raw.member.waitFor(false)
-	return f.Conn.Write(p)
+	if f.handled || f.refuse == nil {
+		return f.Conn.Write(p)
+	}
+	// net/http refuses the request.
+	if !f.refused {
+		f.refused = true
+		if _, err := f.Conn.Write(f.refuse(statusOf(p))); err != nil {
+			return 0, err
+		}
+	}
+	return len(p), nil
+}
+
+// statusOf returns the status of an answer that net/http begins to write.
+func statusOf(answer []byte) (status int) {
+	if _, err := fmt.Sscanf(string(answer[:min(len(answer), 16)]), "HTTP/1.1 %d", &status); err != nil {
+		return http.StatusBadRequest
+	}
+	return status
 }
 
 func (f *front) CloseWrite() error {

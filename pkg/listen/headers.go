@@ -1,6 +1,9 @@
 package listen
 
-import "bytes"
+import (
+	"bytes"
+	"net/http"
+)
 
 // The bounds of the headers of a request.
 const (
@@ -68,11 +71,15 @@ func (f *front) next() {
 		_ = f.raw.Close()
 		return
 	}
-	f.headers = headerScan{lines: f.headers.behind}
+	f.headers, f.handled = headerScan{lines: f.headers.behind}, false
 	f.raw.member.set(idle)
 }
 
-// tooLong returns the answer of net/http.
-func tooLong() []byte {
+// tooLong returns the answer to headers that are not read to their end, by default that of
+// net/http.
+func (f *front) tooLong() []byte {
+	if f.refuse != nil {
+		return f.refuse(http.StatusRequestHeaderFieldsTooLarge)
+	}
 	return []byte("HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n431 Request Header Fields Too Large")
 }

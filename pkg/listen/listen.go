@@ -174,7 +174,7 @@ func (l *listener) take(accepted net.Conn) net.Conn {
 		return nil
 	}
 	raw := &conn{Conn: accepted, member: member}
-	f := front{Conn: raw, raw: raw, tooLong: tooLong}
+	f := front{Conn: raw, raw: raw}
 	if l.options.Proxies != nil && l.options.Proxies(peer) {
 		f.Conn = l.proxied(raw)
 	}

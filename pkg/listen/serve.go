@@ -27,10 +27,11 @@ type Endpoint struct {
 	Name     string // for the log
 	Listener net.Listener
 	Handler  http.Handler
-	// TooLong returns the whole HTTP answer to a request whose headers have more than
-	// [MaxHeaderLines] lines, or are much longer than [MaxHeaders]. Optional: without it a
-	// short text.
-	TooLong func() []byte
+	// Refuse returns the whole HTTP answer to a request that no handler gets: net/http
+	// refuses it with status, or its headers have more than [MaxHeaderLines] lines or are
+	// much longer than [MaxHeaders] (431). The connection is closed then. Optional: without
+	// it the answer is a short text.
+	Refuse func(status int) []byte
 }
 
 // Serve serves until ctx ends, and then lets the requests in flight finish. If an endpoint
@@ -43,13 +44,14 @@ func Serve(ctx context.Context, log *slog.Logger, endpoints ...Endpoint) error {
 	servers := make([]*http.Server, len(endpoints))
 	for i, e := range endpoints {
 		s := &http.Server{
-			Handler:           e.Handler,
+			Handler:           e.handler(),
 			ReadHeaderTimeout: ReadHeaderTimeout, ReadTimeout: ReadTimeout, WriteTimeout: writeTimeout, IdleTimeout: IdleTimeout,
 			MaxHeaderBytes: MaxHeaders + headerSlack,
 			Protocols:      protocols,
 			ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-				if f := frontOf(c); f != nil && e.TooLong != nil {
-					f.tooLong = e.TooLong
+				if f := frontOf(c); f != nil {
+					f.refuse = e.Refuse
+					ctx = context.WithValue(ctx, frontKey{}, f)
 				}
 				return withPeerUser(ctx, c)
 			},
@@ -89,6 +91,20 @@ func Serve(ctx context.Context, log *slog.Logger, endpoints ...Endpoint) error {
 	}
 	running.Wait()
 	return failure
+}
+
+// frontKey is the key of a request's [front] in its context.
+type frontKey struct{}
+
+// handler tells the connection that what net/http writes from here on is the handler's
+// answer.
+func (e Endpoint) handler() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if f, ok := r.Context().Value(frontKey{}).(*front); ok {
+			f.handled = true
+		}
+		e.Handler.ServeHTTP(w, r)
+	})
 }
 
 // frontOf returns nil for a connection of another package's listener.

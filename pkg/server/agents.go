@@ -10,9 +10,11 @@ import (
 	"log/slog"
 	"net/http"
 	"net/netip"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/labstack/echo/v4"
 
@@ -33,8 +35,8 @@ const maxTarget = 4 << 10
 // All other requests go to Nova's metadata API unchanged; these need neither the cloud
 // nor the state nor keys. Requests that net/http refuses, such as one for /%zz, get its
 // 400, and so does a request target that is neither a path nor *; an agent sends no such
-// request, as it writes the path anew. Of an answer other than 200 only the status reaches
-// the instance, and in all releases of the agent only 200, 400, 403, 404, 409 and 500 do.
+// request, as it writes the path anew. All answers of ours are sent by answerGuest, in the
+// form that all releases of the agent pass on.
 type Agents struct {
 	config MetadataService
 	nova   http.Handler // nil for none
@@ -54,31 +56,48 @@ func NewAgents(m MetadataService, log *slog.Logger) *Agents {
 // Attach sets the server that judges requests; with nil they get 500.
 func (a *Agents) Attach(s *Server) { a.server.Store(s) }
 
+// ServeHTTP implements [http.Handler].
 func (a *Agents) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if err := a.authenticate(r); err != nil {
-		a.recordRefusal(r.RemoteAddr, err)
-		http.Error(w, "forbidden", http.StatusForbidden)
+	if h := a.ours(r); h != nil {
+		answerGuest(w, r, h, func(id string, defect any) {
+			if s := a.server.Load(); s == nil || s.mayLog(r) {
+				a.log.Error("a handler panicked", "error", defect, "stack", string(debug.Stack()), "request_id", id)
+			}
+		})
 		return
 	}
+	a.nova.ServeHTTP(w, r)
+}
+
+// ours returns the handler of a request that we answer, nil for one that goes to Nova. The
+// header of its answer has the request ID.
+func (a *Agents) ours(r *http.Request) http.HandlerFunc {
+	refused := func(status int, word, description string, wait time.Duration) http.HandlerFunc {
+		return func(w http.ResponseWriter, _ *http.Request) { _ = refuse(w, status, word, description, wait) }
+	}
+	if err := a.authenticate(r); err != nil {
+		return func(w http.ResponseWriter, r *http.Request) {
+			a.recordRefusal(w.Header().Get(echo.HeaderXRequestID), r.RemoteAddr, err)
+			_ = refuse(w, http.StatusForbidden, "access_denied", "", 0)
+		}
+	}
 	if !isOriginForm(r.RequestURI) && r.RequestURI != "*" {
-		http.Error(w, "the request target is not a path", http.StatusBadRequest)
-		return
+		return refused(http.StatusBadRequest, "invalid_request", "the request target is not a path", 0)
 	}
 	switch at := rawPath(r); {
 	case at == identityToken || at == identityRoles:
-		if s := a.server.Load(); s != nil {
-			c := s.echo.NewContext(r, w)
-			s.name(c)
-			s.logUnsent(c, s.serve(c, a.door(s, at)))
-			return
+		s := a.server.Load()
+		if s == nil {
+			return refused(http.StatusInternalServerError, "temporarily_unavailable", "", time.Second)
 		}
-		w.Header().Set(echo.HeaderCacheControl, "no-store")
-		http.Error(w, "temporarily unavailable", http.StatusInternalServerError)
+		return func(w http.ResponseWriter, r *http.Request) {
+			c := s.echo.NewContext(r, w)
+			s.logUnsent(c, s.serve(c, a.door(s, at)))
+		}
 	case leadsToUs(at) || a.nova == nil:
-		http.Error(w, "not found", http.StatusNotFound)
-	default:
-		a.nova.ServeHTTP(w, r)
+		return refused(http.StatusNotFound, "invalid_request", nothingThere, 0)
 	}
+	return nil
 }
 
 var errNotListed = errors.New("its address is not in metadataService.agents")
@@ -105,13 +124,13 @@ func (a *Agents) authenticate(r *http.Request) error {
 
 // recordRefusal writes the audit line of a client that is not an agent, as far as the
 // limit of its address allows.
-func (a *Agents) recordRefusal(peer string, why error) {
+func (a *Agents) recordRefusal(id, peer string, why error) {
 	s := a.server.Load()
 	if s == nil {
 		return
 	}
 	s.opts.Metrics.unknown.Inc()
-	d := s.begin(doorMetadata, newRequestID(), peer)
+	d := s.begin(doorMetadata, id, peer)
 	if at, err := parsePeer(peer); err == nil {
 		d.evidence = attest.FromAddress(at)
 	}
@@ -122,7 +141,7 @@ func (a *Agents) recordRefusal(peer string, why error) {
 // door returns the door for one of the two paths.
 func (a *Agents) door(s *Server, at string) door {
 	if at == identityRoles {
-		return door{name: doorMetadata, status: agentStatus, judge: func(d *decision, _ http.ResponseWriter, r *http.Request) error {
+		return door{name: doorMetadata, judge: func(d *decision, _ http.ResponseWriter, r *http.Request) error {
 			fields, err := a.parse(d, r, http.MethodGet)
 			if err == nil && len(fields) > 0 {
 				err = badField("this path takes no parameters")
@@ -138,7 +157,7 @@ func (a *Agents) door(s *Server, at string) door {
 			return c.JSON(http.StatusOK, map[string][]attest.RoleName{"roles": d.roles})
 		}}
 	}
-	return door{name: doorMetadata, status: agentStatus, render: s.renderToken, judge: func(d *decision, _ http.ResponseWriter, r *http.Request) error {
+	return door{name: doorMetadata, render: s.renderToken, judge: func(d *decision, _ http.ResponseWriter, r *http.Request) error {
 		fields, err := a.parse(d, r, http.MethodPut)
 		if err == nil {
 			err = d.request.fill(fields, fieldRole, fieldAudience, fieldFormat)
@@ -165,20 +184,6 @@ func (a *Agents) parse(d *decision, r *http.Request, method string) (map[string]
 		return nil, badField("parameters go into the query, and the body stays empty")
 	}
 	return parseForm([]byte(r.URL.RawQuery))
-}
-
-// agentStatus returns, for the status of a refusal, one that reaches the instance in all
-// releases of the agent.
-func agentStatus(status int) int {
-	switch status {
-	case http.StatusForbidden:
-		return status
-	case http.StatusTooManyRequests:
-		return http.StatusConflict
-	case http.StatusServiceUnavailable:
-		return http.StatusInternalServerError
-	}
-	return http.StatusBadRequest
 }
 
 // readClaim reads the agent's headers about the instance. Each must be there once, and the

@@ -1,6 +1,7 @@
 package server_test
 
 import (
+	"cmp"
 	"context"
 	"crypto/hmac"
 	"crypto/sha256"
@@ -241,7 +242,7 @@ func TestTheAuditLineSaysWhatIsWrongWithTheAgentsAddress(t *testing.T) {
 	}
 }
 
-// A client that is not an agent gets only "forbidden", and its requests do not reach Nova.
+// The requests of a client that is not an agent do not reach Nova.
 func TestOnlyAgentsReachTheMetadataService(t *testing.T) {
 	nova := newNova(t)
 	h := newMetadataDoor(t, newScene(t), func(c *server.MetadataServiceConfig) { c.Nova = nova.URL })
@@ -250,9 +251,7 @@ func TestOnlyAgentsReachTheMetadataService(t *testing.T) {
 			h.request(http.MethodPut, webToken), h.request(http.MethodGet, "/identity/roles"), h.request(http.MethodGet, "/latest/meta-data/"), h.request(http.MethodGet, "/identity"),
 		} {
 			r.RemoteAddr = from + ":4711"
-			if got := h.do(t, r); got.status != http.StatusForbidden || got.body != "forbidden\n" {
-				t.Errorf("%s from %s: %d %s", r.URL, from, got.status, got.body)
-			}
+			h.do(t, r).wants(t, http.StatusForbidden, "access_denied", "")
 		}
 	}
 	if n := nova.calls.Load(); n != 0 {
@@ -392,13 +391,14 @@ func TestClientsThatAreNotAgentsAreRecorded(t *testing.T) {
 	s := newScene(t)
 	s.throttle = ratelimit.Rate{Rate: 0.001, Burst: 2}
 	h := newMetadataDoor(t, s, nil)
+	var first string
 	for range 5 {
 		r := h.request(http.MethodPut, webToken)
 		r.RemoteAddr = "192.0.2.31:4711"
-		h.do(t, r)
+		first = cmp.Or(first, h.do(t, r).header.Get("X-Request-Id"))
 	}
 	all := h.audit.parsed(t)
-	if len(all) != 2 {
+	if len(all) != 2 || all[0]["request_id"] != first {
 		t.Fatalf("%d lines:\n%s", len(all), h.audit)
 	}
 	for name, want := range map[string]any{"door": "metadata", "outcome": "denied", "reason": "agent_unknown", "client": "192.0.2.31", "peer": "192.0.2.31:4711", "instance_id": "", "role": ""} {

@@ -20,7 +20,10 @@ import (
 type refusal struct {
 	Error       string `json:"error"`
 	Description string `json:"error_description,omitempty"`
-	RequestID   string `json:"request_id"`
+	// RetryAfter is the header of this name, in seconds: not every release of Neutron's
+	// metadata agent passes headers on.
+	RetryAfter int    `json:"retry_after,omitempty"`
+	RequestID  string `json:"request_id"`
 }
 
 // answer renders a decision. The client of a denied request does not learn the reason.
@@ -41,28 +44,30 @@ func (s *Server) answer(c echo.Context, d *decision, at door) error {
 	if d.status == http.StatusUnauthorized {
 		c.Response().Header().Set(echo.HeaderWWWAuthenticate, "Keystone") // RFC 9110, section 15.5.2
 	}
-	if at.status != nil {
-		d.status = at.status(d.status)
-	}
-	return refuse(c, d.status, word, description, d.retryAfter)
+	return refuse(c.Response(), d.status, word, description, d.retryAfter)
 }
 
-func refuse(c echo.Context, status int, word, description string, wait time.Duration) error {
-	h := c.Response().Header()
+// refuse writes an error to w, whose header has the request ID.
+func refuse(w http.ResponseWriter, status int, word, description string, wait time.Duration) error {
+	h := w.Header()
+	body := refusal{Error: word, Description: description, RequestID: h.Get(echo.HeaderXRequestID)}
+	h.Set(echo.HeaderContentType, echo.MIMEApplicationJSON)
 	h.Set(echo.HeaderCacheControl, "no-store")
 	if wait > 0 {
-		h.Set(echo.HeaderRetryAfter, retryAfter(wait, requestID(c)))
+		body.RetryAfter = retryAfter(wait, body.RequestID)
+		h.Set(echo.HeaderRetryAfter, strconv.Itoa(body.RetryAfter))
 	}
-	return c.JSON(status, refusal{word, description, requestID(c)})
+	w.WriteHeader(status)
+	return json.NewEncoder(w).Encode(body)
 }
 
 // retryAfter returns a wait in whole seconds, plus a random part of up to a third, so that
 // clients that were refused together do not retry together. The random digit is from the
 // request ID.
-func retryAfter(wait time.Duration, id string) string {
+func retryAfter(wait time.Duration, id string) int {
 	seconds := max(1, int(math.Ceil(wait.Seconds())))
 	random, _ := strconv.ParseInt(id[:min(1, len(id))], 16, 8) // 0 to 15
-	return strconv.Itoa(seconds + int(random)%(seconds/3+2))
+	return seconds + int(random)%(seconds/3+2)
 }
 
 // handleError answers a request that has no handler, and one whose handler panicked.
@@ -76,7 +81,7 @@ func (s *Server) handleError(err error, c echo.Context) {
 		status, word = known.Code, "invalid_request"
 		switch status {
 		case http.StatusNotFound:
-			description = "there is nothing at this path"
+			description = nothingThere
 		case http.StatusMethodNotAllowed:
 			description = "this path takes " + c.Response().Header().Get(echo.HeaderAllow)
 		case http.StatusRequestHeaderFieldsTooLarge:
@@ -85,7 +90,7 @@ func (s *Server) handleError(err error, c echo.Context) {
 	} else if s.mayLog(c.Request()) {
 		s.opts.Log.Error("request failed", "error", err, "path", secret.Printable(c.Request().URL.Path), "request_id", requestID(c))
 	}
-	s.logUnsent(c, refuse(c, status, word, description, 0))
+	s.logUnsent(c, refuse(c.Response(), status, word, description, 0))
 }
 
 // logUnsent logs the error of an answer. A client that hangs up is not our failure,
@@ -99,13 +104,22 @@ func (s *Server) logUnsent(c echo.Context, err error) {
 // longHeaders is the description of the error if the headers are too long.
 var longHeaders = fmt.Sprintf("the headers are longer than %d bytes or have more than %d lines", maxHeaders, listen.MaxHeaderLines)
 
-// tooLongHeaders makes the answers to requests whose headers were not read to their end;
-// see [listen.Endpoint].
-func tooLongHeaders(status int) func() []byte {
-	return func() []byte {
-		id := newRequestID()
-		body, _ := json.Marshal(refusal{"invalid_request", longHeaders, id}) // never fails: it has strings alone
-		return fmt.Appendf(nil, "HTTP/1.1 %d %s\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: %d\r\nCache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\nX-Request-Id: %s\r\n\r\n%s\n",
-			status, http.StatusText(status), len(body)+1, id, body)
+const nothingThere = "there is nothing at this path"
+
+// refuseUnread returns the whole answer to a request that no handler gets; see
+// [listen.Endpoint].
+func refuseUnread(status int) []byte { return answerUnread(status, status) }
+
+// refuseUnreadOfGuest is refuseUnread with a status that reaches the guest.
+func refuseUnreadOfGuest(status int) []byte { return answerUnread(status, http.StatusBadRequest) }
+
+func answerUnread(status, sent int) []byte {
+	description := "the request is not valid in HTTP/1.1"
+	if status == http.StatusRequestHeaderFieldsTooLarge {
+		description = longHeaders
 	}
+	id := newRequestID()
+	body, _ := json.Marshal(refusal{Error: "invalid_request", Description: description, RequestID: id}) // never fails: it has texts and numbers alone
+	return fmt.Appendf(nil, "HTTP/1.1 %d %s\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: %d\r\nCache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\nX-Request-Id: %s\r\n\r\n%s\n",
+		sent, http.StatusText(sent), len(body)+1, id, body)
 }

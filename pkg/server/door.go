@@ -54,9 +54,6 @@ type door struct {
 	judge func(d *decision, w http.ResponseWriter, r *http.Request) error
 	// render writes the answer to a request that was granted.
 	render func(c echo.Context, d *decision) error
-	// status replaces the status of a refusal that would not reach the client.
-	// Optional.
-	status func(int) int
 }
 
 // decision has everything about one request that its answer, its audit line and the

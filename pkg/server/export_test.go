@@ -18,6 +18,9 @@ var (
 	LeadsToUs    = leadsToUs
 )
 
+// AnswerGuest sends what a handler answers to a guest.
+var AnswerGuest = answerGuest
+
 // BadRequest is the only error of the parsers.
 type BadRequest = badRequest
 

@@ -3,7 +3,6 @@ package server
 import (
 	"errors"
 	"fmt"
-	"net/http"
 	"net/netip"
 	"slices"
 
@@ -53,7 +52,7 @@ func (s *Server) Listen(address listen.Address, t *listen.Certificate) ([]listen
 	if err != nil {
 		return nil, fmt.Errorf("listen: %w", err)
 	}
-	all := []listen.Endpoint{{Name: "instances", Listener: l, Handler: s, TooLong: tooLongHeaders(http.StatusRequestHeaderFieldsTooLarge)}}
+	all := []listen.Endpoint{{Name: "instances", Listener: l, Handler: s, Refuse: refuseUnread}}
 	if separate {
 		o := listen.Options{
 			TLS: t, Connections: VendordataConnections, Preferred: s.opts.Vendordata.from.contain,
@@ -65,7 +64,7 @@ func (s *Server) Listen(address listen.Address, t *listen.Certificate) ([]listen
 		}
 		e := s.newEcho()
 		s.routeVendordata(e)
-		all = append(all, listen.Endpoint{Name: "nova", Listener: nova, Handler: e, TooLong: tooLongHeaders(http.StatusRequestHeaderFieldsTooLarge)})
+		all = append(all, listen.Endpoint{Name: "nova", Listener: nova, Handler: e, Refuse: refuseUnread})
 	}
 	return all, nil
 }
@@ -78,7 +77,7 @@ func (a *Agents) Listen() (listen.Endpoint, error) {
 		TLS: c.tls, ClientCAs: c.clientCAs, ClientNames: c.clientNames,
 		Trusted:     append(slices.Clone(c.agents), c.proxies...).contain,
 		Connections: AgentConnections,
-		Refused:     a.recordRefusal,
+		Refused:     func(peer string, why error) { a.recordRefusal(newRequestID(), peer, why) },
 		Closed: func(why string) {
 			if s := a.server.Load(); s != nil {
 				s.opts.Metrics.closed("agents")(why)
@@ -98,7 +97,7 @@ func (a *Agents) Listen() (listen.Endpoint, error) {
 		o.Proxies, o.ProxyVersion2 = c.proxies.contain, true
 	}
 	l, err := listen.Open(c.listen, o)
-	return listen.Endpoint{Name: "metadata agents", Listener: l, Handler: a, TooLong: tooLongHeaders(http.StatusBadRequest)}, err
+	return listen.Endpoint{Name: "metadata agents", Listener: l, Handler: a, Refuse: refuseUnreadOfGuest}, err
 }
 
 // ListenOperator opens the listener for monitoring and load balancers.

@@ -56,8 +56,9 @@ func newNovaProxy(nova *url.URL, log *slog.Logger, transport http.RoundTripper) 
 			if r.Context().Err() == nil {
 				log.Warn("request to nova's metadata API failed", "error", err)
 			}
-			// Older agents do not pass on the statuses of a gateway.
-			http.Error(w, "nova's metadata API does not answer", http.StatusInternalServerError)
+			answerGuest(w, r, func(w http.ResponseWriter, _ *http.Request) {
+				_ = refuse(w, http.StatusInternalServerError, "temporarily_unavailable", "nova's metadata API does not answer", time.Second)
+			}, nil)
 		},
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -16,6 +16,7 @@ import (
 	"net/url"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -66,7 +67,8 @@ type scene struct {
 	audit     io.Writer // nil: remembers the lines
 	lossy     bool      // a token does not wait for its line
 	now       func() time.Time
-	unlimited bool // without metadataService.agentsLimitHeaders
+	unlimited bool     // without metadataService.agentsLimitHeaders
+	more      []string // names of roles with the rules of web
 }
 
 func newScene(t testing.TB) *scene {
@@ -124,11 +126,15 @@ func (s *scene) open(t testing.TB) *testServer {
 	t.Helper()
 	d := &testServer{scene: s, audit: newLines(), log: newLines(), asked: new(atomic.Int64), attempts: &attesttest.State{}}
 	d.logger = slog.New(slog.NewJSONHandler(d.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	role, err := attest.NewRole("web", s.grant, s.window, s.rules)
-	if err != nil {
-		t.Fatal(err)
+	var roles []attest.Role
+	for _, name := range append([]string{"web"}, s.more...) {
+		role, err := attest.NewRole(name, s.grant, s.window, s.rules)
+		if err != nil {
+			t.Fatal(err)
+		}
+		roles = append(roles, role)
 	}
-	policy := attest.NewPolicy(attesttest.Issuer(t, s.issuer), role)
+	policy := attest.NewPolicy(attesttest.Issuer(t, s.issuer), roles...)
 	if !s.unlimited {
 		policy = policy.WithLimitedAgents()
 	}
@@ -147,6 +153,7 @@ func (s *scene) open(t testing.TB) *testServer {
 		denials.Err = state.Err
 	}
 	d.stream = audit.NewStream(out, "json")
+	var err error
 	if d.auditLog, err = audit.Open(audit.Config{Output: "stdout", Required: !s.lossy}, d.stream, nil); err != nil {
 		t.Fatal(err)
 	}
@@ -424,6 +431,7 @@ var ourID = regexp.MustCompile(`\A[0-9a-f]{32}\z`)
 type refusal struct {
 	Error       string `json:"error"`
 	Description string `json:"error_description,omitempty"`
+	RetryAfter  int    `json:"retry_after,omitempty"`
 	RequestID   string `json:"request_id"`
 }
 
@@ -434,7 +442,9 @@ func (a answer) wants(t testing.TB, status int, word, description string) {
 	if !ourID.MatchString(id) {
 		t.Errorf("the request ID is %q", id)
 	}
-	body, err := json.Marshal(refusal{word, description, id})
+	again := a.header.Get("Retry-After")
+	seconds, _ := strconv.Atoi(again)
+	body, err := json.Marshal(refusal{word, description, seconds, id})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -446,7 +456,6 @@ func (a answer) wants(t testing.TB, status int, word, description string) {
 			t.Errorf("%s is %q, want %q", name, got, want)
 		}
 	}
-	again := a.header.Get("Retry-After")
 	if asks := status == http.StatusTooManyRequests || status == http.StatusServiceUnavailable; asks != regexp.MustCompile(`\A[1-9][0-9]?\z`).MatchString(again) || !asks && again != "" {
 		t.Errorf("Retry-After is %q with status %d", again, status)
 	}

@@ -99,7 +99,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.echo.Serv
 // identify gives a request an ID and refuses headers that are too long.
 func (s *Server) identify(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
-		s.name(c)
+		name(c.Response(), newRequestID())
 		if headerSize(c.Request().Header) > maxHeaders {
 			return echo.NewHTTPError(http.StatusRequestHeaderFieldsTooLarge)
 		}
@@ -107,10 +107,10 @@ func (s *Server) identify(next echo.HandlerFunc) echo.HandlerFunc {
 	}
 }
 
-// name gives a request a new ID: a client could send the ID of another request.
-func (s *Server) name(c echo.Context) {
-	c.Response().Header().Set(echo.HeaderXRequestID, newRequestID())
-	c.Response().Header().Set(echo.HeaderXContentTypeOptions, "nosniff")
+// name gives a request an ID of ours: a client could send the ID of another request.
+func name(w http.ResponseWriter, id string) {
+	w.Header().Set(echo.HeaderXRequestID, id)
+	w.Header().Set(echo.HeaderXContentTypeOptions, "nosniff")
 }
 
 func newRequestID() string {
@@ -127,7 +127,7 @@ func (s *Server) publish(document func() token.Document) echo.HandlerFunc {
 	return func(c echo.Context) error {
 		doc := document()
 		if doc.Body == nil {
-			return refuse(c, http.StatusServiceUnavailable, "temporarily_unavailable", "", time.Second)
+			return refuse(c.Response(), http.StatusServiceUnavailable, "temporarily_unavailable", "", time.Second)
 		}
 		h := c.Response().Header()
 		h.Set(echo.HeaderContentType, echo.MIMEApplicationJSON)
