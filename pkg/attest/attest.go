@@ -27,8 +27,10 @@ const clockSkew = time.Minute
 type Instances interface {
 	// Instance returns the record of an instance, at most some seconds old. The lookup
 	// counts against the limit of the client's address, which is the zero value for a
-	// client that a document or an agent identified. The error is [ErrNoInstance],
-	// [ErrTooManyLookups], or any other if the cloud gave no usable answer.
+	// client that a document or an agent identified. The lookup of such a client goes on
+	// when ctx reaches its deadline, and the record is kept for a retry with a deadline; it
+	// may be older then. The error is [ErrNoInstance], [ErrTooManyLookups], or any other if
+	// the cloud gave no usable answer.
 	Instance(ctx context.Context, id InstanceID, client netip.Addr) (Instance, error)
 }
 

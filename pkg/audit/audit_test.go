@@ -148,7 +148,7 @@ func TestALineThatIsLateIsWithdrawn(t *testing.T) {
 		l := open(t, audit.Config{Output: "stdout"}, s)
 		began := time.Now()
 		for _, name := range []string{"being written", "queued"} {
-			if err := l.RecordAndWait(event(name, true), event("withdrawn", true)); err == nil {
+			if err := l.RecordAndWait(t.Context(), event(name, true), event("withdrawn", true)); err == nil {
 				t.Error("RecordAndWait of a line that was not written gave no error")
 			}
 		}
@@ -159,7 +159,7 @@ func TestALineThatIsLateIsWithdrawn(t *testing.T) {
 			t.Error("Err of a stalled output = nil")
 		}
 		close(out.stall)
-		if err := l.RecordAndWait(event("in time", true), event("withdrawn", true)); err != nil {
+		if err := l.RecordAndWait(t.Context(), event("in time", true), event("withdrawn", true)); err != nil {
 			t.Error(err)
 		}
 		if err := l.Err(); err != nil {
@@ -214,7 +214,7 @@ func TestNoLineContinuesATornLine(t *testing.T) {
 		s := audit.NewStream(out, "json")
 		l := open(t, audit.Config{Output: "stdout"}, s)
 		for i := range 5 {
-			_ = l.RecordAndWait(event(fmt.Sprint("line ", i), true), event("withdrawn", true))
+			_ = l.RecordAndWait(t.Context(), event(fmt.Sprint("line ", i), true), event("withdrawn", true))
 		}
 		if err := l.Err(); !errors.Is(err, syscall.ENOSPC) {
 			t.Errorf("Err = %v", err)
@@ -230,7 +230,7 @@ func TestNoLineContinuesATornLine(t *testing.T) {
 		if err := l.Err(); err != nil {
 			t.Errorf("the output was not tried again: %v", err)
 		}
-		if err := l.RecordAndWait(event("after", true), event("withdrawn", true)); err != nil {
+		if err := l.RecordAndWait(t.Context(), event("after", true), event("withdrawn", true)); err != nil {
 			t.Error(err)
 		}
 		if err := s.Close(); err != nil {
@@ -251,7 +251,7 @@ func TestATornLineInAFileIsEnded(t *testing.T) {
 	}
 	for range 2 {
 		l := open(t, audit.Config{Output: file, Required: true}, nil)
-		if err := errors.Join(l.RecordAndWait(event("line", true), event("withdrawn", true)), l.Close()); err != nil {
+		if err := errors.Join(l.RecordAndWait(t.Context(), event("line", true), event("withdrawn", true)), l.Close()); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -283,7 +283,7 @@ func TestAFullDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i := range 30 {
-		_ = l.RecordAndWait(event(fmt.Sprint("line ", i), true), event("withdrawn", true))
+		_ = l.RecordAndWait(t.Context(), event(fmt.Sprint("line ", i), true), event("withdrawn", true))
 	}
 	_ = l.Close()
 	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &limit); err != nil {

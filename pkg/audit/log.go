@@ -88,9 +88,10 @@ func (l *Log) Record(e Event, lost func(error)) error {
 	return l.stream.add(queued)
 }
 
-// RecordAndWait returns when the line is written, or after [Wait] with an error. After an
-// error, the line is not written; if its write had begun, withdrawn is written after it.
-func (l *Log) RecordAndWait(e, withdrawn Event) error {
+// RecordAndWait returns when the line is written, or with an error after [Wait] or when ctx
+// ends. After an error, the line is not written; if its write had begun, withdrawn is
+// written after it.
+func (l *Log) RecordAndWait(ctx context.Context, e, withdrawn Event) error {
 	queued, err := newLine(e)
 	if err != nil {
 		return err
@@ -104,12 +105,12 @@ func (l *Log) RecordAndWait(e, withdrawn Event) error {
 	if err := l.stream.add(queued); err != nil {
 		return err
 	}
-	timeout := time.NewTimer(Wait)
-	defer timeout.Stop()
+	ctx, cancel := context.WithTimeout(ctx, Wait)
+	defer cancel()
 	select {
 	case err := <-written:
 		return err
-	case <-timeout.C:
+	case <-ctx.Done():
 		if !l.stream.giveUp(queued) {
 			return <-written // the write has ended
 		}

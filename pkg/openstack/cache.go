@@ -10,7 +10,7 @@ import (
 
 // cacheBytes limits the size of all instances of one cache: users write the metadata of their instances, up to 260 KiB
 // for each.
-const cacheBytes = 32 << 20
+const cacheBytes = 16 << 20
 
 // ttlCache keeps values for a fixed time after their birth, at most size of them and at most cacheBytes in all. The
 // oldest is evicted first.
@@ -104,5 +104,5 @@ func Memory(maxConcurrent int) int64 {
 		owner  = 256
 		seen   = 160
 	)
-	return int64(maxConcurrent)*answer + cacheBytes + 2*cacheSize*entry + 4*callersSize*owner + seenSize*seen + projectsSize*entry
+	return int64(maxConcurrent)*answer + 2*cacheBytes + 3*cacheSize*entry + 4*callersSize*owner + seenSize*seen + projectsSize*entry
 }

@@ -10,6 +10,7 @@
 //
 //	what              key          lifetime                     bound   purpose
 //	found records     instance ID  2 s from the call's start     8,192  retries, several roles of one instance
+//	late records      instance ID  3 s from the answer           8,192  retries of callers with a deadline, such as guests
 //	unknown IDs       instance ID  1 s from the call's start     8,192  floods of one unknown ID
 //	seen instances    instance ID  1 h, list lookup only       131,072  missing now: deleted, or its cell is down
 //	project names     project ID   10 min                        8,192  claims

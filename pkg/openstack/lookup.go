@@ -14,6 +14,7 @@ import (
 
 const (
 	freshFor   = 2 * time.Second // the greatest age of a record that is used, from the start of its call
+	retryFor   = 3 * time.Second // how long the record of a late call is kept, from its answer
 	unknownFor = time.Second
 	seenFor    = time.Hour
 	cacheSize  = 8192
@@ -33,6 +34,10 @@ const (
 //
 // Only the answers to proven callers are cached, and unproven callers share no call with them. So an unproven caller
 // cannot learn from the time an answer takes whether the instance asked for a token.
+//
+// A proven caller with a deadline comes back if it gets no answer: its lookup keeps its place in the queue, goes on to
+// the timeout, and its record is kept for retryFor. The record may be older than freshFor, so other callers do not get
+// it.
 type lookups struct {
 	ask     func(context.Context, attest.InstanceID) (attest.Instance, error)
 	timeout time.Duration
@@ -47,6 +52,7 @@ type lookups struct {
 	closed  bool
 	flights map[question]*flight
 	found   *ttlCache[attest.InstanceID, attest.Instance]
+	late    *ttlCache[attest.InstanceID, attest.Instance] // for callers that come back
 	unknown *ttlCache[attest.InstanceID, struct{}]
 	running sync.WaitGroup
 	flying  int
@@ -58,11 +64,12 @@ type question struct {
 	proven bool
 }
 
-// flight is one call and the callers that wait for it. Each caller also waits for its own turn, and the first turn
-// starts the call. The flight ends with the answer, or when its last caller leaves. A flight for proven callers continues
-// then: they retry.
+// flight is one call and the callers that wait for it. An unproven caller also waits for its own turn, and the first turn
+// starts the call; the flight ends with the answer, or when its last caller leaves. A flight for proven callers waits for
+// its turn itself, and ends with the answer alone.
 type flight struct {
 	waiters int
+	left    bool          // by a caller that comes back
 	started chan struct{} // closed when the call starts
 	began   time.Time
 	cancel  context.CancelFunc // nil before the start
@@ -78,6 +85,7 @@ func newLookups(ask func(context.Context, attest.InstanceID) (attest.Instance, e
 		open:    max(1, plan.maxConcurrent-plan.maxConcurrent/reservedPart),
 		flights: map[question]*flight{},
 		found:   newTTLCache[attest.InstanceID, attest.Instance](freshFor, cacheSize),
+		late:    newTTLCache[attest.InstanceID, attest.Instance](retryFor, cacheSize),
 		unknown: newTTLCache[attest.InstanceID, struct{}](unknownFor, cacheSize),
 	}
 	l.gate = ratelimit.NewGate(ratelimit.GateConfig{All: plan.maxConcurrent, Open: l.open, Each: perCaller, Waiting: lookupQueue})
@@ -88,8 +96,9 @@ func newLookups(ask func(context.Context, attest.InstanceID) (attest.Instance, e
 // get asks for a caller at an address, or for a proven caller if that is the zero Addr.
 func (l *lookups) get(ctx context.Context, id attest.InstanceID, caller netip.Addr) (attest.Instance, error) {
 	q := question{id, !caller.IsValid()}
+	_, returns := ctx.Deadline()
 	l.mu.Lock()
-	f, ticket, in, err := l.join(q, caller)
+	f, ticket, in, err := l.join(q, caller, returns)
 	l.mu.Unlock()
 	if f == nil {
 		return in, err
@@ -99,7 +108,7 @@ func (l *lookups) get(ctx context.Context, id attest.InstanceID, caller netip.Ad
 	defer late.Stop()
 	if ticket != nil {
 		if err := l.turn(ctx, q, f, ticket, late.C); err != nil {
-			l.leave(q, f)
+			l.leave(q, f, returns)
 			return attest.Instance{}, err
 		}
 	}
@@ -108,10 +117,13 @@ func (l *lookups) get(ctx context.Context, id attest.InstanceID, caller netip.Ad
 		return f.in, f.err
 	case <-ctx.Done():
 		err = ctx.Err()
+		if q.proven && returns {
+			err = fmt.Errorf("nova server %s: no answer yet; the lookup goes on, and a retry finds its record: %w", id, err)
+		}
 	case <-late.C:
 		err = fmt.Errorf("nova server %s: no answer within %v", id, l.timeout)
 	}
-	l.leave(q, f)
+	l.leave(q, f, returns)
 	return attest.Instance{}, err
 }
 
@@ -133,20 +145,49 @@ func (l *lookups) turn(ctx context.Context, q question, f *flight, ticket *ratel
 		return ctx.Err()
 	case <-late:
 		ticket.Leave()
-		most := l.open
-		if q.proven {
-			most = l.all
-		}
-		return fmt.Errorf("the limit of %d calls to nova in flight was reached for %v", most, l.timeout)
+		return l.errFull(q)
 	}
 }
 
-// join returns a cached answer, or the flight that will have the answer, with a place in the queue if its call has not
-// started. The caller holds l.mu.
-func (l *lookups) join(q question, caller netip.Addr) (*flight, *ratelimit.Ticket, attest.Instance, error) {
+// errFull is the error of a caller whose turn did not come.
+func (l *lookups) errFull(q question) error {
+	most := l.open
+	if q.proven {
+		most = l.all
+	}
+	return fmt.Errorf("the limit of %d calls to nova in flight was reached for %v", most, l.timeout)
+}
+
+// await waits until the call of a flight for proven callers starts, also when they have left.
+func (l *lookups) await(q question, f *flight, ticket *ratelimit.Ticket) {
+	late := time.NewTimer(l.timeout)
+	defer late.Stop()
+	err := errClosed
+	select {
+	case <-ticket.Admitted():
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.start(q, f, ticket)
+		return
+	case <-l.life.Done():
+	case <-late.C:
+		err = l.errFull(q)
+	}
+	ticket.Leave()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.fail(q, f, err)
+}
+
+// join returns a cached answer, or the flight that will have the answer. An unproven caller gets a place in the queue if
+// the call has not started. The caller holds l.mu.
+func (l *lookups) join(q question, caller netip.Addr, returns bool) (*flight, *ratelimit.Ticket, attest.Instance, error) {
 	now := l.now()
 	if q.proven {
 		if in, ok := l.found.get(q.id, now); ok {
+			return nil, nil, in, nil
+		}
+		if in, ok := l.late.get(q.id, now); ok && returns {
 			return nil, nil, in, nil
 		}
 		if _, ok := l.unknown.get(q.id, now); ok {
@@ -154,9 +195,11 @@ func (l *lookups) join(q question, caller netip.Addr) (*flight, *ratelimit.Ticke
 		}
 	}
 	f := l.flights[q]
-	switch {
+	waits := f != nil && f.cancel == nil
 	// The record of an older flight would be too old.
-	case f != nil && f.cancel != nil && now.Sub(f.began) < freshFor:
+	joins := f != nil && f.cancel != nil && (now.Sub(f.began) < freshFor || returns && f.left)
+	switch {
+	case joins || waits && q.proven:
 		f.waiters++
 		return f, nil, attest.Instance{}, nil
 	case l.closed:
@@ -169,7 +212,7 @@ func (l *lookups) join(q question, caller netip.Addr) (*flight, *ratelimit.Ticke
 	case err != nil:
 		return nil, nil, attest.Instance{}, fmt.Errorf("lookups of nova: %w", err)
 	}
-	if f == nil || f.cancel != nil {
+	if !waits {
 		f = &flight{started: make(chan struct{}), done: make(chan struct{})}
 		l.flights[q] = f
 		l.flying++
@@ -180,6 +223,11 @@ func (l *lookups) join(q question, caller netip.Addr) (*flight, *ratelimit.Ticke
 		l.start(q, f, ticket)
 		ticket = nil
 	default:
+		if q.proven {
+			waiting := ticket
+			l.running.Go(func() { l.await(q, f, waiting) })
+			ticket = nil
+		}
 	}
 	return f, ticket, attest.Instance{}, nil
 }
@@ -192,13 +240,7 @@ func (l *lookups) start(q question, f *flight, ticket *ratelimit.Ticket) {
 	}
 	if l.closed {
 		ticket.Leave()
-		f.cancel, f.err = func() {}, errClosed
-		close(f.started)
-		close(f.done)
-		l.flying--
-		if l.flights[q] == f {
-			delete(l.flights, q)
-		}
+		l.fail(q, f, errClosed)
 		return
 	}
 	var ctx context.Context
@@ -208,19 +250,28 @@ func (l *lookups) start(q question, f *flight, ticket *ratelimit.Ticket) {
 	l.running.Go(func() { l.fly(ctx, q, f, ticket) })
 }
 
-func (l *lookups) leave(q question, f *flight) {
+// fail ends a flight whose call does not start. The caller holds l.mu.
+func (l *lookups) fail(q question, f *flight, err error) {
+	f.cancel, f.err = func() {}, err
+	close(f.started)
+	close(f.done)
+	l.flying--
+	if l.flights[q] == f {
+		delete(l.flights, q)
+	}
+}
+
+func (l *lookups) leave(q question, f *flight, returns bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	f.waiters--
-	if f.waiters > 0 {
+	f.left = f.left || returns
+	if f.waiters > 0 || q.proven {
 		return
 	}
-	switch {
-	case f.cancel == nil:
+	if f.cancel == nil {
 		l.flying--
-	case q.proven: // the caller retries
-		return
-	default:
+	} else {
 		f.cancel()
 	}
 	// A new caller must not wait for a canceled call.
@@ -239,9 +290,14 @@ func (l *lookups) fly(ctx context.Context, q question, f *flight, ticket *rateli
 	switch {
 	case err == nil:
 		l.found.put(q.id, in, f.began)
+		l.late.drop(q.id)
+		if f.left && q.proven && l.flights[q] == f { // no newer call was made
+			l.late.put(q.id, in, l.now())
+		}
 		l.unknown.drop(q.id)
 	case errors.Is(err, attest.ErrNoInstance):
 		l.found.drop(q.id)
+		l.late.drop(q.id)
 		l.unknown.put(q.id, struct{}{}, f.began)
 	}
 	f.in, f.err = in, err

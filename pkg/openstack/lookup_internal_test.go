@@ -558,3 +558,147 @@ func TestRetriesForAConfigDriveFindTheAnswer(t *testing.T) {
 		n.expect(t, 1, 0)
 	})
 }
+
+// hurried asks as a proven caller that has 1.5 s, and retries later.
+func hurried(t *testing.T, l *lookups, id attest.InstanceID) error {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 1500*time.Millisecond)
+	defer cancel()
+	in, err := l.get(ctx, id, netip.Addr{})
+	if err == nil && in.ID != id {
+		t.Errorf("asked for %s, got %s", id, in.ID)
+	}
+	return err
+}
+
+// A caller that left at its deadline finds the record of its call when it retries, however long the call took.
+func TestRetryFindsTheRecordOfALateCall(t *testing.T) {
+	n := &nova{takes: 2900 * time.Millisecond}
+	inBubble(t, n, 64, func(t *testing.T, l *lookups) {
+		if err := hurried(t, l, server(t, 1)); !errors.Is(err, context.DeadlineExceeded) {
+			t.Fatalf("at the deadline: %v", err)
+		}
+		pass(time.Second)
+		if err := hurried(t, l, server(t, 1)); err != nil { // 2.5 s after the call began
+			t.Errorf("while the call goes on: %v", err)
+		}
+		pass(retryFor - time.Millisecond)
+		if err := hurried(t, l, server(t, 1)); err != nil {
+			t.Errorf("after the call: %v", err)
+		}
+		n.expect(t, 1, 0)
+		pass(time.Millisecond)
+		if err := hurried(t, l, server(t, 1)); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("when the record is too old: %v", err)
+		}
+		n.expect(t, 2, 0)
+	})
+}
+
+// The record of a late call is only for a caller that comes back: other callers get one that is two seconds old at most.
+func TestLateRecordsAreForRetries(t *testing.T) {
+	n := &nova{takes: 2900 * time.Millisecond}
+	inBubble(t, n, 64, func(t *testing.T, l *lookups) {
+		_ = hurried(t, l, server(t, 1))
+		pass(time.Second)
+		began := time.Now()
+		in, err := l.get(t.Context(), server(t, 1), netip.Addr{})
+		if err != nil || in.Created.Before(began.Add(n.takes)) {
+			t.Errorf("a caller that waits got the record of %v, %v; it came at %v", in.Created, err, began)
+		}
+		n.expect(t, 2, 0)
+		if err := proven(t, l, server(t, 1)); err != nil {
+			t.Error(err)
+		}
+		n.expect(t, 3, 0)
+	})
+	// A call that nobody left is too old for a new caller.
+	n = &nova{takes: 2900 * time.Millisecond}
+	inBubble(t, n, 64, func(t *testing.T, l *lookups) {
+		var asking sync.WaitGroup
+		asking.Go(func() { _ = proven(t, l, server(t, 1)) })
+		pass(freshFor)
+		_ = hurried(t, l, server(t, 1))
+		asking.Wait()
+		n.expect(t, 2, 0)
+	})
+}
+
+// A newer answer replaces the record of a late call.
+func TestNewerAnswerReplacesALateRecord(t *testing.T) {
+	for name, answer := range map[string]error{"found": nil, "not found": attest.ErrNoInstance} {
+		t.Run(name, func(t *testing.T) {
+			var said error
+			n := &nova{takes: 2900 * time.Millisecond}
+			n.answer = func(id attest.InstanceID) (attest.Instance, error) {
+				return attest.Instance{ID: id, Created: time.Now()}, said
+			}
+			inBubble(t, n, 64, func(t *testing.T, l *lookups) {
+				_ = hurried(t, l, server(t, 1))
+				pass(1500 * time.Millisecond) // the record is there
+				synctest.Wait()
+				n.takes, said = time.Millisecond, answer
+				want := time.Now().Add(time.Millisecond)
+				if err := proven(t, l, server(t, 1)); !errors.Is(err, answer) {
+					t.Fatal(err)
+				}
+				n.expect(t, 2, 0)
+				in, err := l.get(t.Context(), server(t, 1), netip.Addr{})
+				if !errors.Is(err, answer) || err == nil && !in.Created.Equal(want) {
+					t.Errorf("%v, %v", in.Created, err)
+				}
+				pass(freshFor)
+				began := time.Now()
+				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+				defer cancel()
+				if in, err := l.get(ctx, server(t, 1), netip.Addr{}); err == nil && in.Created.Before(began) {
+					t.Errorf("an older record is found again: %v", in.Created)
+				}
+			})
+		})
+	}
+}
+
+// A proven caller that leaves keeps its place in the queue: its retry must not wait as long again.
+func TestProvenCallersThatLeaveKeepTheirPlace(t *testing.T) {
+	n := &nova{takes: 2 * time.Second}
+	inBubble(t, n, 1, func(t *testing.T, l *lookups) {
+		var asking sync.WaitGroup
+		asking.Go(func() { _ = proven(t, l, server(t, 1)) })
+		synctest.Wait()
+		began := time.Now()
+		if err := hurried(t, l, server(t, 2)); !errors.Is(err, context.DeadlineExceeded) {
+			t.Fatal(err)
+		}
+		pass(time.Second) // its call began at 2 s
+		if err := hurried(t, l, server(t, 2)); err != nil || time.Since(began) != 4*time.Second {
+			t.Errorf("%v after %v", err, time.Since(began))
+		}
+		asking.Wait()
+		n.expect(t, 2, 0)
+	})
+}
+
+// Lookups that go on without a caller are bounded in number and in time.
+func TestLookupsWithoutCallersAreBounded(t *testing.T) {
+	n := &nova{takes: time.Hour}
+	inBubble(t, n, 2, func(t *testing.T, l *lookups) {
+		var asking sync.WaitGroup
+		var turnedAway atomic.Int64
+		for i := range 3 * lookupQueue {
+			asking.Go(func() {
+				if err := hurried(t, l, server(t, i)); !errors.Is(err, context.DeadlineExceeded) {
+					turnedAway.Add(1)
+				}
+			})
+		}
+		asking.Wait()
+		if got := l.inFlight(); got != lookupQueue+2 || turnedAway.Load() != 2*lookupQueue-2 {
+			t.Errorf("%d lookups go on, and %d callers were turned away", got, turnedAway.Load())
+		}
+		pass(6 * time.Second)
+		if got := l.inFlight(); got != 0 {
+			t.Errorf("%d lookups go on", got)
+		}
+	})
+}

@@ -1,12 +1,14 @@
 package openstack_test
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
@@ -566,5 +568,33 @@ func TestBuildingInstance(t *testing.T) {
 	}
 	if diff := sameInstance(want, in); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// A caller with a deadline is answered in time, and finds the record of its call when it retries.
+func TestRetryFindsTheRecord(t *testing.T) {
+	for name, client := range bothLookups {
+		t.Run(name, func(t *testing.T) {
+			cloud := startCloud(t)
+			c := client(t, cloud, openstack.Options{})
+			before, held := countLookups(cloud), make(chan struct{})
+			cloud.Fail("nova", simulator.Fault{Delay: held, Only: servers})
+			ask := func(patience time.Duration) error {
+				ctx, cancel := context.WithTimeout(t.Context(), patience)
+				defer cancel()
+				_, err := c.Instance(ctx, attesttest.ID(t, web), netip.Addr{})
+				return err
+			}
+			if err := ask(100 * time.Millisecond); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "goes on") {
+				t.Fatalf("Instance = %v", err)
+			}
+			close(held)
+			if err := ask(10 * time.Second); err != nil {
+				t.Fatal(err)
+			}
+			if n := countLookups(cloud) - before; n != 1 {
+				t.Errorf("Nova was called %d times, want 1", n)
+			}
+		})
 	}
 }

@@ -23,8 +23,14 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/secret"
 )
 
-// maxTarget is how much of a URL some releases of the agent read at once.
-const maxTarget = 4 << 10
+const (
+	// maxTarget is how much of a URL some releases of the agent read at once.
+	maxTarget = 4 << 10
+	// guestWait is how long a guest waits for its answer. An agent with one worker, as in
+	// 2026.1 by default with OVN, serves no other guest of its hypervisor meanwhile. A
+	// lookup that takes longer goes on, and the guest's next request gets its record.
+	guestWait = 1500 * time.Millisecond
+)
 
 // Agents serves Neutron's metadata agents, which send requests for the instances behind
 // them:
@@ -141,7 +147,7 @@ func (a *Agents) recordRefusal(id, peer string, why error) {
 // door returns the door for one of the two paths.
 func (a *Agents) door(s *Server, at string) door {
 	if at == identityRoles {
-		return door{name: doorMetadata, judge: func(d *decision, _ http.ResponseWriter, r *http.Request) error {
+		return door{name: doorMetadata, within: guestWait, judge: func(d *decision, _ http.ResponseWriter, r *http.Request) error {
 			fields, err := a.parse(d, r, http.MethodGet)
 			if err == nil && len(fields) > 0 {
 				err = badField("this path takes no parameters")
@@ -157,7 +163,7 @@ func (a *Agents) door(s *Server, at string) door {
 			return c.JSON(http.StatusOK, map[string][]attest.RoleName{"roles": d.roles})
 		}}
 	}
-	return door{name: doorMetadata, render: s.renderToken, judge: func(d *decision, _ http.ResponseWriter, r *http.Request) error {
+	return door{name: doorMetadata, within: guestWait, render: s.renderToken, judge: func(d *decision, _ http.ResponseWriter, r *http.Request) error {
 		fields, err := a.parse(d, r, http.MethodPut)
 		if err == nil {
 			err = d.request.fill(fields, fieldRole, fieldAudience, fieldFormat)

@@ -21,7 +21,7 @@ func (s *Server) record(ctx context.Context, d *decision) {
 	}
 	if d.outcome == outcomeInvalid || d.outcome == outcomeThrottled {
 		s.opts.Log.Debug("not judged", "reason", d.reason, "detail", d.detail, "client", d.evidence.String(), "request_id", d.requestID)
-	} else if err := s.writeLine(d, now, lost); err != nil {
+	} else if err := s.writeLine(ctx, d, now, lost); err != nil {
 		lost(err)
 		if s.opts.Audit.Required() && d.outcome == outcomeGranted {
 			d.set(outcomeFailed, auditUnavailable, http.StatusServiceUnavailable, time.Second)
@@ -32,14 +32,21 @@ func (s *Server) record(ctx context.Context, d *decision) {
 	s.opts.Metrics.observe(d, s.opts.Attestor.Policy.Has(d.request.role), now.Sub(d.began))
 }
 
-func (s *Server) writeLine(d *decision, now time.Time, lost func(error)) error {
+func (s *Server) writeLine(ctx context.Context, d *decision, now time.Time, lost func(error)) error {
 	granted := d.outcome == outcomeGranted
 	line := audit.Event{Time: now, Name: "decision", Attrs: s.auditAttrs(d, now), Proven: granted || d.proven}
 	if !granted || !s.opts.Audit.Required() {
 		return s.opts.Audit.Record(line, lost)
 	}
+	// A client that hangs up does not stop the line.
+	wait := context.WithoutCancel(ctx)
+	if end, ok := ctx.Deadline(); ok {
+		var cancel context.CancelFunc
+		wait, cancel = context.WithDeadline(wait, end)
+		defer cancel()
+	}
 	// If this line is not written in time, the second line withdraws the decision.
-	return s.opts.Audit.RecordAndWait(line, audit.Event{Time: now, Name: "withdrawn", Proven: true, Attrs: []slog.Attr{
+	return s.opts.Audit.RecordAndWait(wait, line, audit.Event{Time: now, Name: "withdrawn", Proven: true, Attrs: []slog.Attr{
 		slog.String("request_id", d.requestID), slog.String("reason", string(auditUnavailable)),
 		slog.String("detail", "the line before was not written in time, so the client got no token"),
 	}})

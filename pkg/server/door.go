@@ -52,6 +52,8 @@ type door struct {
 	name string
 	// judge parses a request and judges it. It fills in the decision.
 	judge func(d *decision, w http.ResponseWriter, r *http.Request) error
+	// within bounds the time of a decision. Optional, 0 means no bound.
+	within time.Duration
 	// render writes the answer to a request that was granted.
 	render func(c echo.Context, d *decision) error
 }
@@ -93,7 +95,13 @@ func (s *Server) serve(c echo.Context, at door) error {
 	r := c.Request()
 	d := s.begin(at.name, requestID(c), r.RemoteAddr)
 	d.clientID = secret.Printable(r.Header.Get(echo.HeaderXRequestID))
-	s.settle(r.Context(), d, at.judge(d, c.Response(), r))
+	client := r.Context()
+	if at.within > 0 {
+		ctx, cancel := context.WithTimeout(client, at.within)
+		defer cancel()
+		r = r.WithContext(ctx)
+	}
+	s.settle(client, d, at.judge(d, c.Response(), r))
 	s.record(r.Context(), d)
 	return s.answer(c, d, at)
 }

@@ -56,6 +56,7 @@ type scene struct {
 	rules     attest.Rules
 	cloud     attest.Instances // nil: knows the instance
 	attempts  attest.State     // nil: counts
+	denials   attest.Denials   // nil: denies none
 	unusable  *atomic.Bool     // while it is true no key may sign; nil: never
 	issuer    string
 	proxy     server.ProxyConfig
@@ -148,9 +149,13 @@ func (s *scene) open(t testing.TB) *testServer {
 	if out == nil {
 		out = d.audit
 	}
-	denials := &attesttest.Denials{}
-	if state, ok := attempts.(*attesttest.State); ok {
-		denials.Err = state.Err
+	denials := s.denials
+	if denials == nil {
+		none := &attesttest.Denials{}
+		if state, ok := attempts.(*attesttest.State); ok {
+			none.Err = state.Err
+		}
+		denials = none
 	}
 	d.stream = audit.NewStream(out, "json")
 	var err error
@@ -161,7 +166,7 @@ func (s *scene) open(t testing.TB) *testServer {
 	if s.audit == nil {
 		// A line may be written after the answer.
 		d.audit.flush = func() {
-			_ = d.auditLog.RecordAndWait(audit.Event{Name: flushed, Proven: true}, audit.Event{Name: flushed, Proven: true})
+			_ = d.auditLog.RecordAndWait(context.Background(), audit.Event{Name: flushed, Proven: true}, audit.Event{Name: flushed, Proven: true})
 		}
 	}
 	metrics := server.NewMetrics("1.2.3", "abc", func() int { return 0 })
