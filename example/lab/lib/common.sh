@@ -4,15 +4,28 @@
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8
 unset PYTHONPATH PYTHONHOME "${!OS_@}"
 
-STATE=${OPENSTACK_STATE:-/tmp/openstack-lab}
+say() { printf '%5ss  %s\n' "$SECONDS" "$*"; }
+die() { echo "openstack-lab: $*" >&2; exit 1; }
+
+GUEST_PATH=$PATH
+
+# The cloud: the first argument of up, down and instance, or $OPENSTACK_LAB. Its folder in lib/ has what is not the same in
+# all clouds.
+case ${1:-} in zed | 2026.1) OPENSTACK_LAB=$1; shift ;; esac
+export OPENSTACK_LAB=${OPENSTACK_LAB:-zed}
+case $OPENSTACK_LAB in
+  zed) STATE=/tmp/openstack-lab ;;
+  2026.1) STATE=/tmp/openstack-lab-2026.1 ;;
+  *) die "OPENSTACK_LAB is $OPENSTACK_LAB; the clouds are zed and 2026.1" ;;
+esac
+STATE=${OPENSTACK_STATE:-$STATE}
+[ "$(cat "$STATE/cloud" 2>/dev/null || echo "$OPENSTACK_LAB")" = "$OPENSTACK_LAB" ] ||
+  die "$STATE is the state folder of cloud $(cat "$STATE/cloud"), not of $OPENSTACK_LAB"
+
 ETC=$STATE/etc LOG=$STATE/log RUN=$STATE/run DATA=$STATE/data
 SECRET=lab-secret            # one password for every account: nothing here is reachable from outside
 METADATA_SECRET=lab-metadata-secret
 REGION=RegionOne
-NETNS=oslab                  # the "network node": bridges, routers and their agents live in it
-
-say() { printf '%5ss  %s\n' "$SECONDS" "$*"; }
-die() { echo "openstack-lab: $*" >&2; exit 1; }
 
 # A pid file holds "pid start-time"; the start time tells our process from a later one with the same pid.
 start_time() { sed 's/.*) //' "/proc/$1/stat" 2>/dev/null | cut -d' ' -f20; }
@@ -61,21 +74,45 @@ soon() { # SECONDS COMMAND...: the same, but fails instead of ending the script
 }
 # Unlike "ip netns exec" this stays in the machine's mount namespace.
 in_namespace() { local ns=$1; shift; nsenter --net="/run/netns/$ns" "$@"; }
+new_namespace() { # NAME
+  mountpoint -q /run/netns || touch "$RUN/netns-mount" # for network_clean: ip is about to mount it
+  ip netns add "$1" && ip -n "$1" link set lo up
+}
 port_open() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 http_ok() { curl -s -o /dev/null --noproxy '*' -m 5 -w '%{http_code}' "$1" | grep -qE '^(2|3|401)'; }
 
-# The outside of the instances, and where the routers are there; see lib/network.sh and lib/demo.py.
-OUTSIDE4=172.24.4.1 OUTSIDE6=fd24::1
-
-# py NAME MODULE FUNCTION ARGS...: a console script of a Python package, whether or not its package put one in /usr/bin.
-py() {
-  local name=$1 module=$2 function=$3; shift 3
-  exec /usr/bin/python3 -c "import sys; sys.argv[0] = '$name'
-from $module import $function as main
-sys.exit(main())" "$@"
+# start_py NAME MODULE FUNCTION ARGS...: a console script of a Python package, whether or not its package has installed one.
+start_py() {
+  local name=$1 code="import sys; sys.argv[0] = '$1'
+from $2 import $3 as main
+sys.exit(main())"
+  shift 3
+  start "$name" "$PYTHON" -c "$code" "$@"
 }
-# shellcheck disable=SC2016
-start_py() { local name=$1; start "$name" bash -c '. "$0"; py "$@"' "$HERE/lib/common.sh" "$@"; }
+
+# start_wsgi NAME PORT PROCESSES LINES VARIABLE=VALUE...: an API in uWSGI, with more lines for its file. wsgi_app of the cloud
+# says which module or file the API is.
+start_wsgi() {
+  local name=$1 port=$2 processes=$3 lines=$4; shift 4
+  mkdir -p "$ETC/uwsgi"
+  {
+    cat <<END
+[uwsgi]
+plugin = python3
+http-socket = 127.0.0.1:$port
+master = true
+processes = $processes
+need-app = true
+die-on-term = true
+lazy-apps = true
+buffer-size = 65535
+add-header = Connection: close
+$lines
+END
+    wsgi_app "$name"
+  } >"$ETC/uwsgi/$name.ini"
+  start "$name" env "$@" uwsgi --ini "$ETC/uwsgi/$name.ini"
+}
 
 # once NAME COMMAND...: run COMMAND unless it has succeeded in this state folder before.
 once() {
@@ -118,3 +155,18 @@ END
 }
 
 service_dirs() { mkdir -p "$ETC/$1/policy.d" "$DATA/$1/lock"; }
+
+# shellcheck source=/dev/null
+. "$HERE/lib/$OPENSTACK_LAB/cloud.sh"
+. "$HERE/lib/outside.sh"
+# shellcheck source=/dev/null
+. "$HERE/lib/$OPENSTACK_LAB/network.sh"
+
+# in_cloud COMMAND...: where the services listen.
+in_cloud() {
+  if [ -z "$SERVICES_NETNS" ] || [ /proc/self/ns/net -ef "/run/netns/$SERVICES_NETNS" ]; then
+    "$@"
+  else
+    in_namespace "$SERVICES_NETNS" "$@"
+  fi
+}

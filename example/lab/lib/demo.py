@@ -6,7 +6,7 @@ import sys
 
 import openstack
 
-clouds_yaml, secret, out = sys.argv[1:]
+clouds_yaml, secret, out, dhcp = sys.argv[1:]  # dhcp: yes where instances have the metadata service by that alone
 
 
 def cloud(name):
@@ -81,11 +81,11 @@ images = {name: image(name) for name in ("tiny", "tiny-2")}
 
 
 def subnet(net, name, cidr, **more):
-    """A subnet without DHCP and without router advertisements: `instance` sets addresses, Neutron hands them out."""
+    """A subnet without router advertisements, and over IPv6 without DHCP: `instance` sets addresses, Neutron hands them out."""
     version = 6 if ":" in cidr else 4
     return next(iter(network.subnets(network_id=net.id, cidr=cidr)), None) or network.create_subnet(
         network_id=net.id, project_id=net.project_id, name=f"{name}-v{version}", ip_version=version, cidr=cidr,
-        gateway_ip=cidr.split("/")[0].rstrip("0") + "1", enable_dhcp=False, **more)
+        gateway_ip=cidr.split("/")[0].rstrip("0") + "1", enable_dhcp=dhcp == "yes" and version == 4, **more)
 
 
 # Shared, so that a project may put a server right on it, as on a provider network.

@@ -4,7 +4,7 @@
 
 FEDERATION_FILES=$HERE/../consumers/keystone
 # Outside the state folder, which may be closed to Apache's user.
-FEDERATION_BUNDLE=/run/oslab-federation-ca.pem
+FEDERATION_BUNDLE=/run/$NETNS-federation-ca.pem
 
 federation_packages() {
   [ -z "$FEDERATION_ISSUER" ] || PACKAGES="$PACKAGES apache2-bin libapache2-mod-auth-openidc"
@@ -15,7 +15,7 @@ federation_keystone_config() {
   [ -z "$FEDERATION_ISSUER" ] || cat "$FEDERATION_FILES/keystone-federation.conf" >>"$ETC/keystone/keystone.conf"
 }
 federation_keystone_socket() {
-  [ -z "$FEDERATION_ISSUER" ] || echo "--socket 127.0.0.1:5002"
+  [ -z "$FEDERATION_ISSUER" ] || echo "socket = 127.0.0.1:5002"
 }
 
 federation_start() {
@@ -32,7 +32,7 @@ federation_start() {
       printf 'LoadModule %s_module %s/mod_%s.so\n' "$module" "$modules" "$module"
     done
     printf 'User www-data\nGroup www-data\nErrorLog /dev/stderr\nListen %s:5001\n' "$OUTSIDE4"
-    # Its path in our forwarder; see lib/network.sh.
+    # In a cloud whose services are not in this namespace, that is its forwarder.
     printf 'ProxyPass / uwsgi://127.0.0.1:5002/\nInclude %s\n' "$ETC/apache/federation.conf"
   } >"$ETC/apache/apache.conf"
   start federation nsenter --net="/run/netns/$NETNS" /usr/sbin/apache2 -f "$ETC/apache/apache.conf" -DFOREGROUND

@@ -24,7 +24,7 @@ filesystem_store_datadir = $DATA/glance/tasks
 connection = $(db_url glance)
 [paste_deploy]
 flavor = keystone
-config_file = /usr/share/glance-common/glance-api-paste.ini
+config_file = $GLANCE_PASTE
 
 END
     common_conf glance image
@@ -32,7 +32,5 @@ END
 }
 
 glance_init() { glance-manage --config-file "$ETC/glance/glance-api.conf" db_sync; }
-
-glance_start() { start_py glance-api glance.cmd.api main --config-file "$ETC/glance/glance-api.conf"; }
 
 glance_ready() { wait_for 60 glance http_ok http://127.0.0.1:9292/; }

@@ -14,26 +14,20 @@ bind_port = 9696
 api_workers = 1
 rpc_workers = 1
 rpc_state_report_workers = 0
-api_paste_config = /usr/share/neutron-common/api-paste.ini
+api_paste_config = $NEUTRON_PASTE
 auth_strategy = keystone
 core_plugin = ml2
-service_plugins = router
+service_plugins = $NEUTRON_ROUTER
 transport_url = rabbit://guest:guest@127.0.0.1:5672/
 notify_nova_on_port_status_changes = true
 notify_nova_on_port_data_changes = true
 dhcp_agent_notification = false
-[experimental]
-linuxbridge = true
 [database]
 connection = $(db_url neutron)
 [nova]
 $(service_login nova)
 
-[ml2]
-type_drivers = local,flat
-tenant_network_types = local
-mechanism_drivers = linuxbridge
-extension_drivers = port_security
+$(network_ml2)
 [ml2_type_flat]
 flat_networks = public
 [securitygroup]
@@ -46,6 +40,24 @@ END
 
 neutron_init() { neutron-db-manage --config-file "$ETC/neutron/neutron.conf" upgrade heads; }
 
-neutron_start() { start neutron-server neutron-server --config-file "$ETC/neutron/neutron.conf"; }
-
 neutron_ready() { wait_for 60 neutron http_ok http://127.0.0.1:9696/; }
+
+# What any agent is told. It ends in the section [AGENT].
+agent_conf() { # FILE that it goes to
+  local section
+  for section in privsep privsep_namespace privsep_conntrack privsep_link privsep_dhcp_release privsep_ovs_vsctl; do
+    printf '[%s]\nhelper_command = privsep-helper --config-file %s --config-file %s\n' "$section" "$ETC/neutron/neutron.conf" "$1"
+  done
+  printf '[AGENT]\nroot_helper =\n'
+}
+
+# What a metadata agent is told.
+metadata_agent_conf() {
+  cat <<END
+[DEFAULT]
+nova_metadata_host = $METADATA_HOST
+nova_metadata_port = $METADATA_PORT
+metadata_proxy_shared_secret = $METADATA_SECRET
+metadata_workers = 0
+END
+}

@@ -29,7 +29,7 @@ vif_plugging_timeout = 0
 update_resources_interval = 10
 
 [wsgi]
-api_paste_config = /usr/share/nova-common/api-paste.ini
+api_paste_config = $NOVA_PASTE
 
 [conductor]
 workers = 1
@@ -94,12 +94,12 @@ nova_init() {
 nova_start() { # everything but nova-compute
   local conf=(--config-file "$ETC/nova/nova.conf" --config-file "$ETC/nova/nova-db.conf")
   start_py nova-conductor nova.cmd.conductor main "${conf[@]}"
-  start_py nova-api nova.cmd.api main "${conf[@]}"
+  nova_api_start "${conf[@]}"
   start_py nova-scheduler nova.cmd.scheduler main "${conf[@]}"
 }
 
 # Starts by asking the conductor and Placement, so it comes after them and after the catalog.
-nova_compute_start() { start nova-compute /usr/bin/python3 "$HERE/lib/nova-compute.py" --config-file "$ETC/nova/nova.conf"; }
+nova_compute_start() { start nova-compute "$PYTHON" "$HERE/lib/nova-compute.py" --config-file "$ETC/nova/nova.conf"; }
 
 nova_ready() {
   wait_for 60 nova-api http_ok http://127.0.0.1:8774/

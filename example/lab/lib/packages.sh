@@ -1,11 +1,5 @@
-# shellcheck shell=bash disable=SC2034,SC2016,SC2153
-# Debian's packages. The libraries (python3-nova, ...) rather than the daemons' packages:
-# those pull in libvirt and QEMU and try to configure and start services.
-PACKAGES="python3-keystone python3-nova nova-common python3-neutron neutron-common
-python3-glance glance-common python3-placement python3-openstackclient
-mariadb-server-core mariadb-client-core rabbitmq-server uwsgi-plugin-python3
-haproxy radvd iputils-arping iputils-ping iptables ebtables bridge-utils conntrack ipset iproute2 kmod procps curl jq openssl
-systemd ca-certificates"
+# shellcheck shell=bash
+# Debian's packages, those of $PACKAGES that are missing.
 
 install_packages() {
   local missing policy=/usr/sbin/policy-rc.d

@@ -1,6 +1,7 @@
-"""port.py find SERVER: prints a line for each port of a server, given by name or id: "id port mac bridge" and, for each
-fixed address, "address/prefix,gateway". Ends with 3 if there is no such server, with 1 if the cloud cannot be asked.
-port.py wait PORT: waits until the bridge agent has wired the port (Neutron shows it ACTIVE).
+"""port.py find SERVER: prints a line for each port of a server, given by name or id: "id port mac network outer mtu metadata"
+and, for each fixed address, "address/prefix,gateway". outer is yes on the outer network, no elsewhere; metadata is the address
+of the network's own metadata port, or "-". Ends with 3 if there is no such server, with 1 if the cloud cannot be asked.
+port.py wait PORT: waits until the port is wired (Neutron shows it ACTIVE).
 
 Without a client library, which would need a second to be loaded."""
 import json
@@ -56,13 +57,15 @@ def main():
     ports = neutron(f"/ports?device_id={found[0]}")["ports"]
     for port in sorted(ports, key=lambda p: p["created_at"]):
         network = networks[port["network_id"]]
-        bridge = "br-ex" if network["provider:physical_network"] else "brq" + network["id"][:11]
+        outer = "yes" if network["provider:physical_network"] else "no"
+        own = [fixed["ip_address"] for p in neutron(f"/ports?network_id={network['id']}&device_owner=network:distributed")["ports"]
+               for fixed in p["fixed_ips"] if "." in fixed["ip_address"]]
         addresses = []
         for fixed in port["fixed_ips"]:
             subnet = subnets[fixed["subnet_id"]]
             prefix = subnet["cidr"].split("/")[1]
             addresses.append(f"{fixed['ip_address']}/{prefix},{subnet['gateway_ip'] or ''}")
-        print(found[0], port["id"], port["mac_address"], bridge, *addresses)
+        print(found[0], port["id"], port["mac_address"], network["id"], outer, network["mtu"], *own[:1] or "-", *addresses)
 
 
 try:

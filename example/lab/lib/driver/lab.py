@@ -7,6 +7,11 @@ from nova import objects
 from nova.compute import power_state, vm_states
 from nova.virt import fake
 
+try:
+    from nova.virt import node  # from 2023.2 on
+except ImportError:
+    node = None
+
 
 def slow(instance, verb):
     """Sleeps as long as the server's own metadata asks for, so that a state between two others can be looked at:
@@ -20,6 +25,14 @@ def slow(instance, verb):
 
 class Driver(fake.SameHostColdMigrateDriver):
     vcpus, memory_mb, local_gb = 1000, 800000, 600000  # of the plain fake driver; the parent's are smaller
+
+    if node:
+        # From 2023.2 on a host has an identity, which the fake driver invents anew at each start.
+        def get_nodenames_by_uuid(self, refresh=False):
+            return {node.get_local_node_uuid(): self.get_available_nodes()[0]}
+
+        def get_available_resource(self, nodename):
+            return {**super().get_available_resource(nodename), "uuid": node.get_local_node_uuid()}
 
     def init_host(self, host):
         """Takes the servers that Nova knows as running here; the fake driver forgets them at a restart."""
