@@ -44,7 +44,7 @@ func login(t *testing.T, name string) cloud {
 	if err != nil {
 		t.Fatal(err)
 	}
-	compute.Microversion = "2.93"
+	compute.Microversion = lab.Microversion
 	identity, err := openstack.NewIdentityV3(provider, endpoint)
 	if err != nil {
 		t.Fatal(err)

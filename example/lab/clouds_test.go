@@ -136,7 +136,7 @@ func TestSameAsOpenStackSDKAtKeystone(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
-			sdk := exec.CommandContext(ctx, "/usr/bin/python3", "-W", "ignore", "-c", sdkScript)
+			sdk := exec.CommandContext(ctx, filepath.Join(stateDir, "bin/python"), "-W", "ignore", "-c", sdkScript)
 			sdk.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir()}
 			for _, line := range os.Environ() {
 				if variable, _, _ := strings.Cut(line, "="); strings.HasPrefix(variable, "OS_") {

@@ -328,7 +328,7 @@ func TestOutages(t *testing.T) {
 	t.Run("Nova goes and comes back, and no attempt is spent", func(t *testing.T) {
 		ask(t, 200, granted)
 		outgrow()
-		script(t, "./down", "nova-api")
+		script(t, append([]string{"./down"}, lab.NovaAPI...)...)
 		for range 3 {
 			ask(t, 503, cloudUnavailable)
 		}
@@ -345,7 +345,7 @@ func TestOutages(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		script(t, "./down", "nova-api") // which takes a token that it has seen for good, for minutes
+		script(t, append([]string{"./down"}, lab.NovaAPI...)...) // which takes a token that it has seen for good, for minutes
 		up(t)
 		recovered(t)
 	})

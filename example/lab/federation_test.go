@@ -84,8 +84,8 @@ func TestFederation(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	out, err := exec.CommandContext(ctx, "./instance", "web-1", "sh", "-ec",
-		`export OS_CLIENT_CONFIG_FILE="$1" OS_ACCESS_TOKEN="$(sh ../instance/token.sh -w address -u "$2" -c "$3" -r keystone)" && openstack --os-cloud instance token issue -f value -c project_id`,
-		"sh", file, issuer, caFile).Output()
+		`export PATH="$4:$PATH" OS_CLIENT_CONFIG_FILE="$1" OS_ACCESS_TOKEN="$(sh ../instance/token.sh -w address -u "$2" -c "$3" -r keystone)" && openstack --os-cloud instance token issue -f value -c project_id`,
+		"sh", file, issuer, caFile, filepath.Join(stateDir, "bin")).Output()
 	if err != nil || strings.TrimSpace(string(out)) != project {
 		t.Errorf("by clouds.yaml: %q, %v\n%s", out, err, stderrOf(err))
 	}

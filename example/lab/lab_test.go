@@ -23,29 +23,20 @@ import (
 	"testing"
 	"time"
 
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/example/lab/labtest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/admin"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/awaittest"
 )
 
-// Outside is where the authenticator listens: the machine beyond the projects'
-// routers.
-const (
-	outsideNamespace = "oslab"
-	outsidePort      = "18775"
-)
+// outsidePort is where the authenticator listens beyond the projects' routers.
+const outsidePort = "18775"
 
 var (
-	stateDir = envOr("OPENSTACK_STATE", "/tmp/openstack-lab")
+	lab      labtest.Cloud
+	stateDir string
 	facts    demoFacts
 	workDir  string // the binary, a key, a certificate
 )
-
-func envOr(name, otherwise string) string {
-	if v := os.Getenv(name); v != "" {
-		return v
-	}
-	return otherwise
-}
 
 // demoFacts is demo.json, which ./up writes.
 type demoFacts struct {
@@ -74,24 +65,43 @@ func TestMain(m *testing.M) {
 }
 
 func prepare(m *testing.M) (int, error) {
+	var err error
+	if lab, err = labtest.Selected(); err != nil {
+		return 1, err
+	}
+	// The binary is built before the namespace of a cloud is entered, where no module can be fetched.
+	const workVariable = "ONA_LAB_WORK"
+	if workDir = os.Getenv(workVariable); workDir == "" {
+		if workDir, err = os.MkdirTemp("", "lab-test-"); err != nil {
+			return 1, err
+		}
+		if err := os.Setenv(workVariable, workDir); err != nil {
+			return 1, err
+		}
+	}
+	defer func() { _ = os.RemoveAll(workDir) }()
+	if _, err := os.Stat(binary()); err != nil {
+		if out, err := exec.Command("go", "build", "-race", "-o", binary(), "../../cmd/openstack-nova-authenticator").CombinedOutput(); err != nil {
+			return 1, fmt.Errorf("go build: %w\n%s", err, out)
+		}
+	}
+	if !lab.Entered() {
+		return 1, lab.Enter()
+	}
+
+	stateDir = lab.StateDir
 	data, err := os.ReadFile(filepath.Join(stateDir, "demo.json"))
 	if err != nil {
-		return 1, fmt.Errorf("the lab is not up (run ./up, as root): %w", err)
+		return 1, err
 	}
 	if err := json.Unmarshal(data, &facts); err != nil {
 		return 1, fmt.Errorf("demo.json: %w", err)
 	}
-	if workDir, err = os.MkdirTemp("", "lab-test-"); err != nil {
+	if err := os.Setenv("PATH", filepath.Join(stateDir, "bin")+":"+os.Getenv("PATH")); err != nil {
 		return 1, err
 	}
-	defer func() { _ = os.RemoveAll(workDir) }()
-	for _, command := range [][]string{
-		{"go", "build", "-race", "-o", binary(), "../../cmd/openstack-nova-authenticator"},
-		{"sh", "../try-out.sh", workDir, facts.Outside["v4"], facts.Outside["v6"], "127.0.0.1"},
-	} {
-		if out, err := exec.Command(command[0], command[1:]...).CombinedOutput(); err != nil {
-			return 1, fmt.Errorf("%s: %w\n%s", strings.Join(command, " "), err, out)
-		}
+	if out, err := exec.Command("sh", "../try-out.sh", workDir, facts.Outside["v4"], facts.Outside["v6"], "127.0.0.1").CombinedOutput(); err != nil {
+		return 1, fmt.Errorf("try-out.sh: %w\n%s", err, out)
 	}
 	// A test that stops a service could not plug an instance in.
 	for name := range facts.Servers {
@@ -197,7 +207,7 @@ func launch(t *testing.T, c config) *authenticator {
 	}
 	args := []string{binary(), "-c", file}
 	if !c.here {
-		args = append([]string{"ip", "netns", "exec", outsideNamespace}, args...)
+		args = append([]string{"ip", "netns", "exec", lab.Namespace}, args...)
 	}
 	log, err := os.Create(filepath.Join(dir, "log"))
 	if err != nil {
@@ -383,7 +393,7 @@ func up(t *testing.T, settings ...string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 6*time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "./up")
+	cmd := lab.AtMachine(ctx, "./up")
 	cmd.Env = append(os.Environ(), settings...)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("up: %v\n%s", err, out)

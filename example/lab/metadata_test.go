@@ -124,7 +124,7 @@ func TestWhatATokenNeeds(t *testing.T) {
 		begin(t, "metrics:", "metrics:")
 		awaittest.True(t, "token", granted)
 		outgrow()
-		thaw := freeze(t, "nova-api")
+		thaw := freeze(t, lab.NovaAPI...)
 		answer := make(chan string, 1)
 		go func() {
 			r, err := http.NewRequest(http.MethodGet, "http://"+agentsAddr+"/latest/meta-data/instance-id", http.NoBody)

@@ -155,7 +155,7 @@ func TestHowFailuresOfVendordataShow(t *testing.T) {
 	})
 	t.Run("fatal", func(t *testing.T) {
 		restart := func(value string) {
-			script(t, "./down", "nova-api")
+			script(t, append([]string{"./down"}, lab.NovaAPI...)...)
 			up(t, "VENDORDATA_FATAL="+value)
 		}
 		restart("true")
@@ -343,21 +343,31 @@ func TestKeystoneThatHangs(t *testing.T) {
 	a.audited(t, `"reason":"granted"`)
 }
 
-// freeze stops a service of the lab until thaw is called, or the test ends.
-func freeze(t *testing.T, name string) (thaw func()) {
+// freeze stops services of the lab until thaw is called, or the test ends.
+func freeze(t *testing.T, names ...string) (thaw func()) {
 	t.Helper()
-	data, err := os.ReadFile(filepath.Join(stateDir, "run", name+".pid"))
-	if err != nil {
-		t.Fatal(err)
+	var groups []int
+	for _, name := range names {
+		data, err := os.ReadFile(filepath.Join(stateDir, "run", name+".pid"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var pid int
+		if _, err := fmt.Sscanf(string(data), "%d", &pid); err != nil || pid <= 1 {
+			t.Fatalf("%s: %q, %v", name, data, err)
+		}
+		groups = append(groups, -pid)
 	}
-	var pid int
-	if _, err := fmt.Sscanf(string(data), "%d", &pid); err != nil || pid <= 1 {
-		t.Fatalf("%s: %q, %v", name, data, err)
+	thaw = func() {
+		for _, group := range groups {
+			_ = syscall.Kill(group, syscall.SIGCONT)
+		}
 	}
-	thaw = func() { _ = syscall.Kill(-pid, syscall.SIGCONT) }
 	t.Cleanup(thaw)
-	if err := syscall.Kill(-pid, syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
+	for _, group := range groups {
+		if err := syscall.Kill(group, syscall.SIGSTOP); err != nil {
+			t.Fatal(err)
+		}
 	}
 	return thaw
 }

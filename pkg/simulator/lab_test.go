@@ -4,6 +4,7 @@ package simulator_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/example/lab/labtest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/simulator"
 )
 
@@ -44,16 +46,29 @@ func (s *site) signIn(t *testing.T) {
 	}
 }
 
+// TestMain goes on where the services of the lab listen.
+func TestMain(m *testing.M) {
+	cloud, err := labtest.Selected()
+	if err == nil && !cloud.Entered() {
+		err = cloud.Enter()
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1) //nolint:forbidigo // a TestMain has no other way to fail
+	}
+	os.Exit(m.Run()) //nolint:forbidigo // a TestMain ends the process
+}
+
 // realSite is the lab that example/lab/up has started.
 func realSite(t *testing.T) *site {
 	t.Helper()
-	dir := os.Getenv("OPENSTACK_STATE")
-	if dir == "" {
-		dir = "/tmp/openstack-lab"
-	}
-	data, err := os.ReadFile(filepath.Join(dir, "demo.json"))
+	cloud, err := labtest.Selected()
 	if err != nil {
-		t.Fatalf("the lab is not up (run example/lab/up, as root): %v", err)
+		t.Fatal(err)
+	}
+	data, err := os.ReadFile(filepath.Join(cloud.StateDir, "demo.json"))
+	if err != nil {
+		t.Fatal(err)
 	}
 	var demo struct {
 		Servers map[string]struct{ ID string }
