@@ -158,6 +158,7 @@ service_dirs() { mkdir -p "$ETC/$1/policy.d" "$DATA/$1/lock"; }
 
 # shellcheck source=/dev/null
 . "$HERE/lib/$OPENSTACK_LAB/cloud.sh"
+# shellcheck source=SCRIPTDIR/outside.sh
 . "$HERE/lib/outside.sh"
 # shellcheck source=/dev/null
 . "$HERE/lib/$OPENSTACK_LAB/network.sh"
