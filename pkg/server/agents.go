@@ -192,6 +192,11 @@ func (a *Agents) parse(d *decision, r *http.Request, method string) (map[string]
 	return parseForm([]byte(r.URL.RawQuery))
 }
 
+// noAddress says what sends valid signatures without an address: the HAProxy that the OVS
+// agent's extension configures (neutron/agent/l2/extensions/metadata). It passes on what
+// the guest sends, so an address would be the guest's word.
+const noAddress = "there is no X-Forwarded-For: Neutron's extension metadata_path sends none, and is not supported; use its metadata agent"
+
 // readClaim reads the agent's headers about the instance. Each must be there once, and the
 // signature must be valid: hex(HMAC-SHA256(secret, instance ID))
 // (neutron/common/utils.py, sign_instance_id).
@@ -217,6 +222,8 @@ func (a *Agents) readClaim(d *decision, h http.Header) error {
 			return invalid("%s is empty", name)
 		case len(values) > 1 && name == headerForwardedFor:
 			return notOneAddress(values)
+		case len(values) == 0 && name == headerForwardedFor:
+			continue // see below
 		case len(values) != 1:
 			return invalid("%s is there %d times", name, len(values))
 		}
@@ -233,6 +240,9 @@ func (a *Agents) readClaim(d *decision, h http.Header) error {
 	id, err := attest.ParseInstanceID(claim["X-Instance-ID"])
 	if err != nil {
 		return invalid("X-Instance-ID: %v", err)
+	}
+	if claim[headerForwardedFor] == "" {
+		return &attest.Denied{Reason: agentUnsupported, Detail: noAddress}
 	}
 	addr, err := netip.ParseAddr(claim[headerForwardedFor])
 	if err != nil {

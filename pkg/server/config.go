@@ -180,7 +180,8 @@ type MetadataServiceConfig struct {
 	Nova string `yaml:"nova"`
 	// AgentsLimitHeaders is the operator's statement that each metadata agent of the
 	// cloud is of Neutron 2024.2 or older, or has the limit of
-	// example/metadata-service/agent-limits: otherwise neither the metadata service nor
+	// example/metadata-service/agent-limits, and that no host in agents has Neutron's
+	// extension metadata_path, which has no agent: otherwise neither the metadata service nor
 	// vendordata identifies an instance. It counts for both, also without listen. If
 	// false, the proof metadataService, a document alone and tokens of
 	// vendordata.audience are denied (agents_unlimited); address and Nova's metadata are

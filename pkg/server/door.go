@@ -38,6 +38,7 @@ const (
 	requestInvalid     attest.Reason = "request_invalid"
 	agentUnknown       attest.Reason = "agent_unknown"
 	agentClaimInvalid  attest.Reason = "agent_claim_invalid"
+	agentUnsupported   attest.Reason = "agent_unsupported"
 	callerDenied       attest.Reason = "caller_denied"
 	throttledAddress   attest.Reason = "throttled_address"
 	throttledInstance  attest.Reason = "throttled_instance"
