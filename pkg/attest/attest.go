@@ -131,6 +131,7 @@ func (a *Attestor) Attest(ctx context.Context, r Request) (j Judgment, err error
 	proven, err := a.prove(&j, role, believed, in, r.Evidence)
 	if others && isVerdict(err) {
 		err = errUnlimited() // another of the proofs could have held
+		j.failed("proof", role.grant.proofs, offered, err)
 	}
 	if err != nil {
 		return j, err

@@ -58,6 +58,37 @@ func TestUnlimitedAgents(t *testing.T) {
 	}
 }
 
+// The checks end with the one that decided, also where another proof was tried before.
+func TestChecksOfUnlimitedAgents(t *testing.T) {
+	agent := func(s *scene) attest.Evidence {
+		return attest.FromMetadataAgent(s.instance.ID, s.instance.ProjectID, attesttest.Addr)
+	}
+	for _, tt := range []struct {
+		name     string
+		proof    []attest.Proof
+		evidence func(*scene) attest.Evidence
+		before   int // checks that come first
+	}{
+		{"the metadata service", []attest.Proof{"metadataService"}, agent, 1},
+		{"a document", []attest.Proof{"document"}, func(s *scene) attest.Evidence { return withDocument(s.evidence, papers(s)) }, 1},
+		{"a document or the address, from elsewhere", []attest.Proof{"address", "document"}, func(s *scene) attest.Evidence {
+			return withDocument(attest.FromAddress(neighbor), papers(s))
+		}, 5}, // role, proof, audience, instance, address
+	} {
+		s := newScene(t)
+		s.grant.Proof, s.unlimited = tt.proof, true
+		s.evidence = tt.evidence(s)
+		j, err := s.attestor(t).Attest(t.Context(), s.request(t))
+		if outcome(err) != no(attest.AgentsUnlimited) || len(j.Checks) != tt.before+1 {
+			t.Errorf("%s: %v after %v", tt.name, err, j.Checks)
+			continue
+		}
+		if last := j.Checks[tt.before]; last.Name != "proof" || outcome(last.Err) != no(attest.AgentsUnlimited) {
+			t.Errorf("%s: the last check is %v", tt.name, last)
+		}
+	}
+}
+
 // What was granted by the address says so, though a document came with it.
 func TestUnlimitedAgentsLeaveTheAddress(t *testing.T) {
 	s := newScene(t)
