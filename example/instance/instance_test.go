@@ -31,6 +31,7 @@ type world struct {
 	mu       sync.Mutex
 	asked    []string
 	statuses map[string]int // by path
+	limit    int            // headers longer than this get 400; 0: none
 }
 
 func newWorld(t *testing.T) *world {
@@ -41,12 +42,18 @@ func newWorld(t *testing.T) *world {
 		w.mu.Lock()
 		w.asked = append(w.asked, strings.TrimSpace(fmt.Sprintf("%s %s %s %s", r.Method, r.RequestURI, r.Header.Get("Authorization"), body)))
 		status := w.statuses[r.URL.Path]
+		if length := len(r.Header.Get("X-Pad")); w.limit > 0 && length > w.limit {
+			status = http.StatusBadRequest
+		}
 		w.mu.Unlock()
 		if status != 0 {
 			rw.WriteHeader(status)
 			return
 		}
 		switch r.URL.Path {
+		case "/":
+		case "/identity/roles":
+			_, _ = io.WriteString(rw, `{"roles":["web"]}`)
 		case "/identity/token", "/auth":
 			_, _ = io.WriteString(rw, jwt)
 		case "/openstack/latest/vendor_data2.json":

@@ -3,6 +3,7 @@
 # else by the instance's address. It needs only sh, curl and grep.
 #
 #   token.sh [-r ROLE] [-a AUDIENCE] [-u URL] [-c CAFILE] [-w WAY]... [-i INTERFACE] [-d DRIVE] [-o FILE]
+#   token.sh --check [-i INTERFACE]
 #
 #   -r ROLE      the role; default: $ROLE
 #   -a AUDIENCE  the service that the token is for; default: $AUDIENCE, else the role's first
@@ -17,6 +18,10 @@
 #                mount it takes root; it is unmounted again
 #   -o FILE      write the token to FILE, at once and readable for its owner alone, instead of printing it; other users
 #                must not be able to write to its directory
+#
+# --check gets no token. It tells whether the metadata service answers, whether the agent of this hypervisor has the limit that
+# Neutron 2025.1 and later need (example/metadata-service/agent-limits), and whether the authenticator is behind it. It prints a
+# line for each. The exit status is 0 if all are as they should be, 1 if one is not, 75 if one did not answer.
 #
 # Proxies (http_proxy and the like), .curlrc and redirects are ignored: a proxy would use its own machine's metadata
 # service and address.
@@ -41,6 +46,11 @@ usage() {
 say() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
 
 [ "${1:-}" != --help ] || usage 0
+check=
+if [ "${1:-}" = --check ]; then
+    check=1
+    shift
+fi
 own=
 while getopts r:a:u:c:w:i:d:o:h option; do
     case $option in
@@ -59,7 +69,7 @@ done
 shift $((OPTIND - 1))
 ways=${own:-${ways:-metadata document address}}
 [ $# = 0 ] || usage 2 >&2
-if [ -z "$role" ]; then
+if [ -z "$role$check" ]; then
     say "no role; name one with -r"
     exit 2
 fi
@@ -235,6 +245,56 @@ ask() {
     metadata=
 }
 
+# check: the lines of --check. The request that is too long has a header of 5 KB that means nothing.
+check() {
+    wrong='' again=''
+    ask /
+    case $status in
+    000)
+        echo "metadata service: no answer"
+        again=1
+        ;;
+    400)
+        echo "metadata service: refuses a plain request (status 400) at $metadata"
+        wrong=1
+        ;;
+    *)
+        echo "metadata service: answers (status $status) at $metadata"
+        case $status in
+        429 | 5??) again=1 ;;
+        esac
+        ;;
+    esac
+    ask / -H "X-Pad: $(printf '%5000s' '' | tr ' ' a)"
+    case $wrong$status in
+    400) echo "limit: in place (5 KB of headers get status 400)" ;;
+    000 | 429 | 1*)
+        echo "limit: unknown (5 KB of headers get status $status)"
+        again=1
+        ;;
+    *)
+        echo "limit: missing (5 KB of headers get status $status); Neutron 2025.1 and later need it"
+        wrong=1
+        ;;
+    esac
+    ask /identity/roles
+    case $status in
+    200) echo "identity: answers (status 200)" ;;
+    403) echo "identity: answers and denies (status 403); the audit log of the authenticator has the reason" ;;
+    000 | 409 | 429 | 5??)
+        echo "identity: no answer now (status $status)"
+        again=1
+        ;;
+    *)
+        echo "identity: not there (status $status)"
+        wrong=1
+        ;;
+    esac
+    [ -z "$wrong" ] || exit 1
+    [ -z "$again" ] || exit 75
+    exit 0
+}
+
 by_metadata() {
     ask "/identity/token?format=token&role=$(escape "$role")${audience:+&audience=$(escape "$audience")}" -X PUT
 }
@@ -318,6 +378,8 @@ by_address() {
         by_auth instance_id "$(field uuid)"
     fi
 }
+
+[ -z "$check" ] || check
 
 again=
 for way in $ways; do

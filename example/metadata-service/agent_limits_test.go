@@ -255,8 +255,15 @@ func TestAgentLimitsWrapper(t *testing.T) {
 	if out, err := run(path, limits, "-c", "-f", agents); err != nil {
 		t.Errorf("with the limit: %v\n%s", err, out)
 	}
-	if out, err := run(path, filepath.Join(dir, "missing.cfg"), "-c", "-f", agents); err == nil || !strings.Contains(out, "missing.cfg cannot be read") {
+	if out, err := run(path, filepath.Join(dir, "missing.cfg"), "-c", "-f", agents); err == nil || !strings.Contains(out, "missing.cfg can be read") {
 		t.Errorf("without the file of the limit: %v\n%s", err, out)
+	}
+	// Of several files the first that can be read counts.
+	if out, err := run(path, filepath.Join(dir, "missing.cfg")+":"+limits, "-c", "-f", agents); err != nil {
+		t.Errorf("with the limit in the second place: %v\n%s", err, out)
+	}
+	if out, err := run(path, filepath.Join(dir, "missing.cfg")+":"+dir+"/none.cfg", "-c", "-f", agents); err == nil || !strings.Contains(out, "none.cfg can be read") {
+		t.Errorf("without the file of the limit in two places: %v\n%s", err, out)
 	}
 	if out, err := run(path, filepath.Join(dir, "missing.cfg"), "-c", "-f", others); err != nil {
 		t.Errorf("another configuration: %v\n%s", err, out)

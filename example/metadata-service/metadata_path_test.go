@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"crypto/hmac"
 	"crypto/sha256"
+	"encoding/base64"
 	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -54,6 +56,25 @@ backend one
 		return err == nil
 	})
 	return address
+}
+
+// subject returns whom the token of an answer is for.
+func subject(t *testing.T, answer string) string {
+	t.Helper()
+	_, body, _ := strings.Cut(answer, "\r\n\r\n")
+	var granted struct{ Token string }
+	var claims struct{ Sub string }
+	if err := json.Unmarshal([]byte(body), &granted); err != nil || strings.Count(granted.Token, ".") != 2 {
+		t.Fatalf("no token: %v %s", err, answer)
+	}
+	text, err := base64.RawURLEncoding.DecodeString(strings.Split(granted.Token, ".")[1])
+	if err == nil {
+		err = json.Unmarshal(text, &claims)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return claims.Sub
 }
 
 // Neutron's extension metadata_path is refused: its requests have no address that anybody but the guest wrote. The audit
@@ -108,6 +129,12 @@ func TestMetadataPathIsRefused(t *testing.T) {
 		refused("with a neighbor's address", guestWrites("X-Forwarded-For: 10.20.0.12"), "address_mismatch")
 		refused("with a neighbor's address and headers", guestWrites("X-Forwarded-For: 10.20.0.12", "X-Instance-ID: "+neighbor), "address_mismatch")
 		refused("with two addresses", guestWrites("X-Forwarded-For: "+guest, "X-Forwarded-For: "+guest), "agent_claim_invalid")
+		// The limit of what the guest's own word can do: its token is for itself, whatever else it writes.
+		own := guestWrites("X-Forwarded-For: "+guest, "X-Instance-ID: "+neighbor, "X-Tenant-ID: other", "X-Instance-ID-Signature: 00")
+		got := send(t, s, host, own)
+		if sub := subject(t, got); sub != instance {
+			t.Errorf("with its own address: %q, %s", sub, got)
+		}
 		if got := send(t, s, host, "GET /latest/meta-data/"); !strings.Contains(got, "nova: GET /latest/meta-data/ for "+instance) {
 			t.Errorf("Nova's metadata: %s", got)
 		}
