@@ -1,12 +1,14 @@
 package metadataservice_test
 
 import (
+	"errors"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/awaittest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/simulator"
 )
 
@@ -34,10 +36,17 @@ func TestAgentsInTheAuditLog(t *testing.T) {
 		}
 	}
 	_, _ = s.ask(t.Context(), "21", "", put) // without a certificate
-	out, err := exec.CommandContext(t.Context(), jq, "-rnf", "agent-limits/agents.jq", audit).CombinedOutput()
 	const want = "NET21 named 2 instances\nNET22 named 2 instances\nNET23 named 1 instances\n" +
 		other + " was named by NET21 NET22\n" + stopped + " was named by NET22 NET23\n"
-	if got := strings.ReplaceAll(string(out), s.net, "NET"); err != nil || got != want {
+	var got string
+	err = awaittest.Poll(t.Context(), 20*time.Second, func() error { // lines are written after the answer
+		out, err := exec.CommandContext(t.Context(), jq, "-rnf", "agent-limits/agents.jq", audit).CombinedOutput()
+		if got = strings.ReplaceAll(string(out), s.net, "NET"); err == nil && got != want {
+			err = errors.New("another text")
+		}
+		return err
+	})
+	if err != nil {
 		t.Errorf("%v\n%s\nwant\n%s", err, got, want)
 	}
 }

@@ -1,7 +1,6 @@
 package metadataservice_test
 
 import (
-	"bytes"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/base64"
@@ -114,13 +113,20 @@ func TestMetadataPathIsRefused(t *testing.T) {
 			if !strings.HasPrefix(got, "HTTP/1.1 403 ") || !strings.Contains(got, `{"error":"access_denied","request_id":"`) {
 				t.Errorf("%s: %s", name, got)
 			}
-			log, err := os.ReadFile(audit)
-			if err != nil {
-				t.Fatal(err)
-			}
-			lines := bytes.Split(bytes.TrimSpace(log), []byte("\n"))
-			if last := lines[len(lines)-1]; !bytes.Contains(last, []byte(`"reason":"`+reason+`"`)) {
-				t.Errorf("%s: %s", name, last)
+			_, id, _ := strings.Cut(got, `"request_id":"`)
+			id, _, _ = strings.Cut(id, `"`)
+			var line string
+			awaittest.True(t, "the audit line", func() bool {
+				log, _ := os.ReadFile(audit)
+				for line = range strings.Lines(string(log)) {
+					if strings.Contains(line, `"request_id":"`+id+`"`) {
+						return true
+					}
+				}
+				return false
+			})
+			if !strings.Contains(line, `"reason":"`+reason+`"`) {
+				t.Errorf("%s: %s", name, line)
 			}
 		}
 		refused("as the guest asks", put, "agent_unsupported")
