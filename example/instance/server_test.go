@@ -17,6 +17,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -195,6 +196,10 @@ func (m *metadataService) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	body, _ := io.ReadAll(resp.Body)
 	if request.Method == http.MethodPost {
 		body = fmt.Appendf(nil, `{"static": {"document": "x"}, "instance_identity": %s, "other": {"document": "y"}}`, bytes.TrimSpace(body))
+	}
+	if strings.HasPrefix(r.URL.Path, "/identity/") && (!slices.Contains([]int{200, 400, 403, 404, 409, 500}, resp.StatusCode) || len(body) == 0 || resp.ContentLength < 0) {
+		w.WriteHeader(http.StatusBadGateway) // as Neutron 2025.1 does
+		return
 	}
 	w.WriteHeader(resp.StatusCode)
 	_, _ = w.Write(body)

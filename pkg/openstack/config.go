@@ -26,7 +26,8 @@ type Config struct {
 	// Lookup says how an instance is found: show (GET /servers/ID, for an admin, or for a reader of one project, who
 	// sees only that project), list (the least rights over all projects; see example/openstack) or auto. Default: auto.
 	Lookup string `yaml:"lookup"`
-	// Timeout limits a whole lookup, including a login that it needs. Default: 3s.
+	// Timeout limits a whole lookup, including a login that it needs. A guest of the metadata service is told after 1.5s
+	// to ask again, and its lookup goes on until then. Default: 3s.
 	Timeout time.Duration `yaml:"timeout"`
 	// MaxConcurrent limits the calls that are in flight at the same time. Default: 64.
 	MaxConcurrent int `yaml:"maxConcurrent"`

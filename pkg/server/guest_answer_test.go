@@ -1,6 +1,7 @@
 package server_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -433,4 +434,52 @@ func TestAnswersOfAServerThatStops(t *testing.T) {
 	if err := <-ended; err != nil {
 		t.Error(err)
 	}
+}
+
+// Whatever bytes a guest makes an agent send, each answer reaches the guest, and no claim that
+// is not signed gets a token.
+func FuzzBytesToTheAgentsListener(f *testing.F) {
+	h := newMetadataDoor(f, newScene(f), func(c *server.MetadataServiceConfig) { c.Agents = prefixes("127.0.0.0/8") })
+	at := h.serveAgents(f)
+	var calls atomic.Uint32
+	for _, seed := range []string{
+		agentRequest("PUT "+webToken, ""), agentRequest("GET /identity/roles", ""), agentRequest("PUT "+webToken, "Content-Length: 5\r\n\r\nhello"),
+		agentRequest("PUT "+webToken, "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nA: b\r\n\r\n"), agentRequest("POST /latest", "Expect: 100-continue\r\nContent-Length: 5\r\n"),
+		"GET /latest HTTP/1.0\r\n\r\n", "GET / HTTP/1.1\nHost: x\n\n", "\r\n\r\nGET /%zz HTTP/1.1\r\nHost: x\r\n\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+		"GET /identity/../identity HTTP/1.1\r\nHost: x\r\n\r\nPUT /identity/token?role=%ff HTTP/1.1\r\nHost: x\r\n\r\n", "CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n",
+		"GET / HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n", "GET / HTTP/1.1\r\nHost: \x00\r\n\r\n", "GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+	} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, request []byte) {
+		if bytes.Contains(request, []byte("HEAD")) {
+			return // its answer has no body
+		}
+		n := calls.Add(1) // one address has too few ports
+		conn := listentest.DialFrom(t, fmt.Sprintf("127.1.%d.%d", n>>8%250, 1+n%250), at)
+		_, _ = conn.Write(request)
+		_ = conn.(*net.TCPConn).CloseWrite()
+		all, _ := io.ReadAll(conn)
+		for r := bufio.NewReader(bytes.NewReader(all)); ; {
+			began := len(all) - r.Buffered()
+			if _, err := r.Peek(1); err != nil {
+				return
+			}
+			resp, err := http.ReadResponse(r, nil)
+			if err != nil {
+				t.Fatalf("%q is answered with %q from byte %d", request, all, began)
+			}
+			body, err := io.ReadAll(resp.Body)
+			if err != nil || len(body) == 0 || resp.ContentLength != int64(len(body)) || len(resp.TransferEncoding) > 0 || !slices.Contains([]int{200, 400, 403, 404, 409, 500}, resp.StatusCode) ||
+				bytes.ContainsFunc(body, func(r rune) bool { return r > '~' }) {
+				t.Fatalf("%q is answered with %q, %v", request, all, err)
+			}
+			if kind := resp.Header.Get("Content-Type"); kind != jsonType && kind != "text/plain; charset=utf-8" {
+				t.Fatalf("%q is answered with %q", request, all)
+			}
+			if resp.StatusCode == 200 && !bytes.Contains(bytes.ToLower(request), []byte(sign(webID, secret))) {
+				t.Fatalf("%q gets %q", request, all)
+			}
+		}
+	})
 }
