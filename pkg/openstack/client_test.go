@@ -32,9 +32,10 @@ func TestMicroversionIsTheNewestThatBothKnow(t *testing.T) {
 	}{
 		{name: "the oldest", cloud: "2.1", want: "2.1"},
 		{name: "one in between", cloud: "2.60", want: "2.60"},
-		{name: "the newest that is known", cloud: "2.93", want: "2.93"},
-		{name: "a cloud that has newer ones", cloud: "2.93", want: "2.93", document: document("2.104", "2.1")},
-		{name: "a cloud without the old ones", cloud: "2.93", want: "2.93", document: document("2.104", "2.93")},
+		{name: "that of Zed", cloud: "2.93", want: "2.93"},
+		{name: "the newest that is known", cloud: "2.103", want: "2.103"},
+		{name: "a cloud that has newer ones", cloud: "2.103", want: "2.103", document: document("2.104", "2.1")},
+		{name: "a cloud without the old ones", cloud: "2.103", want: "2.103", document: document("2.104", "2.103")},
 	} {
 		for user, project := range map[string]string{"admin": "admin", "authenticator": "service"} {
 			t.Run(test.name+", for "+user, func(t *testing.T) {
@@ -95,7 +96,7 @@ func TestInvalidVersionDocuments(t *testing.T) {
 		{"a lowest microversion that is not a number", version("2.93", "old"), true, "min_version"},
 		{"another major version", version("3.5", "3.1"), true, "2.1 and later"},
 		{"a negative minor", version("2.-5", "2.1"), true, "2.1 and later"},
-		{"a cloud that requires a newer one", version("2.200", "2.94"), true, "2.94 at least"},
+		{"a cloud that requires a newer one", version("2.200", "2.104"), true, "2.104 at least"},
 		{"a refusal", simulator.Fault{Status: 403}, true, "nova refuses"},
 		{"HTML", simulator.Fault{ContentType: "text/html", Body: []byte("<h1>maintenance</h1>")}, false, "invalid character"},
 		{"an outage", simulator.Fault{Status: 503}, false, "503"},
@@ -127,7 +128,7 @@ func TestConnectLogsInOnce(t *testing.T) {
 	}
 	want := openstack.Info{
 		Account:  "authenticator at " + cloud.AuthURL() + " (the OS_* variables)",
-		Endpoint: strings.Replace(cloud.AuthURL(), "/identity/v3", "/compute/v2.1/", 1), Microversion: "2.93",
+		Endpoint: strings.Replace(cloud.AuthURL(), "/identity/v3", "/compute/v2.1/", 1), Microversion: "2.103",
 		Lookup: openstack.LookupList, Scope: "of all projects (list)",
 	}
 	if diff := cmp.Diff(want, info); diff != "" {

@@ -49,17 +49,17 @@ func TestRecordedAnswers(t *testing.T) {
 		id := attesttest.ID(t, s)
 		return id
 	}
-	at := func(mac attest.MAC, addrs ...string) []attest.Address {
+	at := func(network string, mac attest.MAC, addrs ...string) []attest.Address {
 		var all []attest.Address
 		for _, a := range addrs {
-			all = append(all, attest.Address{Network: "private", Addr: netip.MustParseAddr(a), MAC: mac})
+			all = append(all, attest.Address{Network: network, Addr: netip.MustParseAddr(a), MAC: mac})
 		}
 		return all
 	}
 	web := attest.Instance{
 		ID: id("64dfbbdf-552c-4ae7-9dab-666eade6030f"), Name: "web-1", Phase: attest.PhaseRunning, State: "ACTIVE",
 		ProjectID: "f7a19a7f8c924b0caebdd89e9822a4fb", UserID: "c7831f21b3a247b9b8bacc667b6f96b6", Metadata: map[string]string{"role": "web"},
-		Created: birth, Launched: birth.Add(4 * time.Second), Addresses: at(attest.MAC{0xfa, 0x16, 0x3e, 0x73, 0xce, 0x1b}, "10.20.0.11", "172.24.4.145"),
+		Created: birth, Launched: birth.Add(4 * time.Second), Addresses: at("private", attest.MAC{0xfa, 0x16, 0x3e, 0x73, 0xce, 0x1b}, "10.20.0.11", "172.24.4.145"),
 		ImageID: "44742495-68d3-4c10-8642-423ed054a9f2", Flavor: "m1.nano", Zone: "nova", Hostname: "web-1",
 	}
 	webBefore247 := web
@@ -73,10 +73,19 @@ func TestRecordedAnswers(t *testing.T) {
 	building.Phase, building.State, building.Metadata = attest.PhaseBuilding, "BUILD with task scheduling", map[string]string{"role": "probe"}
 	rebuilt.Phase, rebuilt.State, rebuilt.Metadata = attest.PhaseRunning, "ACTIVE", map[string]string{"role": "changed"}
 	rebuilt.Launched = time.Date(2026, 11, 22, 7, 20, 26, 0, time.UTC)
-	rebuilt.Addresses, rebuilt.Zone = at(attest.MAC{0xfa, 0x16, 0x3e, 0x79, 0x54, 0xe5}, "10.20.0.75"), "nova"
+	rebuilt.Addresses, rebuilt.Zone = at("private", attest.MAC{0xfa, 0x16, 0x3e, 0x79, 0x54, 0xe5}, "10.20.0.75"), "nova"
 	building.ImageID, rebuilt.ImageID = "00b0d405-def6-4011-ba78-ee6a06692e9d", "24bdb424-4713-4a4c-a173-77004fc13dd1"
 
+	newer := attest.Instance{
+		ID: id("44baafd2-e46f-4aef-9c04-6fdff8354283"), Name: "web-1", Phase: attest.PhaseRunning, State: "ACTIVE",
+		ProjectID: "11f3a327d14646adbdfff3d72d094c15", UserID: "b0f76f7d09c146dfa68a70fd32ace330", Metadata: map[string]string{"role": "web"},
+		Created: time.Date(2026, 11, 27, 23, 56, 5, 0, time.UTC), Launched: time.Date(2026, 11, 27, 23, 56, 21, 0, time.UTC),
+		Addresses: at("workloads", attest.MAC{0xfa, 0x16, 0x3e, 0x58, 0x81, 0x4f}, "10.20.0.11", "fd20::11", "172.24.4.135"),
+		ImageID:   "a0992ada-375a-44c5-8b8b-2995a337ca18", Flavor: "m1.nano", Zone: "nova", Hostname: "web-1",
+	}
+
 	for name, want := range map[string]attest.Instance{
+		"server-show-2.103-admin": newer, "server-show-2.103-member": newer,
 		"server-show-2.1-member": webBefore247, "server-show-2.93-admin": web, "server-show-build": building, "server-show-rebuilt": rebuilt,
 	} {
 		got, err := decode(recorded(t, name))
@@ -209,7 +218,7 @@ func TestNullInMetadataIsAbsent(t *testing.T) {
 
 // An accepted record has what rules and tokens use.
 func FuzzRecord(f *testing.F) {
-	for _, name := range []string{"server-show-2.1-member", "server-show-2.93-admin", "server-show-build", "server-show-rebuilt"} {
+	for _, name := range []string{"server-show-2.1-member", "server-show-2.93-admin", "server-show-2.103-admin", "server-show-build", "server-show-rebuilt"} {
 		f.Add(recorded(f, name))
 	}
 	f.Add([]byte(leastRecord))

@@ -14,8 +14,8 @@ import (
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/secret"
 )
 
-// newestMinor is the newest microversion of 2 that was tested. Later ones may change the records.
-const newestMinor = 93
+// newestMinor is the newest microversion of 2 that was tested, that of OpenStack 2026.1. Later ones may change the records.
+const newestMinor = 103
 
 // versionDocument is the answer of the root of an API and of each of its versions (Keystone:
 // api-ref/source/v3/versions.inc; Nova: api-ref/source/versions.inc). Keystone nests its list once more.

@@ -84,11 +84,18 @@ func realSite(t *testing.T) *site {
 	return s
 }
 
-// simulatedSite has the accounts and servers of the lab on which the answers depend.
+// simulatedSite has the microversions of the lab, and the accounts and servers on which the answers depend.
 func simulatedSite(t *testing.T) *site {
 	t.Helper()
+	cloud, err := labtest.Selected()
+	if err != nil {
+		t.Fatal(err)
+	}
 	c, err := simulator.Start()
 	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.SetMaxMicroversion(cloud.Microversion); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = c.Close() })
@@ -199,7 +206,13 @@ func TestTheSimulatorAnswersAsTheLab(t *testing.T) {
 
 	compare("nova /", request{method: "GET", at: "compute", path: "/"})
 	compare("nova /v2.1/", request{method: "GET", at: "compute", path: "/v2.1/"})
-	for _, version := range []string{"", "2.1", "2.93", "2.94", "latest", "abc"} {
+	// Those that change a record, the newest of each lab, and the next.
+	for _, version := range []string{"2.95", "2.96", "2.97", "2.98", "2.99", "2.100"} {
+		for _, account := range []string{"demo", "authenticator-admin"} {
+			compare(account+" "+version+" shows", request{method: "GET", at: "compute", path: "/v2.1/servers/{web-1}", account: account, version: version})
+		}
+	}
+	for _, version := range []string{"", "2.1", "2.93", "2.94", "2.103", "2.104", "latest", "abc"} {
 		for _, account := range []string{"demo", "authenticator-admin", "authenticator", "other", "no token", "an invalid token"} {
 			for _, path := range []string{
 				"/v2.1/servers/{web-1}", "/v2.1/servers/{WEB-1}", "/v2.1/servers/{other-1}", "/v2.1/servers/{unknown}", "/v2.1/servers/not-a-uuid",

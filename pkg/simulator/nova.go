@@ -52,7 +52,7 @@ func (c *Cloud) SetPolicy(p Policy) {
 // microversion is a version of the compute API.
 type microversion struct{ major, minor int }
 
-func newestMicroversion() microversion { return microversion{2, 93} }
+func newestMicroversion() microversion { return microversion{2, 103} }
 
 func (v microversion) text() string { return fmt.Sprintf("%d.%d", v.major, v.minor) }
 
@@ -73,7 +73,7 @@ func parseMicroversion(s string) (v microversion, ok bool) {
 }
 
 // SetMaxMicroversion makes an older cloud, which answers later versions with 406. The version must be between "2.1" and
-// "2.93", the default: fields of later versions are unknown here.
+// "2.103", the default: fields of later versions are unknown here.
 func (c *Cloud) SetMaxMicroversion(version string) error {
 	v, ok := parseMicroversion(version)
 	if !ok || !v.since(1) || newestMicroversion().less(v) {

@@ -190,6 +190,8 @@ func (v view) addVersioned(record object, s Server) {
 		{63, "trusted_image_certificates", nil},
 		{73, "locked_reason", nil},
 		{90, "OS-EXT-SRV-ATTR:hostname", s.Hostname},
+		{96, "pinned_availability_zone", nil},
+		{100, "scheduler_hints", object{}},
 	}
 	for _, f := range fields {
 		if v.version.since(f.since) {
@@ -266,7 +268,11 @@ func (v view) image(s Server) any {
 	if s.ImageID == "" {
 		return ""
 	}
-	return object{"id": s.ImageID, "links": v.bookmark("images", s.ImageID)}
+	image := object{"id": s.ImageID, "links": v.bookmark("images", s.ImageID)}
+	if v.version.since(98) {
+		image["properties"] = object{}
+	}
+	return image
 }
 
 // flavor returns a reference below 2.47, and from then on a copy without the ID.

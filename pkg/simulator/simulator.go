@@ -3,8 +3,8 @@
 // fail ([Cloud.Fail]).
 //
 // It promises, for the requests it knows, the statuses, headers and JSON shapes recorded from OpenStack Zed (Keystone 22,
-// Nova 26, microversions 2.1 to 2.93) with the default policy and that of a least-rights account: a role instance_reader
-// that may list the servers of all projects (see [Policy]).
+// Nova 26, microversions 2.1 to 2.93) and 2026.1 (Keystone 29, Nova 33, to 2.103) with the default policy and that of a
+// least-rights account: a role instance_reader that may list the servers of all projects (see [Policy]).
 //
 // It does not protect secrets, stores nothing, gives every user one scope, and shows no server that is being deleted.
 // Real Nova caches validated tokens for minutes; this one forgets a revoked token at once. An unknown query parameter is

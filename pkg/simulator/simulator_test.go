@@ -186,9 +186,13 @@ func load(t *testing.T, name string) recording {
 	return r
 }
 
-// The recordings are answers of OpenStack Zed. Headers that hold an ID or an address are compared by their presence.
+// The recordings are answers of OpenStack Zed, those of microversion 2.103 of 2026.1. Headers that hold an ID or an address are
+// compared by their presence.
 func TestAnswersHaveTheRecordedShape(t *testing.T) {
-	c := start(t)
+	newer, c := start(t), start(t)
+	if err := c.SetMaxMicroversion("2.93"); err != nil {
+		t.Fatal(err)
+	}
 	boss, demo, validator := login(t, c, "boss"), login(t, c, "demo"), login(t, c, "validator")
 	tokens := c.AuthURL() + "/auth/tokens"
 	show := func(id, token, version string) func(t *testing.T) answer {
@@ -220,6 +224,10 @@ func TestAnswersHaveTheRecordedShape(t *testing.T) {
 		{"server-show-2.93-admin", show(web, boss, "2.93"), shapes, nil},
 		{"server-show-2.93-member", show(web, demo, "latest"), shapes, nil},
 		{"server-show-build", show(build, boss, "2.93"), shapes, []string{"OS-EXT-SRV-ATTR:user_data", "trusted_image_certificates"}},
+		{"server-show-2.103-admin", func(t *testing.T) answer { return getNova(t, newer, "/servers/"+web, login(t, newer, "boss"), "2.103") }, shapes, []string{"addresses"}},
+		{"server-show-2.103-member", func(t *testing.T) answer {
+			return getNova(t, newer, "/servers/"+web, login(t, newer, "demo"), "latest")
+		}, shapes, []string{"addresses"}},
 		{"server-404-unknown", show(unknown, demo, ""), exact, nil},
 		{"server-404-other-project", show(foreign, demo, ""), exact, nil},
 		{"server-401-no-token", show(web, "", ""), exact, nil},
