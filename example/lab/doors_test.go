@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -98,7 +99,7 @@ func userID(t *testing.T, name string) string {
 // guest runs curl in an instance, and gives the status and the body.
 func guest(t *testing.T, server string, args ...string) (status int, body string) {
 	t.Helper()
-	args = append([]string{"./instance", server, "curl", "-sS", "-m", "40", "-w", "\n%{http_code}"}, args...)
+	args = append([]string{"./instance", named(server), "curl", "-sS", "-m", "40", "-w", "\n%{http_code}"}, args...)
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
@@ -176,13 +177,15 @@ func TestDocumentOfARealInstance(t *testing.T) {
 			t.Fatal("the README has no commands for the instance")
 		}
 		commands = strings.NewReplacer("https://id.example.com", "http://172.24.4.1:8791", "role=web", "role=papers").Replace(commands)
-		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-		defer cancel()
-		out, err := exec.CommandContext(ctx, "./instance", "db-1", "sh", "-euc", commands).Output()
-		if err != nil {
-			t.Fatalf("%v\n%s", err, stderrOf(err))
-		}
-		verify(t, strings.TrimSpace(string(out)), publicURL+"/roles/papers")
+		var token string
+		awaittest.Within(t, 2*time.Minute, "token", func() bool { // as in vendordata
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			out, err := exec.CommandContext(ctx, "./instance", db.ID, "sh", "-euc", commands).Output()
+			token = strings.TrimSpace(string(out))
+			return err == nil
+		})
+		verify(t, token, publicURL+"/roles/papers")
 	})
 
 	t.Run("void after a rebuild", func(t *testing.T) {
@@ -562,6 +565,12 @@ func TestIdentityFromTheMetadataService(t *testing.T) {
 			if strings.Contains(path, "vendor_data2.json") || strings.Contains(path, "meta_data.json") {
 				ours, bare = withoutOurs(ours), withoutOurs(bare)
 			}
+			if bare == noAnswer {
+				if !strings.HasPrefix(ours, "HTTP/1.1 500 ") {
+					t.Errorf("%s, which Nova does not answer: %.600q", path, ours)
+				}
+				continue
+			}
 			if ours != bare {
 				t.Errorf("%s: with us\n%.600q\nwithout\n%.600q", path, ours, bare)
 			}
@@ -650,6 +659,10 @@ func agentAsks(t *testing.T, address, id, project, from, request string) string 
 	return agentSends(t, address, id, project, from, request, "")
 }
 
+// noAnswer is of a connection that was closed without one. Nova's WSGI applications do so, behind uWSGI, for a path that
+// they cannot take, such as one below a value.
+const noAnswer = "no answer"
+
 func agentSends(t *testing.T, address, id, project, from, request, body string) string {
 	t.Helper()
 	c, err := (&net.Dialer{Timeout: 5 * time.Second}).DialContext(t.Context(), "tcp", address)
@@ -667,6 +680,9 @@ func agentSends(t *testing.T, address, id, project, from, request, body string) 
 	reader := bufio.NewReader(c)
 	for {
 		line, err := reader.ReadString('\n')
+		if errors.Is(err, io.EOF) && line == "" && status == "" {
+			return noAnswer
+		}
 		if err != nil {
 			t.Fatalf("%s: %v after %q", request, err, header)
 		}

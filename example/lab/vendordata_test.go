@@ -35,19 +35,22 @@ func doorsBut(t *testing.T, pairs ...string) *authenticator {
 	return start(t, config{cloud: "authenticator", here: true, whole: strings.NewReplacer(pairs...).Replace(text)})
 }
 
-// wantNothing reads as the instance does, and looks for why in the audit log, if
-// anything should be in it.
+// wantNothing reads as the instance does, and looks for why in the audit log, if anything should be in it. On a busy machine
+// the answer may first come too late for Nova, which is another reason: it reads again.
 func wantNothing(t *testing.T, a *authenticator, server, reason string) {
 	t.Helper()
-	status, all := readVendordata(t, server)
-	if ours, there := all[identityTarget]; status != http.StatusOK || !there || len(ours) != 0 || len(all["static"]) == 0 {
-		t.Errorf("the instance reads %d %v, want {} under our name and the static part", status, all)
-	}
-	if reason != "" {
-		awaittest.Within(t, 10*time.Second, "audit line with "+reason, func() bool {
-			return strings.Contains(a.read("audit.log"), `"door":"vendordata","outcome":"`) && strings.Contains(a.read("audit.log"), `"reason":"`+reason+`"`)
-		})
-	}
+	awaittest.Within(t, time.Minute, "audit line with "+reason, func() bool {
+		status, all := readVendordata(t, server)
+		if ours, there := all[identityTarget]; status != http.StatusOK || !there || len(ours) != 0 || len(all["static"]) == 0 {
+			t.Errorf("the instance reads %d %v, want {} under our name and the static part", status, all)
+			return true
+		}
+		if reason == "" {
+			return true
+		}
+		log := a.read("audit.log")
+		return strings.Contains(log, `"door":"vendordata","outcome":"`) && strings.Contains(log, `"reason":"`+reason+`"`)
+	})
 }
 
 // What example/vendordata/README.md says of failures.
@@ -160,8 +163,8 @@ func TestHowFailuresOfVendordataShow(t *testing.T) {
 		}
 		restart("true")
 		t.Cleanup(func() { restart("false") })
-		if status, _ := readVendordata(t, "web-1"); status != http.StatusInternalServerError {
-			t.Errorf("the instance gets %d, want 500", status)
+		if status, _ := readVendordata(t, "web-1"); status != lab.NoAnswer {
+			t.Errorf("the instance gets %d, want %d", status, lab.NoAnswer)
 		}
 		if status, _ := guest(t, "web-1", metadataURL+"/openstack/latest/meta_data.json"); status != http.StatusOK {
 			t.Errorf("meta_data.json: %d", status)

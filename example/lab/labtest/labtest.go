@@ -7,6 +7,7 @@ package labtest
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -25,6 +26,7 @@ type Cloud struct {
 	Agent        string   // Neutron's metadata agent, a service of example/lab/up
 	NovaAPI      []string // the services with Nova's compute and metadata APIs
 	Microversion string   // the newest of Nova
+	NoAnswer     int      // what the agent answers when Nova's metadata API fails: it has a bare 500, or closes the connection
 }
 
 // Selected returns the cloud that $OPENSTACK_LAB and $OPENSTACK_STATE name, by default Zed's.
@@ -34,12 +36,12 @@ func Selected() (Cloud, error) {
 	case "", "zed":
 		c = Cloud{
 			Name: "zed", StateDir: "/tmp/openstack-lab", Namespace: "oslab",
-			Agent: "metadata-agent", NovaAPI: []string{"nova-api"}, Microversion: "2.93",
+			Agent: "metadata-agent", NovaAPI: []string{"nova-api"}, Microversion: "2.93", NoAnswer: http.StatusInternalServerError,
 		}
 	case "2026.1":
 		c = Cloud{
 			Name: "2026.1", StateDir: "/tmp/openstack-lab-2026.1", Namespace: "oslab-2026.1", Own: true,
-			Agent: "ovn-agent", NovaAPI: []string{"nova-api", "nova-metadata"}, Microversion: "2.100",
+			Agent: "ovn-agent", NovaAPI: []string{"nova-api", "nova-metadata"}, Microversion: "2.103", NoAnswer: http.StatusServiceUnavailable,
 		}
 	default:
 		return c, fmt.Errorf("OPENSTACK_LAB is %q; the clouds are zed and 2026.1", name)

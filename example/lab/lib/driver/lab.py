@@ -68,5 +68,5 @@ class Driver(fake.SameHostColdMigrateDriver):
     def suspend(self, context, instance):
         self.instances[instance.uuid].state = power_state.SUSPENDED
 
-    def resume(self, context, instance, network_info, block_device_info=None):
+    def resume(self, context, instance, *args, **kwargs):
         self.instances[instance.uuid].state = power_state.RUNNING
