@@ -3,8 +3,6 @@ package openstack_test
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -21,6 +19,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/openstack"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/venvtest"
 )
 
 var updateSDK = flag.Bool("update-sdk", false, "write testdata/sdk/answers.json")
@@ -242,45 +241,7 @@ func sdkPython(t *testing.T) (string, error) {
 	if testing.Short() {
 		return "", errors.New("-short")
 	}
-	python, err := exec.LookPath("python3")
-	if err != nil {
-		return "", err
-	}
-	list, err := os.ReadFile("testdata/sdk/requirements.txt")
-	if err != nil {
-		t.Fatal(err)
-	}
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		cache = t.TempDir()
-	}
-	sum := sha256.Sum256(append(list, python...))
-	venv := filepath.Join(cache, "openstack-nova-authenticator", "openstacksdk-"+hex.EncodeToString(sum[:8]))
-	ready := filepath.Join(venv, "bin", "python")
-	if err := exec.CommandContext(t.Context(), ready, "-c", "import openstack").Run(); err == nil {
-		return ready, nil
-	}
-	// Another run may install the same, so the folder is renamed at the end. A folder of that name without a working
-	// Python is broken.
-	if err := os.RemoveAll(venv); err != nil {
-		return "", err
-	}
-	unfinished := fmt.Sprintf("%s-%d", venv, os.Getpid())
-	t.Cleanup(func() { _ = os.RemoveAll(unfinished) })
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
-	defer cancel()
-	for _, command := range [][]string{
-		{python, "-m", "venv", unfinished},
-		{filepath.Join(unfinished, "bin", "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", "testdata/sdk/requirements.txt"},
-	} {
-		if out, err := exec.CommandContext(ctx, command[0], command[1:]...).CombinedOutput(); err != nil {
-			return "", fmt.Errorf("%v: %w\n%s", command, err, out)
-		}
-	}
-	if err := os.Rename(unfinished, venv); err != nil && !errors.Is(err, os.ErrExist) {
-		return "", err
-	}
-	return ready, nil
+	return venvtest.Python(t.Context(), "testdata/sdk/requirements.txt", "openstack")
 }
 
 func keptAnswers(t *testing.T) map[string]sdkAnswer {
