@@ -1,0 +1,422 @@
+//go:build agents
+
+package agents_test
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/awaittest"
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/simulator"
+)
+
+const (
+	hostLine  = "Host: 169.254.169.254\r\n"
+	closeLine = "Connection: close\r\n"
+)
+
+// request is a whole request without a body.
+func request(line string, headers ...string) string {
+	return line + " HTTP/1.1\r\n" + hostLine + strings.Join(headers, "") + closeLine + "\r\n"
+}
+
+// must fails the test unless the answer arrived and is the guest's own.
+func must(t *testing.T, a answer, err error) answer {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+// wantToken checks an answer with a token in JSON, and returns its audience.
+func (s *site) wantToken(t *testing.T, a answer) (audience []string) {
+	t.Helper()
+	var body struct {
+		Token     string `json:"token"`
+		ExpiresIn int    `json:"expires_in"`
+	}
+	s.wantBody(t, a, http.StatusOK, "application/json")
+	if err := json.Unmarshal([]byte(a.body), &body); err != nil || body.ExpiresIn <= 0 {
+		t.Fatalf("%s: %v", a, err)
+	}
+	token, err := s.door.verifier.Verify(t.Context(), body.Token)
+	if err != nil {
+		t.Fatalf("%s: %v", a, err)
+	}
+	return token.Audience
+}
+
+// wantBody checks an answer of the door, which has a body and says how long it is.
+func (s *site) wantBody(t *testing.T, a answer, status int, contentType string) {
+	t.Helper()
+	if a.status != status || a.body == "" || a.header.Get("Content-Length") != fmt.Sprint(len(a.body)) {
+		t.Fatalf("%s, want %d with a body of a known length", a, status)
+	}
+	if got := a.header.Get("Content-Type"); got != contentType && (!s.wsgi || !strings.HasPrefix(got, contentType+";")) {
+		t.Fatalf("%s, want %s", a, contentType)
+	}
+}
+
+// wantError checks an answer of the door other than 200. The bodies of these do not pass agents of WSGI.
+func (s *site) wantError(t *testing.T, a answer, status int, word string) {
+	t.Helper()
+	if s.wsgi {
+		if a.status != status || a.body == "" {
+			t.Fatalf("%s, want %d", a, status)
+		}
+		return
+	}
+	s.wantBody(t, a, status, "application/json")
+	var body struct {
+		Error      string `json:"error"`
+		RequestID  string `json:"request_id"`
+		RetryAfter int    `json:"retry_after"`
+	}
+	again := status == http.StatusConflict || status == http.StatusInternalServerError
+	if err := json.Unmarshal([]byte(a.body), &body); err != nil || body.Error != word || body.RequestID == "" || body.RetryAfter > 0 != again {
+		t.Fatalf("%s, want %s: %v", a, word, err)
+	}
+}
+
+// With the limit, each answer of the door arrives, and each request gets an answer for the guest that sent it.
+func TestWithLimit(t *testing.T) {
+	eachAgent(t, func(t *testing.T, r release, kind string) {
+		s := newSite(t, r, kind, true, settings{})
+		for _, w := range s.ways(s.web) {
+			t.Run(w.name, func(t *testing.T) {
+				t.Run("answers", func(t *testing.T) { answers(t, s, w.name) })
+				t.Run("requests", func(t *testing.T) { requests(t, s, w.name) })
+				t.Run("headers", func(t *testing.T) { ownHeaders(t, s, w.name) })
+			})
+		}
+		t.Run("two guests at once", func(t *testing.T) { atOnce(t, s) })
+		t.Run("too many requests", func(t *testing.T) { tooMany(t, s) })
+		t.Run("the cloud is away", func(t *testing.T) { cloudAway(t, s) })
+	})
+}
+
+// way returns one of the guest's ways.
+func (g *guest) way(name string) way {
+	all := g.site.ways(g)
+	return all[slices.IndexFunc(all, func(w way) bool { return w.name == name })]
+}
+
+func answers(t *testing.T, s *site, name string) {
+	for _, g := range []*guest{s.web, s.db} {
+		w := g.way(name)
+		ask := func(line string) answer {
+			t.Helper()
+			a, err := g.ask(w, request(line))
+			return must(t, a, err)
+		}
+		if got := s.wantToken(t, ask("PUT /identity/token?role="+g.role)); !slices.Equal(got, []string{issuer + "/roles/" + g.role}) {
+			t.Errorf("audience %q", got)
+		}
+		audience := "urn:example:a%2Fb?c=d&e=%zz+f="
+		if got := s.wantToken(t, ask("PUT /identity/token?role="+roleForAll+"&audience="+url.QueryEscape(audience))); !slices.Equal(got, []string{audience}) {
+			t.Errorf("audience %q, want %q", got, audience)
+		}
+		bare := ask("PUT /identity/token?format=token&role=" + g.role)
+		s.wantBody(t, bare, http.StatusOK, "text/plain; charset=utf-8")
+		if strings.TrimSpace(bare.body) != jwt.FindString(bare.body) {
+			t.Errorf("format=token: %s", bare)
+		}
+		roles := ask("GET /identity/roles")
+		s.wantBody(t, roles, http.StatusOK, "application/json")
+		var list struct{ Roles []string }
+		if err := json.Unmarshal([]byte(roles.body), &list); err != nil || !slices.Equal(list.Roles, []string{roleForAll, g.role}) {
+			t.Errorf("roles: %s: %v", roles, err)
+		}
+	}
+
+	ask := func(line string) answer {
+		t.Helper()
+		a, err := s.web.ask(s.web.way(name), request(line))
+		return must(t, a, err)
+	}
+	for _, line := range []string{
+		"PUT /identity/token", "PUT /identity/token?role=", "PUT /identity/token?role=only-web&role=only-web", "PUT /identity/token?role=only-web&name=x",
+		"PUT /identity/token?role=only-web&format=xml", "PUT /identity/token?role=%E4", "PUT /identity/roles", "GET /identity/roles?role=only-web",
+		"GET /identity/token?role=only-web", "POST /identity/token?role=only-web", "DELETE /identity/token?role=only-web", "PATCH /identity/token?role=only-web",
+		"OPTIONS /identity/token?role=only-web", "TRACE /identity/token?role=only-web", "MINT /identity/token?role=only-web",
+	} {
+		t.Run(line, func(t *testing.T) { s.wantError(t, ask(line), http.StatusBadRequest, "invalid_request") })
+	}
+	for _, line := range []string{"PUT /identity/token?role=only-db", "PUT /identity/token?role=nobody", "PUT /identity/token?role=only-web&audience=https://other.example.com"} {
+		t.Run(line, func(t *testing.T) { s.wantError(t, ask(line), http.StatusForbidden, "access_denied") })
+	}
+	for _, line := range []string{"GET /identity/", "PUT /identity/none", "PUT /identity/token/?role=only-web", "PUT /Identity/token?role=only-web", "GET /identity%2Ftoken%2F"} {
+		t.Run(line, func(t *testing.T) { s.wantError(t, ask(line), http.StatusNotFound, "invalid_request") })
+	}
+	// An answer to HEAD has no body, which agents since 2025.1 do not pass on.
+	if a := ask("HEAD /identity/token?role=only-web"); a.status == http.StatusOK {
+		t.Errorf("HEAD: %s", a)
+	}
+
+	// What is Nova's passes through.
+	for _, line := range []string{"GET /latest/meta-data/?a=%20b&c", "POST /openstack/2013-10-17/password", "GET /long", "GET /none", "GET /slow"} {
+		method, uri, _ := strings.Cut(line, " ")
+		path, _, _ := strings.Cut(uri, "?")
+		t.Run(line, func(t *testing.T) {
+			a := ask(line)
+			if path == "/none" {
+				if a.status != http.StatusNotFound {
+					t.Fatal(a)
+				}
+				return
+			}
+			s.wantBody(t, a, http.StatusOK, "application/json")
+			var said fromNova
+			if err := json.Unmarshal([]byte(a.body), &said); err != nil || said.Method != method || said.URI != uri || said.Project != s.web.project {
+				t.Fatalf("%s: %v", a, err)
+			}
+			if path == "/long" && len(said.Text) != novaLongText {
+				t.Fatalf("%d bytes", len(said.Text))
+			}
+		})
+	}
+}
+
+// The many forms of a request.
+func requests(t *testing.T, s *site, name string) {
+	g := s.web
+	w := g.way(name)
+	const put = "PUT /identity/token?role=only-web HTTP/1.1\r\n"
+	length := func(n int) string { return fmt.Sprintf("Content-Length: %d\r\n", n) }
+	granted, refused, missing := []int{200}, []int{400}, []int{404}
+	either := []int{200, 400} // by how the request is cut into segments
+	for _, row := range []struct {
+		name   string
+		status []int
+		pieces []string
+	}{
+		{"Content-Length: 0", granted, []string{put + hostLine + length(0) + closeLine + "\r\n"}},
+		{"HTTP/1.0", granted, []string{"PUT /identity/token?role=only-web HTTP/1.0\r\n\r\n"}},
+		{"no Host", granted, []string{put + closeLine + "\r\n"}},
+		{"lines end with LF", granted, []string{"PUT /identity/token?role=only-web HTTP/1.1\nHost: x\nConnection: close\n\n"}},
+		{"headers in two segments", granted, []string{put + "Ho", "st: 169.254.169.254\r\n" + closeLine + "\r\n"}},
+		{"Expect, without a body", granted, []string{put + hostLine + length(0) + "Expect: 100-continue\r\n" + closeLine + "\r\n"}},
+		{"a body", refused, []string{put + hostLine + length(13) + closeLine + "\r\nrole=only-web"}},
+		{"a body in a segment of its own", either, []string{put + hostLine + length(13) + closeLine + "\r\n", "role=only-web"}},
+		{"Expect, with a body", either, []string{put + hostLine + length(13) + "Expect: 100-continue\r\n" + closeLine + "\r\n", "role=only-web"}},
+		{"a body in chunks", either, []string{put + hostLine + "Transfer-Encoding: chunked\r\n" + closeLine + "\r\nd\r\nrole=only-web\r\n0\r\n\r\n"}},
+		{"no chunks", either, []string{put + hostLine + "Transfer-Encoding: chunked\r\n" + closeLine + "\r\n0\r\n\r\n"}},
+		{"a body that is a request", either, []string{"PUT /identity/token?role=only-web HTTP/1.1\r\n" + hostLine + length(len(request("PUT /identity/token?role=only-db"))) + closeLine + "\r\n" + request("PUT /identity/token?role=only-db")}},
+		{"an escaped letter", granted, []string{request("PUT /identity/%74oken?role=only-web")}},
+		{"an escaped slash", granted, []string{request("PUT /identity%2Ftoken?role=only-web")}},
+		{"a dot segment", granted, []string{request("PUT /latest/../identity/token?role=only-web")}},
+		{"two slashes at the beginning", granted, []string{request("PUT //identity/token?role=only-web")}},
+		{"two slashes within", missing, []string{request("PUT /identity//token?role=only-web")}},
+		{"a path parameter", missing, []string{request("PUT /identity/token;v=1?role=only-web")}},
+		{"an escaped NUL", missing, []string{request("PUT /identity/token%00?role=only-web")}},
+		{"a fragment", refused, []string{request("PUT /identity/token?role=only-web#x")}},
+		{"bytes beyond ASCII", refused, []string{request("PUT /identity/tok\xc3\xa9n?role=only-web")}},
+		{"CONNECT", refused, []string{request("CONNECT /identity/token?role=only-web")}},
+		{"a long query", granted, []string{request("PUT /identity/token?role=for-all&audience=https://v.example.com/" + strings.Repeat("a", 200))}},
+		{"a query of 5 KB", refused, []string{request("PUT /identity/token?role=only-web&audience=" + strings.Repeat("a", 5000))}},
+		{"headers of 5 KB", refused, []string{request("PUT /identity/token?role=only-web", "X-Pad: "+strings.Repeat("a", 5000)+"\r\n")}},
+		{"headers of 5 KB, for roles", refused, []string{request("GET /identity/roles", "X-Pad: "+strings.Repeat("a", 5000)+"\r\n")}},
+		{"headers of 5 KB, for Nova", refused, []string{request("GET /latest/meta-data/", "X-Pad: "+strings.Repeat("a", 5000)+"\r\n")}},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			a, err := g.ask(w, row.pieces...)
+			if must(t, a, err); !slices.Contains(row.status, a.status) {
+				t.Errorf("%s, want %v", a, row.status)
+			}
+			if a.status == http.StatusOK {
+				s.wantToken(t, a)
+			}
+		})
+	}
+
+	// The agents of WSGI make a path of it that is Nova's, the others leave scheme and host out.
+	for _, host := range []string{"169.254.169.254", "id.example.com"} {
+		t.Run("the absolute form, "+host, func(t *testing.T) {
+			a, err := g.ask(w, request("PUT http://"+host+"/identity/token?role=only-web"))
+			if must(t, a, err); !slices.Contains([]int{200, 400, 404}, a.status) {
+				t.Error(a)
+			}
+		})
+	}
+
+	// One connection, several requests.
+	kept := func(line string) string { return line + " HTTP/1.1\r\n" + hostLine + "\r\n" }
+	lines := []string{"PUT /identity/token?role=only-web", "GET /latest/meta-data/", "GET /identity/roles", "PUT /identity/token?role=only-db", "PUT /identity/token?role=for-all"}
+	pieces := make([]string, len(lines))
+	methods := make([]string, len(lines))
+	for i, line := range lines {
+		methods[i], _, _ = strings.Cut(line, " ")
+		pieces[i] = kept(line)
+	}
+	for what, sent := range map[string][]string{"keep-alive": pieces, "pipelined": {strings.Join(pieces, "")}} {
+		t.Run(what, func(t *testing.T) {
+			got, err := g.converse(w, methods, sent...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var status []int
+			for i, a := range got {
+				if err := g.check(methods[i], a); err != nil {
+					t.Error(err)
+				}
+				status = append(status, a.status)
+			}
+			if !slices.Equal(status, []int{200, 200, 200, 403, 200}) {
+				t.Errorf("%v", status)
+			}
+		})
+	}
+}
+
+// What a guest says about itself does not count.
+func ownHeaders(t *testing.T, s *site, name string) {
+	g, other := s.web, s.db
+	w := g.way(name)
+	for _, row := range []struct {
+		refusal bool // may be refused
+		headers string
+	}{
+		{false, "X-Instance-ID: " + other.device + "\r\n"},
+		{false, "X-Tenant-ID: " + other.project + "\r\n"},
+		{false, "X-Instance-ID: " + other.device + "\r\nX-Tenant-ID: " + other.project + "\r\nX-Instance-ID-Signature: " + strings.Repeat("0", 64) + "\r\n"},
+		{false, "X-Metadata-Provider: " + networkID + "\r\nX-Metadata-Provider-Signature: 00\r\n"},
+		{false, "Forwarded: for=" + other.v4 + "\r\n"},
+		{false, "X-Real-IP: " + other.v4 + "\r\n"},
+		{false, "Authorization: Bearer x\r\nCookie: a=b\r\nX-Auth-Token: x\r\n"},
+		{false, "Host: id.example.com\r\n"},
+		{false, "Connection: X-Instance-ID, X-Tenant-ID\r\n"},
+		{true, "X-Forwarded-For: " + other.v4 + "\r\n"},
+		{true, "X-Forwarded-For: " + g.v4 + "\r\n"},
+		{true, "X-Forwarded-For:\r\n"},
+		{true, "X-OVN-Network-ID: " + networkID + "\r\n"},
+		{true, "X-Neutron-Network-ID: " + networkID + "\r\n"},
+		{true, "X-Neutron-Router-ID: " + routerID + "\r\n"},
+		{true, "X-Forwarded-For: " + other.v4 + "\r\nX-OVN-Network-ID: " + networkID + "\r\nX-Neutron-Network-ID: " + networkID + "\r\n"},
+	} {
+		t.Run(strings.ReplaceAll(strings.TrimSpace(row.headers), "\r\n", ", "), func(t *testing.T) {
+			for _, line := range []string{"PUT /identity/token?role=for-all", "GET /identity/roles", "GET /latest/meta-data/"} {
+				host := hostLine
+				if strings.HasPrefix(row.headers, "Host:") {
+					host = ""
+				}
+				a, err := g.ask(w, line+" HTTP/1.1\r\n"+host+row.headers+closeLine+"\r\n")
+				must(t, a, err)
+				if a.status != http.StatusOK && !(row.refusal && slices.Contains([]int{400, 403, 404, 500, 502}, a.status)) {
+					t.Errorf("%s: %s", line, a)
+				}
+			}
+		})
+	}
+}
+
+// Two guests ask at once, and each gets what is its own.
+func atOnce(t *testing.T, s *site) {
+	const workers, each = 2, 10
+	end := time.Now().Add(time.Minute)
+	var wait sync.WaitGroup
+	for _, g := range []*guest{s.web, s.db} {
+		for _, w := range s.ways(g) {
+			for range workers {
+				wait.Go(func() {
+					for range each {
+						a, err := g.ask(w, request("PUT /identity/token?role="+g.role))
+						for err == nil && a.status == http.StatusServiceUnavailable && time.Now().Before(end) {
+							// haproxy's answer while the agent, which serves one request at a time, has a full queue.
+							a, err = g.ask(w, request("PUT /identity/token?role="+g.role))
+						}
+						if err == nil && a.status != http.StatusOK {
+							err = errors.New(a.String())
+						}
+						if err != nil {
+							t.Errorf("%s, %s: %v", g.name, w.name, err)
+							return
+						}
+					}
+				})
+			}
+		}
+	}
+	wait.Wait()
+}
+
+func tooMany(t *testing.T, s *site) {
+	const burst = 3
+	s.door.start(t, settings{burst: burst})
+	w := s.web.way("network")
+	for i := range burst + 2 {
+		a, err := s.web.ask(w, request("PUT /identity/token?role=only-web"))
+		must(t, a, err)
+		if i < burst {
+			s.wantToken(t, a)
+		} else {
+			s.wantError(t, a, http.StatusConflict, "slow_down")
+		}
+	}
+	a, err := s.db.ask(s.db.way("network"), request("PUT /identity/token?role=only-db"))
+	s.wantToken(t, must(t, a, err))
+	s.door.start(t, settings{})
+}
+
+// The door answers by itself when the cloud does not, in time for the agent, and other guests do not wait for it.
+func cloudAway(t *testing.T, s *site) {
+	w := s.web.way("network")
+	put := request("PUT /identity/token?role=only-web")
+	for what, fault := range map[string]simulator.Fault{
+		"fails":          {Status: http.StatusServiceUnavailable, Only: "/v2.1/servers"},
+		"does not reply": {Hang: true, Only: "/v2.1/servers"},
+	} {
+		t.Run(what, func(t *testing.T) {
+			s.door.start(t, settings{}) // no record is cached
+			s.door.cloud.Fail("nova", fault)
+			began := time.Now()
+			a, err := s.web.ask(w, put)
+			s.wantError(t, must(t, a, err), http.StatusInternalServerError, "temporarily_unavailable")
+			if took := time.Since(began); took > 6*time.Second {
+				t.Errorf("the answer took %v", took)
+			}
+			a, err = s.web.ask(w, request("GET /latest/meta-data/"))
+			if must(t, a, err).status != http.StatusOK {
+				t.Errorf("Nova's metadata: %s", a)
+			}
+			s.door.cloud.Fail("nova", simulator.Fault{})
+			awaittest.True(t, "a token", func() bool {
+				a, err = s.web.ask(w, put)
+				return must(t, a, err).status == http.StatusOK
+			})
+		})
+	}
+}
+
+// Without the operator's statement no agent is believed, and boots go on.
+func TestWithoutLimit(t *testing.T) {
+	eachAgent(t, func(t *testing.T, r release, kind string) {
+		if r.identified {
+			t.Skip("agents of this release need no limit")
+		}
+		s := newSite(t, r, kind, false, settings{unstated: true})
+		for _, g := range []*guest{s.web, s.db} {
+			for _, w := range s.ways(g) {
+				for _, line := range []string{"PUT /identity/token?role=" + g.role, "PUT /identity/token?role=" + roleForAll, "GET /identity/roles"} {
+					a, err := g.ask(w, request(line))
+					s.wantError(t, must(t, a, err), http.StatusForbidden, "access_denied")
+				}
+				a, err := g.ask(w, request("GET /latest/meta-data/"))
+				if must(t, a, err).status != http.StatusOK {
+					t.Errorf("Nova's metadata: %s", a)
+				}
+			}
+		}
+		if n := strings.Count(s.door.audited(t), `"reason":"agents_unlimited"`); n != 2*3*len(s.ways(s.web)) {
+			t.Errorf("%d lines of the audit log have the reason agents_unlimited", n)
+		}
+	})
+}
