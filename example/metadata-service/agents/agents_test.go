@@ -81,7 +81,7 @@ func prepare(m *testing.M) (int, error) {
 		return 1, err
 	}
 	defer func() { _ = os.RemoveAll(workDir) }()
-	build := exec.Command("go", "build", "-race", "-o", binary(), "../../../cmd/openstack-nova-authenticator")
+	build := exec.Command("go", "build", "-race", "-o", authenticator(), "../../../cmd/openstack-nova-authenticator")
 	if out, err := build.CombinedOutput(); err != nil {
 		return 1, fmt.Errorf("%s: %w\n%s", strings.Join(build.Args, " "), err, out)
 	}
@@ -93,7 +93,7 @@ func prepare(m *testing.M) (int, error) {
 	return m.Run(), nil
 }
 
-func binary() string { return filepath.Join(workDir, "openstack-nova-authenticator") }
+func authenticator() string { return filepath.Join(workDir, "openstack-nova-authenticator") }
 
 // eachAgent runs a test for each chosen release and kind.
 func eachAgent(t *testing.T, test func(t *testing.T, r release, kind string)) {

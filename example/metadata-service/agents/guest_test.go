@@ -128,5 +128,5 @@ func (g *guest) ask(w way, pieces ...string) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	return got[0], g.check(method, got[0])
+	return got[0], g.check(strings.ToUpper(method), got[0])
 }

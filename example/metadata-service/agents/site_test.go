@@ -258,7 +258,7 @@ func tail(file string) string {
 	if err != nil {
 		return err.Error()
 	}
-	return string(text[max(0, len(text)-4000):])
+	return string(text[max(0, len(text)-1500):])
 }
 
 // removeNamespace ends what runs in a namespace of ours, and removes it.
