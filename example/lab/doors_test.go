@@ -96,8 +96,38 @@ func userID(t *testing.T, name string) string {
 	return all[0].ID
 }
 
-// guest runs curl in an instance, and gives the status and the body.
+// guest runs curl in an instance, and gives the status and the body. After 500 from the door it asks again, as the door
+// wants it: on a busy machine a lookup takes longer than the 1.5 s within which the door answers.
 func guest(t *testing.T, server string, args ...string) (status int, body string) {
+	t.Helper()
+	tries := 1
+	if strings.Contains(strings.Join(args, " "), "/identity/") {
+		tries = 5
+	}
+	for range tries {
+		if status, body = guestOnce(t, server, args...); status != http.StatusInternalServerError {
+			break
+		}
+	}
+	return status, body
+}
+
+// scripted runs a script in an instance, again while it says that it should be tried again.
+func scripted(t *testing.T, args ...string) (out []byte, err error) {
+	t.Helper()
+	for range 5 {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		out, err = exec.CommandContext(ctx, "./instance", args...).Output()
+		cancel()
+		var exit *exec.ExitError
+		if !errors.As(err, &exit) || exit.ExitCode() != 75 {
+			break
+		}
+	}
+	return out, err
+}
+
+func guestOnce(t *testing.T, server string, args ...string) (status int, body string) {
 	t.Helper()
 	args = append([]string{"./instance", named(server), "curl", "-sS", "-m", "40", "-w", "\n%{http_code}"}, args...)
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
@@ -467,9 +497,7 @@ func TestIdentityFromTheMetadataService(t *testing.T) {
 			"metadata": {"-r", "agent", "-a", vault}, "document": {"-r", "papers", "-w", "document"}, "address": {"-r", "near", "-w", "address"},
 			"file": {"-r", "agent", "-o", file},
 		} {
-			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-			out, err := exec.CommandContext(ctx, "./instance", append([]string{"web-1", "sh", "../instance/token.sh", "-u", "http://172.24.4.1:8791"}, args...)...).Output()
-			cancel()
+			out, err := scripted(t, append([]string{"web-1", "sh", "../instance/token.sh", "-u", "http://172.24.4.1:8791"}, args...)...)
 			if err != nil {
 				t.Errorf("%s: %v\n%s", way, err, stderrOf(err))
 				continue

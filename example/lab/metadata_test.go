@@ -4,7 +4,6 @@ package lab_test
 
 import (
 	"bytes"
-	"context"
 	"fmt"
 	"net"
 	"net/http"
@@ -320,11 +319,9 @@ func TestVaultLoginInAnInstance(t *testing.T) {
 	vault.Listener = l
 	vault.Start()
 	t.Cleanup(vault.Close)
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	out, err := exec.CommandContext(ctx, "./instance", "web-1", "sh", "-ec",
+	out, err := scripted(t, "web-1", "sh", "-ec",
 		`sh ../instance/token.sh -r agent -a https://vault.example.com -o "$1" && sh ../instance/vault-login.sh -a http://172.24.4.1:8791 -r web -t "$1"`,
-		"sh", filepath.Join(t.TempDir(), "token")).Output()
+		"sh", filepath.Join(t.TempDir(), "token"))
 	if err != nil || string(out) != "hvs.of-the-instance\n" {
 		t.Fatalf("%q, %v\n%s", out, err, stderrOf(err))
 	}
