@@ -12,7 +12,10 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/venvtest"
 )
@@ -85,10 +88,23 @@ func prepare(m *testing.M) (int, error) {
 	if out, err := build.CombinedOutput(); err != nil {
 		return 1, fmt.Errorf("%s: %w\n%s", strings.Join(build.Args, " "), err, out)
 	}
+	var installs errgroup.Group
+	installs.SetLimit(2)
+	var mu sync.Mutex
 	for _, r := range wanted {
-		if pythons[r.name], err = venvtest.Python(context.Background(), filepath.Join("locks", r.name+".txt"), "neutron"); err != nil {
-			return 1, fmt.Errorf("neutron of %s: %w", r.name, err)
-		}
+		installs.Go(func() error {
+			python, err := venvtest.Python(context.Background(), filepath.Join("locks", r.name+".txt"), "neutron")
+			if err != nil {
+				return fmt.Errorf("neutron of %s: %w", r.name, err)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			pythons[r.name] = python
+			return nil
+		})
+	}
+	if err := installs.Wait(); err != nil {
+		return 1, err
 	}
 	return m.Run(), nil
 }
