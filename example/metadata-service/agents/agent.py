@@ -17,7 +17,6 @@ with open(site) as f:
     SITE = json.load(f)  # see site_test.go
 
 NAME = {"ovn": "neutron-ovn-metadata-agent", "plain": "neutron-metadata-agent"}[kind]
-RELEASE = int(importlib.metadata.version("neutron").partition(".")[0])
 [ENTRY] = importlib.metadata.entry_points(group="console_scripts", name=NAME)
 command = importlib.import_module(ENTRY.module)  # first of all: it chooses eventlet or threads
 
@@ -48,7 +47,7 @@ def start_haproxy(driver, monitor, **way):
 def on_network():
     """What the OVN agent and the DHCP agent say about a network."""
     way = {"port": 80, "bind_address": "169.254.169.254", "network_id": SITE["network"]}
-    if SITE["interface"] and not (kind == "ovn" and RELEASE < 22):  # it has fe80::a9fe:a9fe
+    if SITE["interface"]:  # it has fe80::a9fe:a9fe
         way |= {"bind_address_v6": "fe80::a9fe:a9fe", "bind_interface": SITE["interface"]}
     return way
 
