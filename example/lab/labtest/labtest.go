@@ -26,7 +26,10 @@ type Cloud struct {
 	Agent        string   // Neutron's metadata agent, a service of example/lab/up
 	NovaAPI      []string // the services with Nova's compute and metadata APIs
 	Microversion string   // the newest of Nova
-	NoAnswer     int      // what the agent answers when Nova's metadata API fails: it has a bare 500, or closes the connection
+	// AgentLimits is set where the agent's haproxies have the limit of example/metadata-service/agent-limits.
+	AgentLimits      bool
+	MetadataOverIPv6 bool // the metadata service is at fe80::a9fe:a9fe, too
+	NoAnswer         int  // what the agent answers when Nova's metadata API fails: it has a bare 500, or closes the connection
 }
 
 // Selected returns the cloud that $OPENSTACK_LAB and $OPENSTACK_STATE name, by default Zed's.
@@ -41,7 +44,8 @@ func Selected() (Cloud, error) {
 	case "2026.1":
 		c = Cloud{
 			Name: "2026.1", StateDir: "/tmp/openstack-lab-2026.1", Namespace: "oslab-2026.1", Own: true,
-			Agent: "ovn-agent", NovaAPI: []string{"nova-api", "nova-metadata"}, Microversion: "2.103", NoAnswer: http.StatusServiceUnavailable,
+			Agent: "ovn-agent", NovaAPI: []string{"nova-api", "nova-metadata"}, Microversion: "2.103",
+			AgentLimits: true, MetadataOverIPv6: true, NoAnswer: http.StatusServiceUnavailable,
 		}
 	default:
 		return c, fmt.Errorf("OPENSTACK_LAB is %q; the clouds are zed and 2026.1", name)

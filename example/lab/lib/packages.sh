@@ -2,8 +2,11 @@
 # Debian's packages, those of $PACKAGES that are missing.
 
 install_packages() {
-  local missing policy=/usr/sbin/policy-rc.d
-  missing=$(for p in $PACKAGES; do dpkg-query -W -f='${Status}' "$p" 2>/dev/null | grep -q '^install ok installed' || echo "$p"; done)
+  local installed missing policy=/usr/sbin/policy-rc.d
+  # shellcheck disable=SC2086
+  installed=$(dpkg-query -W -f='${Package} ${Status}\n' $PACKAGES 2>/dev/null | sed -n 's/ install ok installed$//p')
+  # shellcheck disable=SC2086
+  missing=$(printf '%s\n' $PACKAGES | grep -vxF "$installed")
   [ -z "$missing" ] && return
   say "installing packages"
   if [ ! -e $policy ]; then # keep the packages from starting services

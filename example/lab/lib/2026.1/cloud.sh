@@ -15,6 +15,7 @@ NOVA_PASTE=$VENV/etc/nova/api-paste.ini
 NEUTRON_PASTE=$VENV/etc/neutron/api-paste.ini
 GLANCE_PASTE=$VENV/etc/glance/glance-api-paste.ini
 NEUTRON_ROUTER=ovn-router
+KEYSTONE_PROCESSES=1 # of four threads
 AGENTS="ovn-controller neutron-ovn-agent" # as Neutron calls them when they are alive
 DEMO_DHCP=yes    # OVN's; a network's metadata port has an address only with it
 SERVICES="federation ovn-agent nova-compute nova-api nova-metadata nova-scheduler nova-conductor neutron-api glance-api placement

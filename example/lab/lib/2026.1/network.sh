@@ -76,7 +76,8 @@ switch_start() {
 chassis_known() { sbctl --bare --columns=name find Chassis_Private name=lab | grep -q .; }
 
 network_start() {
-  local wanted=$AGENT_LIMITS limits=$HERE/../metadata-service/agent-limits path=$PATH file
+  local wanted=$AGENT_LIMITS limits path=$PATH
+  limits=$(cd "$HERE/../metadata-service/agent-limits" && pwd) || die "no agent-limits"
   forwarder_start
   wait_for 60 "chassis (ovn-controller)" chassis_known # without it the agent ends, half
   [ "$wanted" = no ] || path=$limits:$PATH

@@ -17,6 +17,7 @@ NOVA_PASTE=/usr/share/nova-common/api-paste.ini
 NEUTRON_PASTE=/usr/share/neutron-common/api-paste.ini
 GLANCE_PASTE=/usr/share/glance-common/glance-api-paste.ini
 NEUTRON_ROUTER=router
+KEYSTONE_PROCESSES=2 # of one thread each
 AGENTS="neutron-linuxbridge-agent neutron-l3-agent neutron-metadata-agent" # as Neutron calls them when they are alive
 DEMO_DHCP=no    # there is no DHCP agent
 SERVICES="federation linuxbridge-agent l3-agent metadata-agent nova-compute nova-api nova-scheduler nova-conductor neutron-server
