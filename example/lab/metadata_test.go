@@ -212,10 +212,15 @@ func TestWhatTheAgentSays(t *testing.T) {
 		{"a link-local address of its MAC", web.ProjectID, linkLocal(mac), 200, granted},
 		{"its IPv6 address", web.ProjectID, web.FixedIPs["v6"], 200, granted},
 	} {
-		var got string
-		line := a.auditOf(t, func() {
-			got = agentAsks(t, agentsAddr, web.ID, tt.project, tt.from, "PUT /identity/token?role=agent")
-		})
+		var got, line string
+		for range 5 { // Nova on a busy machine takes longer than the 1.5 s within which the door answers
+			line = a.auditOf(t, func() {
+				got = agentAsks(t, agentsAddr, web.ID, tt.project, tt.from, "PUT /identity/token?role=agent")
+			})
+			if !strings.HasPrefix(got, "HTTP/1.1 500 ") {
+				break
+			}
+		}
 		if !strings.HasPrefix(got, fmt.Sprintf("HTTP/1.1 %d ", tt.status)) || !strings.Contains(line, `"reason":"`+tt.reason+`"`) {
 			t.Errorf("%s: %.200q, %s", tt.name, got, line)
 		}
