@@ -101,6 +101,7 @@ func TestWithLimit(t *testing.T) {
 		}
 		t.Run("token.sh", func(t *testing.T) { tokenScript(t, s) })
 		t.Run("two guests at once", func(t *testing.T) { atOnce(t, s) })
+		t.Run("random requests", func(t *testing.T) { fuzz(t, s, shortFuzz) })
 		t.Run("too many requests", func(t *testing.T) { tooMany(t, s) })
 		t.Run("the cloud is away", func(t *testing.T) { cloudAway(t, s) })
 	})

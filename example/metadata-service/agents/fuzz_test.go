@@ -21,19 +21,29 @@ import (
 	"time"
 )
 
-const shortFuzz = 5 * time.Second // of each agent, in the ordinary tests
+const shortFuzz = 3 * time.Second // of each agent, in TestWithLimit
 
 // TestFuzz sends random requests of two guests at once, and checks each answer. AGENTS_FUZZ is the time for each release, of
 // which each of its agents gets an equal part; AGENTS_SEED, which is printed, makes the same requests.
 func TestFuzz(t *testing.T) {
-	each := shortFuzz
-	if text := os.Getenv("AGENTS_FUZZ"); text != "" {
-		all, err := time.ParseDuration(text)
-		if err != nil {
-			t.Fatal(err)
-		}
-		each = all / time.Duration(len(kinds))
+	text := os.Getenv("AGENTS_FUZZ")
+	if text == "" {
+		t.Skip("AGENTS_FUZZ is not set; TestWithLimit has a short run")
 	}
+	all, err := time.ParseDuration(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	eachAgent(t, func(t *testing.T, r release, kind string) {
+		fuzz(t, newSite(t, r, kind, true, settings{}), all/time.Duration(len(kinds)))
+	})
+}
+
+// counts are what was seen.
+type counts struct{ connections, answers, tokens, refused, cut atomic.Int64 }
+
+func fuzz(t *testing.T, s *site, each time.Duration) {
+	t.Helper()
 	seed := rand.Uint64()
 	if text := os.Getenv("AGENTS_SEED"); text != "" {
 		var err error
@@ -41,18 +51,7 @@ func TestFuzz(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	eachAgent(t, func(t *testing.T, r release, kind string) {
-		s := newSite(t, r, kind, true, settings{})
-		t.Logf("AGENTS_SEED=%d, for %v", seed, each)
-		fuzz(t, s, seed, each)
-	})
-}
-
-// counts are what was seen.
-type counts struct{ connections, answers, tokens, refused, cut atomic.Int64 }
-
-func fuzz(t *testing.T, s *site, seed uint64, each time.Duration) {
-	t.Helper()
+	t.Logf("AGENTS_SEED=%d, for %v", seed, each)
 	end := time.Now().Add(each)
 	var seen counts
 	var wait sync.WaitGroup
