@@ -415,7 +415,7 @@ func TestShowServer(t *testing.T) {
 		"malformed microversion":              {"/servers/" + web, demo, "abc", 400},
 		"microversion with leading zero":      {"/servers/" + web, demo, "2.01", 400},
 		"microversion below the lowest":       {"/servers/" + web, demo, "2.0", 406},
-		"microversion above the highest":      {"/servers/" + web, demo, "2.94", 406},
+		"microversion above the highest":      {"/servers/" + web, demo, "2.104", 406},
 		"bad microversion and no token":       {"/servers/" + web, "", "9.9", 401},
 		"latest in capitals is not a version": {"/servers/" + web, demo, "LATEST", 400},
 	}
@@ -477,7 +477,7 @@ func TestFieldsAppearWithTheirMicroversion(t *testing.T) {
 
 func TestOlderCloud(t *testing.T) {
 	c := start(t)
-	for _, bad := range []string{"", "abc", "2.0", "2.94", "3.1"} {
+	for _, bad := range []string{"", "abc", "2.0", "2.104", "3.1"} {
 		if err := c.SetMaxMicroversion(bad); err == nil {
 			t.Errorf("%q accepted", bad)
 		}
