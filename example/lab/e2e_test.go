@@ -201,7 +201,7 @@ func TestADeletedInstanceIsUnknownToAnAdmin(t *testing.T) {
 func TestAnInstanceThatIsBeingBuilt(t *testing.T) {
 	a := start(t, config{cloud: "authenticator"})
 	demo := login(t, "demo")
-	script(t, "./down", "nova-compute")
+	down(t, "nova-compute")
 	t.Cleanup(func() { up(t) })
 	id := demo.request(t, "unborn", nil)
 	awaittest.Within(t, time.Minute, "BUILD", func() bool {
@@ -329,7 +329,7 @@ func TestOutages(t *testing.T) {
 	t.Run("Nova goes and comes back, and no attempt is spent", func(t *testing.T) {
 		ask(t, 200, granted)
 		outgrow()
-		script(t, append([]string{"./down"}, lab.NovaAPI...)...)
+		down(t, lab.NovaAPI...)
 		for range 3 {
 			ask(t, 503, cloudUnavailable)
 		}
@@ -346,12 +346,12 @@ func TestOutages(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		script(t, append([]string{"./down"}, lab.NovaAPI...)...) // which takes a token that it has seen for good, for minutes
+		down(t, lab.NovaAPI...) // which takes a token that it has seen for good, for minutes
 		up(t)
 		recovered(t)
 	})
 	t.Run("Keystone goes and comes back", func(t *testing.T) {
-		script(t, "./down", "keystone")
+		down(t, "keystone")
 		fresh := start(t, config{cloud: "authenticator", listen: "[::]:18785"})
 		awaittest.Within(t, time.Minute, "the log to say so", func() bool { return strings.Contains(fresh.log(), "the cloud cannot be reached") })
 		second := func(role string) string { return askSecond(t, "/auth", "-d", "instance_id="+web+"&role="+role) }

@@ -24,11 +24,11 @@ func TestFederation(t *testing.T) {
 			log, _ := os.ReadFile(filepath.Join(stateDir, "log", "federation.log"))
 			t.Logf("Apache said\n%s", log[max(0, len(log)-3000):])
 		}
-		script(t, "./down", "federation", "keystone")
+		down(t, "federation", "keystone")
 		up(t)
 	})
 	caFile := filepath.Join(workDir, "server.pem")
-	script(t, "./down", "keystone")
+	down(t, "keystone")
 	up(t, "FEDERATION_ISSUER="+issuer, "FEDERATION_CA="+caFile)
 
 	a := start(t, config{cloud: "authenticator", extra: "  keystone: {allowAnyInstance: true, audience: keystone}\n  vault: {allowAnyInstance: true, audience: https://vault.example.com}\n"})

@@ -396,6 +396,12 @@ func script(t *testing.T, args ...string) string {
 	return string(out)
 }
 
+// down stops services of the lab.
+func down(t *testing.T, services ...string) {
+	t.Helper()
+	script(t, append([]string{"./down"}, services...)...)
+}
+
 // up starts what is down, with settings such as METADATA_PORT=8776.
 func up(t *testing.T, settings ...string) {
 	t.Helper()

@@ -113,7 +113,7 @@ func TestWhatATokenNeeds(t *testing.T) {
 		token(t, 500)
 	})
 	t.Run("Keystone is down", func(t *testing.T) {
-		script(t, "./down", "keystone")
+		down(t, "keystone")
 		t.Cleanup(func() { up(t) })
 		begin(t, "metrics:", "metrics:")
 		passes(t)

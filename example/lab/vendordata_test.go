@@ -158,7 +158,7 @@ func TestHowFailuresOfVendordataShow(t *testing.T) {
 	})
 	t.Run("fatal", func(t *testing.T) {
 		restart := func(value string) {
-			script(t, append([]string{"./down"}, lab.NovaAPI...)...)
+			down(t, lab.NovaAPI...)
 			up(t, "VENDORDATA_FATAL="+value)
 		}
 		restart("true")

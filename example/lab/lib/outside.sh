@@ -16,6 +16,13 @@ outside_addresses() {
   done
 }
 
+# Asks the metadata agent as its proxy does. 404 means that it listens, and that Neutron's server or OVN's database told it
+# that no port has this address: before that, instances get 503 from the proxy or 500 from the agent.
+agent_answers() { # HEADER that names the router or the network
+  [ "$(curl -s -o /dev/null -m 10 -w '%{http_code}' --unix-socket "$DATA/neutron/metadata_proxy" \
+    -H 'X-Forwarded-For: 127.0.0.1' -H "$1" http://169.254.169.254/)" = 404 ]
+}
+
 # Ends what runs in the lab's namespaces (the agents leave their metadata proxies behind) and removes them. our_namespace of
 # the cloud says which they are.
 network_clean() {

@@ -18,6 +18,7 @@ NEUTRON_ROUTER=ovn-router
 KEYSTONE_PROCESSES=1 # of four threads
 AGENTS="ovn-controller neutron-ovn-agent" # as Neutron calls them when they are alive
 DEMO_DHCP=yes    # OVN's; a network's metadata port has an address only with it
+NEW_POLICY=true # Nova's default
 SERVICES="federation ovn-agent nova-compute nova-api nova-metadata nova-scheduler nova-conductor neutron-api glance-api placement
 keystone ovn-controller ovn-northd"
 PORTS="mariadb:3306 rabbitmq:5672 keystone:5000 placement:8778 nova-api:8774 nova-metadata:8775 neutron-api:9696 glance-api:9292

@@ -76,15 +76,15 @@ switch_start() {
 chassis_known() { sbctl --bare --columns=name find Chassis_Private name=lab | grep -q .; }
 
 network_start() {
-  local wanted=$AGENT_LIMITS limits path=$PATH
+  local limits path=$PATH
   limits=$(cd "$HERE/../metadata-service/agent-limits" && pwd) || die "no agent-limits"
   forwarder_start
   wait_for 60 "chassis (ovn-controller)" chassis_known # without it the agent ends, half
-  [ "$wanted" = no ] || path=$limits:$PATH
+  [ "$AGENT_LIMITS" = no ] || path=$limits:$PATH
   if ! alive ovn-agent; then
     # Its proxies run on without it, and as they were started.
-    if [ "$(cat "$RUN/agent-limits" 2>/dev/null || echo "$wanted")" != "$wanted" ]; then proxies_stop; fi
-    echo "$wanted" >"$RUN/agent-limits"
+    if [ "$(cat "$RUN/agent-limits" 2>/dev/null || echo "$AGENT_LIMITS")" != "$AGENT_LIMITS" ]; then proxies_stop; fi
+    echo "$AGENT_LIMITS" >"$RUN/agent-limits"
   fi
   start ovn-agent env PATH="$path" NEUTRON_HAPROXY_LIMITS="$limits/agent-limits.cfg" neutron-ovn-agent \
     --config-file "$ETC/neutron/neutron.conf" --config-file "$ETC/neutron/ovn-agent.ini" ${METADATA_CONF:+--config-file "$METADATA_CONF"}
@@ -116,18 +116,13 @@ proxy_ready() { # NAMESPACE
   done
 }
 
-# Asks the agent as a network's proxy does. 404 means that it listens, and that it has OVN's database.
-agent_answers() { # NETWORK
-  [ "$(curl -s -o /dev/null -m 10 -w '%{http_code}' --unix-socket "$DATA/neutron/metadata_proxy" \
-    -H 'X-Forwarded-For: 127.0.0.1' -H "X-OVN-Network-ID: $1" http://169.254.169.254/)" = 404 ]
-}
 router_answers() { in_cloud ping -c 1 -W 1 "$1"; }
 floating_ip_known() { [ "$(nbctl --bare --columns=type find NAT external_ip="$1" logical_ip="$2")" = dnat_and_snat ]; }
 flows_set() { nbctl --wait=hv sync; }
 network_ready() { # once demo.json is there
   local address ns web='.servers["web-1"]'
   for address in $(jq -r '.routers[] | .v4, .v6' "$STATE/demo.json"); do wait_for 60 "router $address" router_answers "$address"; done
-  wait_for 60 "metadata agent" agent_answers "$(jq -r .networks.workloads "$STATE/demo.json")"
+  wait_for 60 "metadata agent" agent_answers "X-OVN-Network-ID: $(jq -r .networks.workloads "$STATE/demo.json")"
   wait_for 60 "floating IP" floating_ip_known "$(jq -r "$web.floating_ip" "$STATE/demo.json")" "$(jq -r "$web.fixed_ips.v4" "$STATE/demo.json")"
   wait_for 60 "flows" flows_set
   for ns in $(metadata_namespaces); do wait_for 60 "metadata proxy in $ns" proxy_ready "$ns"; done

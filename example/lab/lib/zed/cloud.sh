@@ -20,6 +20,7 @@ NEUTRON_ROUTER=router
 KEYSTONE_PROCESSES=2 # of one thread each
 AGENTS="neutron-linuxbridge-agent neutron-l3-agent neutron-metadata-agent" # as Neutron calls them when they are alive
 DEMO_DHCP=no    # there is no DHCP agent
+NEW_POLICY=false # Nova's default
 SERVICES="federation linuxbridge-agent l3-agent metadata-agent nova-compute nova-api nova-scheduler nova-conductor neutron-server
 glance-api placement keystone"
 PORTS="mariadb:3306 rabbitmq:5672 keystone:5000 placement:8778 nova-api:8774 nova-api:8775 neutron-server:9696 glance-api:9292"

@@ -61,17 +61,11 @@ router_built() {
   ip -n "qrouter-$1" route | grep -q '^default' && ip -n "qrouter-$1" -6 route | grep -q '^default' &&
     in_namespace "qrouter-$1" ss -ltn | grep -q ':9697 '
 }
-# Asks the agent as a router's proxy does. 404 means that it listens, and that Neutron's server told it that no port has
-# this address: before that, instances get 503 from the proxy or 500 from the agent.
-agent_answers() {
-  [ "$(curl -s -o /dev/null -m 10 -w '%{http_code}' --unix-socket "$DATA/neutron/metadata_proxy" \
-    -H 'X-Forwarded-For: 127.0.0.1' -H "X-Neutron-Router-ID: $1" http://169.254.169.254/)" = 404 ]
-}
 floating_ip_works() { in_namespace "qrouter-$1" iptables-save -t nat | grep -q -- "-s $2/32 .*--to-source $3"; }
 network_ready() { # once demo.json is there
   local router web='.servers["web-1"]'
   for router in $(jq -r '.routers[].id' "$STATE/demo.json"); do wait_for 60 "router $router" router_built "$router"; done
-  for router in $(jq -r '.routers[].id' "$STATE/demo.json"); do wait_for 60 "metadata agent of router $router" agent_answers "$router"; done
+  for router in $(jq -r '.routers[].id' "$STATE/demo.json"); do wait_for 60 "metadata agent of router $router" agent_answers "X-Neutron-Router-ID: $router"; done
   wait_for 60 "floating IP" floating_ip_works "$(jq -r .routers.workloads.id "$STATE/demo.json")" \
     "$(jq -r "$web.fixed_ips.v4" "$STATE/demo.json")" "$(jq -r "$web.floating_ip" "$STATE/demo.json")"
 }
