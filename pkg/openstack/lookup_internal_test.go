@@ -612,7 +612,7 @@ func TestLateRecordsAreForRetries(t *testing.T) {
 		}
 		n.expect(t, 3, 0)
 	})
-	// A call that nobody left is too old for a new caller.
+	// A new caller joins a call of this age only if a caller with a deadline has left it.
 	n = &nova{takes: 2900 * time.Millisecond}
 	inBubble(t, n, 64, func(t *testing.T, l *lookups) {
 		var asking sync.WaitGroup

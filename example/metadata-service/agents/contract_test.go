@@ -154,7 +154,7 @@ func answers(t *testing.T, s *site, name string) {
 	} {
 		t.Run(line, func(t *testing.T) { s.wantError(t, ask(line), http.StatusBadRequest, "invalid_request") })
 	}
-	for _, line := range []string{"PUT /identity/token?role=only-db", "PUT /identity/token?role=nobody", "PUT /identity/token?role=only-web&audience=https://other.example.com"} {
+	for _, line := range []string{"PUT /identity/token?role=only-db", "PUT /identity/token?role=unknown", "PUT /identity/token?role=only-web&audience=https://other.example.com"} {
 		t.Run(line, func(t *testing.T) { s.wantError(t, ask(line), http.StatusForbidden, "access_denied") })
 	}
 	for _, line := range []string{"GET /identity/", "PUT /identity/none", "PUT /identity/token/?role=only-web", "PUT /Identity/token?role=only-web", "GET /identity%2Ftoken%2F"} {

@@ -68,12 +68,6 @@ func (f *fuzzer) request(b *strings.Builder, last bool) (whole bool) {
 		// Most of what a guest says about itself makes the agent refuse the request.
 		headers = slices.DeleteFunc(headers, func(h string) bool { return strings.HasPrefix(strings.ToLower(h), "x-") && !f.chance(10) })
 	}
-	if f.chance(5) {
-		headers = append(headers, f.claims()...)
-	}
-	if f.chance(5) {
-		headers = append(headers, "X-C: "+strings.Repeat("c", f.IntN(6000)))
-	}
 	body := ""
 	whole = true
 	if !calm && f.chance(4) {
@@ -150,14 +144,6 @@ func (f *fuzzer) header() string {
 		value = strings.Repeat(pick(f, "a", "a, ", "0"), f.IntN(2500))
 	}
 	return name + pick(f, ": ", ": ", ": ", ":", ":\t", " : ") + value
-}
-
-// claims are some of the headers that say who asks, all of the other guest.
-func (f *fuzzer) claims() []string {
-	return slices.DeleteFunc([]string{
-		"X-Forwarded-For: " + f.other.v4, "X-OVN-Network-ID: " + networkID, "X-Neutron-Network-ID: " + networkID, "X-Neutron-Router-ID: " + routerID,
-		"X-Instance-ID: " + f.other.device, "X-Tenant-ID: " + f.other.project,
-	}, func(string) bool { return f.chance(2) })
 }
 
 // text is made of letters, or of any bytes but those that end a line.
