@@ -83,9 +83,12 @@ func TestDenialsAreDroppedFirst(t *testing.T) {
 		s := audit.NewStream(out, "json")
 		l := open(t, audit.Config{Output: "stdout"}, s)
 		lost := 0
-		for range 3 * audit.QueueLines {
+		for i := range 3 * audit.QueueLines {
 			if l.Record(event("denial", false), func(error) {}) != nil {
 				lost++
+			}
+			if i == 0 {
+				synctest.Wait() // until this line stalls: all losses come after it, in one report
 			}
 		}
 		for range audit.QueueLines {
