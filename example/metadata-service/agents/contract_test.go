@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/example/metadata-service/guestfuzz"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/awaittest"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/simulator"
 )
@@ -93,10 +94,10 @@ func TestWithLimit(t *testing.T) {
 	eachAgent(t, func(t *testing.T, r release, kind string) {
 		s := newSite(t, r, kind, true, settings{})
 		for _, w := range s.ways(s.web) {
-			t.Run(w.name, func(t *testing.T) {
-				t.Run("answers", func(t *testing.T) { answers(t, s, w.name) })
-				t.Run("requests", func(t *testing.T) { requests(t, s, w.name) })
-				t.Run("headers", func(t *testing.T) { ownHeaders(t, s, w.name) })
+			t.Run(w.Name, func(t *testing.T) {
+				t.Run("answers", func(t *testing.T) { answers(t, s, w.Name) })
+				t.Run("requests", func(t *testing.T) { requests(t, s, w.Name) })
+				t.Run("headers", func(t *testing.T) { ownHeaders(t, s, w.Name) })
 			})
 		}
 		t.Run("token.sh", func(t *testing.T) { tokenScript(t, s) })
@@ -108,9 +109,9 @@ func TestWithLimit(t *testing.T) {
 }
 
 // way returns one of the guest's ways.
-func (g *guest) way(name string) way {
+func (g *guest) way(name string) guestfuzz.Way {
 	all := g.site.ways(g)
-	return all[slices.IndexFunc(all, func(w way) bool { return w.name == name })]
+	return all[slices.IndexFunc(all, func(w guestfuzz.Way) bool { return w.Name == name })]
 }
 
 func answers(t *testing.T, s *site, name string) {
@@ -130,7 +131,7 @@ func answers(t *testing.T, s *site, name string) {
 		}
 		bare := ask("PUT /identity/token?format=token&role=" + g.role)
 		s.wantBody(t, bare, http.StatusOK, "text/plain; charset=utf-8")
-		if strings.TrimSpace(bare.body) != jwt.FindString(bare.body) {
+		if strings.TrimSpace(bare.body) != guestfuzz.JWT.FindString(bare.body) {
 			t.Errorf("format=token: %s", bare)
 		}
 		roles := ask("GET /identity/roles")
@@ -208,7 +209,7 @@ func atOnce(t *testing.T, s *site) {
 							err = errors.New(a.String())
 						}
 						if err != nil {
-							t.Errorf("%s, %s: %v", g.name, w.name, err)
+							t.Errorf("%s, %s: %v", g.name, w.Name, err)
 							return
 						}
 					}
@@ -288,10 +289,10 @@ func tokenScript(t *testing.T, s *site) {
 			t.Errorf("token.sh --check %v: status %d\n%s", at, status, out)
 		}
 		out, status := s.db.tokenScript(t, append([]string{"-w", "metadata", "-r", "only-db", "-a", issuer + "/roles/only-db"}, at...)...)
-		if status != 0 || strings.TrimSpace(out) != jwt.FindString(out) {
+		if status != 0 || strings.TrimSpace(out) != guestfuzz.JWT.FindString(out) {
 			t.Errorf("token.sh %v: status %d\n%s", at, status, out)
 		}
-		if err := s.db.checkText(out, true); err != nil {
+		if err := s.db.known().Check(out, true); err != nil {
 			t.Error(err)
 		}
 	}

@@ -10,12 +10,12 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"os"
-	"runtime"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/example/metadata-service/guestfuzz"
 )
 
 // guest is an instance: a namespace, and what the cloud knows of it.
@@ -40,55 +40,34 @@ type answer struct {
 
 func (a answer) String() string { return fmt.Sprintf("%d %v %.300q", a.status, a.header, a.body) }
 
-const patience = 20 * time.Second
-
-// inside calls f in the guest's namespace. Sockets that f makes in its own goroutine are there for good.
-func (g *guest) inside(f func() error) error {
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		if unix.Gettid() == os.Getpid() {
-			// The first thread's namespace is the process's, as others see it. While this goroutine has it, f gets another.
-			defer runtime.UnlockOSThread()
-			done <- g.inside(f)
-			return
-		}
-		// The thread is never unlocked, so it ends with the goroutine: nothing else runs in the namespace.
-		done <- func() error {
-			namespace, err := os.Open("/run/netns/" + g.namespace)
+// known is the guest as the cloud knows it.
+func (g *guest) known() guestfuzz.Guest {
+	return guestfuzz.Guest{
+		Name: g.name, ID: g.device, Project: g.project, Address: g.v4, Role: g.role, ForAll: roleForAll,
+		Verify: func(token string) (subject, project string, err error) {
+			verified, err := g.site.door.verifier.Verify(context.Background(), token)
 			if err != nil {
-				return err
+				return "", "", err
 			}
-			defer namespace.Close()
-			if err := unix.Setns(int(namespace.Fd()), unix.CLONE_NEWNET); err != nil {
-				return err
+			var claims struct {
+				Project string `json:"project_id"`
 			}
-			return f()
-		}()
-	}()
-	return <-done
-}
-
-// dial connects; only within inside.
-func dial(w way) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	return new(net.Dialer).DialContext(ctx, "tcp", w.address)
+			err = verified.Claims(&claims)
+			return verified.Subject, claims.Project, err
+		},
+	}
 }
 
 // converse sends pieces of bytes, each in a segment of its own, and reads one answer for each method.
-func (g *guest) converse(w way, methods []string, pieces ...string) ([]answer, error) {
+func (g *guest) converse(w guestfuzz.Way, methods []string, pieces ...string) ([]answer, error) {
 	var c net.Conn
-	if err := g.inside(func() (err error) {
-		c, err = dial(w)
+	if err := guestfuzz.Inside(g.namespace, func() (err error) {
+		c, err = w.Dial()
 		return err
 	}); err != nil {
 		return nil, err
 	}
 	defer c.Close()
-	if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
-		return nil, err
-	}
 	for i, piece := range pieces {
 		if i > 0 {
 			<-time.After(50 * time.Millisecond) // haproxy has read the piece before
@@ -122,11 +101,19 @@ func readAnswers(r *bufio.Reader, methods []string) (answers []answer, err error
 }
 
 // ask sends a whole request, or pieces of one, and checks what must hold for each answer.
-func (g *guest) ask(w way, pieces ...string) (answer, error) {
+func (g *guest) ask(w guestfuzz.Way, pieces ...string) (answer, error) {
 	method, _, _ := strings.Cut(pieces[0], " ")
 	got, err := g.converse(w, []string{method}, pieces...)
 	if err != nil {
 		return answer{}, err
 	}
 	return got[0], g.check(strings.ToUpper(method), got[0])
+}
+
+// check returns what must never be in an answer to this guest.
+func (g *guest) check(method string, a answer) error {
+	if err := g.known().Check(a.body, method == http.MethodPut && a.status == http.StatusOK); err != nil {
+		return fmt.Errorf("%w, in the answer to %s: %s", err, method, a)
+	}
+	return nil
 }

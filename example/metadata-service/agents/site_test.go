@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/example/metadata-service/guestfuzz"
 	"github.com/openstack-nova-authenticator/openstack-nova-authenticator/pkg/awaittest"
 )
 
@@ -50,19 +51,16 @@ type site struct {
 	log       *os.File
 }
 
-// way is an address at which guests find the metadata service.
-type way struct{ name, address string }
-
 // ways returns the addresses of a guest's metadata service, each with a haproxy of another configuration or another address
 // family behind it.
-func (s *site) ways(g *guest) []way {
-	all := []way{{"network", "169.254.169.254:80"}}
+func (s *site) ways(g *guest) []guestfuzz.Way {
+	all := []guestfuzz.Way{{Name: "network", Address: "169.254.169.254:80"}}
 	if s.ipv6 {
-		all = append(all, way{"ipv6", fmt.Sprintf("[fe80::a9fe:a9fe%%%d]:80", g.index)})
+		all = append(all, guestfuzz.Way{Name: "ipv6", Address: fmt.Sprintf("[fe80::a9fe:a9fe%%%d]:80", g.index)})
 	}
 	if s.kind == "plain" {
 		// In a router's namespace port 80 is redirected to this one.
-		all = append(all, way{"router", "169.254.169.254:9697"})
+		all = append(all, guestfuzz.Way{Name: "router", Address: "169.254.169.254:9697"})
 	}
 	return all
 }
@@ -180,7 +178,7 @@ func (s *site) startAgent(t *testing.T, limit bool) {
 	})
 	for _, g := range []*guest{s.web, s.db} {
 		for _, w := range s.ways(g) {
-			awaittest.Within(t, time.Minute, fmt.Sprintf("Nova's metadata for %s (%s)", g.name, w.name), func() bool {
+			awaittest.Within(t, time.Minute, fmt.Sprintf("Nova's metadata for %s (%s)", g.name, w.Name), func() bool {
 				select {
 				case <-ended:
 					t.Fatalf("the agent ended")

@@ -1,6 +1,6 @@
-//go:build agents
+//go:build agents || lab
 
-package agents_test
+package guestfuzz
 
 import (
 	"fmt"
@@ -9,12 +9,12 @@ import (
 )
 
 // chance is true once in n.
-func (f *fuzzer) chance(n int) bool { return f.IntN(n) == 0 }
+func (f *Fuzzer) chance(n int) bool { return f.IntN(n) == 0 }
 
-func pick[T any](f *fuzzer, from ...T) T { return from[f.IntN(len(from))] }
+func pick[T any](f *Fuzzer, from ...T) T { return from[f.IntN(len(from))] }
 
 // conversation makes what is sent in a connection. It is whole if an answer to all of it can be expected soon.
-func (f *fuzzer) conversation() (sent string, whole bool) {
+func (f *Fuzzer) conversation() (sent string, whole bool) {
 	n := 1
 	if f.chance(4) {
 		n += f.IntN(4)
@@ -30,7 +30,7 @@ func (f *fuzzer) conversation() (sent string, whole bool) {
 	return b.String(), whole
 }
 
-func (f *fuzzer) method() string {
+func (f *Fuzzer) method() string {
 	switch f.IntN(10) {
 	case 0, 1, 2, 3, 4:
 		return "PUT"
@@ -41,12 +41,12 @@ func (f *fuzzer) method() string {
 }
 
 // request makes a request, in half of the cases one that gets a token if its method is PUT. It is not whole if its body is shorter than it says.
-func (f *fuzzer) request(b *strings.Builder, last bool) (whole bool) {
+func (f *Fuzzer) request(b *strings.Builder, last bool) (whole bool) {
 	end := pick(f, "\r\n", "\r\n", "\r\n", "\r\n", "\n")
 	calm := f.chance(2)
 	target := f.target()
 	if calm {
-		target = pick(f, "/identity/token?role=", "/identity/token?format=token&role=") + pick(f, f.guest.role, f.other.role, roleForAll)
+		target = pick(f, "/identity/token?role=", "/identity/token?format=token&role=") + pick(f, f.Guest.Role, f.Other.Role, f.Guest.ForAll)
 	}
 	b.WriteString(f.method() + " " + target + pick(f, " HTTP/1.1", " HTTP/1.1", " HTTP/1.1", " HTTP/1.1", " HTTP/1.1", " HTTP/1.0") + end)
 	var headers []string
@@ -103,23 +103,23 @@ func (f *fuzzer) request(b *strings.Builder, last bool) (whole bool) {
 }
 
 // few is most often small, and below n.
-func (f *fuzzer) few(n int) int { return f.IntN(1 + f.IntN(1+f.IntN(n))) }
+func (f *Fuzzer) few(n int) int { return f.IntN(1 + f.IntN(1+f.IntN(n))) }
 
-func (f *fuzzer) target() string {
-	path := pick(f, "/identity/token", "/identity/token", "/identity/token", "/identity/roles", "/identity/none", "/latest/meta-data/", "/long", "/", "*")
+func (f *Fuzzer) target() string {
+	path := pick(f, "/identity/token", "/identity/token", "/identity/token", "/identity/roles", "/identity/none", "/latest/meta-data/", "/openstack/latest/meta_data.json", "/openstack/latest/vendor_data2.json", "/long", "/", "*")
 	for range f.few(4) {
 		i := f.IntN(len(path))
 		path = path[:i] + pick(f, "/", "//", "/./", "/../", "%2f", "%2F", "%2e", "%00", "%0d%0a", "%ff", "%25", ";a=b", "\\", f.escaped(path[i]), f.text(1)) + path[i+f.IntN(2):]
 	}
 	if f.chance(20) {
-		path = pick(f, "http://", "https://", "HTTP://") + pick(f, "169.254.169.254", "id.example.com", "169.254.169.254:80", f.other.v4) + path
+		path = pick(f, "http://", "https://", "HTTP://") + pick(f, "169.254.169.254", "id.example.com", "169.254.169.254:80", f.Other.Address) + path
 	}
 	if f.chance(8) {
 		return path
 	}
-	query := "role=" + pick(f, f.guest.role, f.guest.role, f.other.role, roleForAll, roleForAll, f.text(f.few(20)))
+	query := "role=" + pick(f, f.Guest.Role, f.Guest.Role, f.Other.Role, f.Guest.ForAll, f.Guest.ForAll, f.text(f.few(20)))
 	for range f.few(4) {
-		query += "&" + pick(f, "audience", "format", "role", "instance_id", f.text(f.few(10))) + "=" + pick(f, "token", "https://vault.example.com", "a%26role%3Donly-db", f.other.device, f.text(f.few(300)))
+		query += "&" + pick(f, "audience", "format", "role", "instance_id", f.text(f.few(10))) + "=" + pick(f, "token", "https://vault.example.com", "a%26role%3Donly-db", f.Other.ID, f.text(f.few(300)))
 	}
 	if f.chance(30) {
 		query += "&x=" + strings.Repeat("a", f.IntN(6000))
@@ -127,9 +127,9 @@ func (f *fuzzer) target() string {
 	return path + pick(f, "?", "?", "?", "?", "%3f", "#", "??") + query
 }
 
-func (f *fuzzer) escaped(b byte) string { return fmt.Sprintf(pick(f, "%%%02x", "%%%02X"), b) }
+func (f *Fuzzer) escaped(b byte) string { return fmt.Sprintf(pick(f, "%%%02x", "%%%02X"), b) }
 
-func (f *fuzzer) header() string {
+func (f *Fuzzer) header() string {
 	name := pick(f, "X-Forwarded-For", "X-Forwarded-Host", "Forwarded", "X-Real-IP", "X-Instance-ID", "X-Tenant-ID", "X-Instance-ID-Signature",
 		"X-OVN-Network-ID", "X-Neutron-Network-ID", "X-Neutron-Router-ID", "X-Metadata-Provider", "Host", "Connection", "Content-Type", "Authorization",
 		"Cookie", "Accept-Encoding", "Upgrade", "TE", "Trailer", "Via", "X-A", "X-B", "A")
@@ -139,7 +139,7 @@ func (f *fuzzer) header() string {
 	if f.chance(6) {
 		name = pick(f, strings.ToLower, strings.ToUpper)(name)
 	}
-	value := pick(f, f.other.device, f.other.project, f.other.v4, f.guest.v4, networkID, routerID, "close", "keep-alive", "X-Forwarded-For", "h2c", "trailers", "", f.text(f.few(200)))
+	value := pick(f, f.Other.ID, f.Other.Project, f.Other.Address, f.Guest.Address, pick(f, f.Names...), pick(f, f.Names...), "close", "keep-alive", "X-Forwarded-For", "h2c", "trailers", "", f.text(f.few(200)))
 	if f.chance(15) {
 		value = strings.Repeat(pick(f, "a", "a, ", "0"), f.IntN(2500))
 	}
@@ -147,7 +147,7 @@ func (f *fuzzer) header() string {
 }
 
 // text is made of letters, or of any bytes but those that end a line.
-func (f *fuzzer) text(n int) string {
+func (f *Fuzzer) text(n int) string {
 	b := make([]byte, n)
 	letters := !f.chance(4)
 	for i := range b {
@@ -155,7 +155,7 @@ func (f *fuzzer) text(n int) string {
 		case letters:
 			b[i] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-."[f.IntN(64)]
 		default:
-			b[i] = byte(f.IntN(256))
+			b[i] = byte(f.IntN(256)) //nolint:gosec // it fits
 			if b[i] == '\r' || b[i] == '\n' {
 				b[i] = ' '
 			}
@@ -165,7 +165,7 @@ func (f *fuzzer) text(n int) string {
 }
 
 // damage changes a few bytes of a conversation.
-func (f *fuzzer) damage(s string) string {
+func (f *Fuzzer) damage(s string) string {
 	b := []byte(s)
 	for range 1 + f.few(5) {
 		if len(b) == 0 {
@@ -174,7 +174,7 @@ func (f *fuzzer) damage(s string) string {
 		i := f.IntN(len(b))
 		switch f.IntN(4) {
 		case 0:
-			b[i] = byte(f.IntN(256))
+			b[i] = byte(f.IntN(256)) //nolint:gosec // it fits
 		case 1:
 			b = append(b[:i], b[i+1:]...)
 		case 2:
