@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -147,7 +148,7 @@ func TestProfiles(t *testing.T) {
 	for path, want := range map[string]string{
 		"/debug/pprof/":                  "full goroutine stack dump",
 		"/debug/pprof/goroutine?debug=1": "goroutine profile:",
-		"/debug/pprof/cmdline":           "admin.test",
+		"/debug/pprof/cmdline":           filepath.Base(os.Args[0]),
 		"/debug/pprof/symbol":            "num_symbols",
 	} {
 		if resp, body := send(t, c, http.MethodGet, path, ""); resp.StatusCode != http.StatusOK || !strings.Contains(body, want) {

@@ -207,7 +207,7 @@ func TestClientsOfAProxyAreCounted(t *testing.T) {
 	}
 	for range 100 {
 		conn := through("203.0.113.66")
-		listentest.Send(t, conn, "GET / HTTP/1.1\r\nX: ") // and nothing else
+		_, _ = io.WriteString(conn, "GET / HTTP/1.1\r\nX: ") // and nothing else; the server may have closed it
 	}
 	for range 20 {
 		if got := ask(through("203.0.113.77")); got != served {
