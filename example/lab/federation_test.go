@@ -33,7 +33,8 @@ func TestFederation(t *testing.T) {
 
 	a := start(t, config{cloud: "authenticator", extra: "  keystone: {allowAnyInstance: true, audience: keystone}\n  vault: {allowAnyInstance: true, audience: https://vault.example.com}\n"})
 	project := facts.Projects["workloads"]
-	for _, command := range []string{"setup", "allow-project " + project + " reader"} {
+	allow := "allow-project " + project + " reader"
+	for _, command := range []string{"setup", allow, allow} { // an operator may run them again
 		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 		cmd := exec.CommandContext(ctx, "sh", "-c", "OS_CLIENT_CONFIG_FILE="+filepath.Join(stateDir, "clouds.yaml")+" OS_CLOUD=admin ../consumers/keystone/"+command)
 		cmd.Env = append(os.Environ(), "ISSUER="+issuer)
