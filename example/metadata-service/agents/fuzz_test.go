@@ -51,7 +51,7 @@ func fuzz(t *testing.T, s *site, each time.Duration) {
 		}
 		wait.Go(func() {
 			f := &guestfuzz.Fuzzer{
-				Rand: guestfuzz.NewRand(seed, i), Guest: g.known(), Other: other.known(), Names: []string{networkID, routerID}, Ways: s.ways(g), Seen: &seen,
+				Rand: guestfuzz.NewRand(seed, i), Guest: g.known(), Other: other.known(), Ways: s.ways(g), Seen: &seen,
 			}
 			if err := guestfuzz.Inside(g.namespace, func() error { return f.Run(end) }); err != nil {
 				t.Errorf("AGENTS_SEED=%d, worker %d, %v", seed, i, err)

@@ -125,7 +125,6 @@ func ownHeaders(t *testing.T, s *site, name string) {
 		{true, "X-OVN-Network-ID: " + networkID + "\r\n"},
 		{true, "X-Neutron-Network-ID: " + networkID + "\r\n"},
 		{true, "X-Neutron-Router-ID: " + routerID + "\r\n"},
-		{true, "X-Forwarded-For: " + other.v4 + "\r\nX-OVN-Network-ID: " + networkID + "\r\nX-Neutron-Network-ID: " + networkID + "\r\n"},
 	} {
 		t.Run(strings.ReplaceAll(strings.TrimSpace(row.headers), "\r\n", ", "), func(t *testing.T) {
 			for _, line := range []string{"PUT /identity/token?role=for-all", "GET /identity/roles", "GET /latest/meta-data/"} {

@@ -92,7 +92,6 @@ func (c *Counts) String() string {
 type Fuzzer struct {
 	*rand.Rand
 	Guest, Other Guest
-	Names        []string // more that a request may name, such as IDs of networks
 	Ways         []Way
 	Seen         *Counts
 }

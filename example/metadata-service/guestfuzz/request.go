@@ -139,7 +139,7 @@ func (f *Fuzzer) header() string {
 	if f.chance(6) {
 		name = pick(f, strings.ToLower, strings.ToUpper)(name)
 	}
-	value := pick(f, f.Other.ID, f.Other.Project, f.Other.Address, f.Guest.Address, pick(f, f.Names...), pick(f, f.Names...), "close", "keep-alive", "X-Forwarded-For", "h2c", "trailers", "", f.text(f.few(200)))
+	value := pick(f, f.Other.ID, f.Other.Project, f.Other.Address, f.Guest.Address, "close", "keep-alive", "X-Forwarded-For", "h2c", "trailers", "", f.text(f.few(200)))
 	if f.chance(15) {
 		value = strings.Repeat(pick(f, "a", "a, ", "0"), f.IntN(2500))
 	}
